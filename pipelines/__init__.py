@@ -1,0 +1,1 @@
+"""Make data: raw recordings become records, geometry, labels, masks and shards."""

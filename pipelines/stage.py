@@ -1,0 +1,273 @@
+"""The stage contract: plan, skip what is done, map with Dask, mark each unit, manifest last.
+
+A stage folder holds its data, `plan.json` (configuration and input fingerprints), `units/<unit>.json` (one marker per
+finished unit, written after the unit's bytes) and `manifest.json` (written last: readers refuse a folder without it).
+A killed run is simply run again: finished units are skipped and the bytes are those of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.files import remove_partials, write_json
+from pipelines.scheduler import Scheduler, run_tasks
+from schemas.errors import ConfigError, DataError, StageError
+from schemas.store import FORMAT_VERSION
+
+logger = logging.getLogger(__name__)
+
+OnError = Literal["fail", "drop"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A share of the work that one task does and marks as done: records ``start <= i < stop``."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of records."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What a task returns: never arrays, only what the summary and the manifest need."""
+
+    done: int
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Token of each dropped sample and why."""
+    counts: Mapping[str, float] = field(default_factory=dict)
+    """Figures that are added up over all units, such as labelled voxels by source."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a stage runs; nothing here changes its bytes, except what ``on_error`` drops."""
+
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    overwrite: bool = False
+    on_error: OnError = "fail"
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    """Called with finished and total samples."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline, ready to run on a folder."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    """Everything that decides the bytes, JSON-able."""
+    inputs: Mapping[str, str]
+    """Fingerprints of what the stage reads: name -> sha256 of that stage's manifest or of raw tables."""
+    units: Sequence[Unit]
+    work: Callable[[Unit], UnitReport]
+    """Top-level function or partial of one: writes the unit's own region and reports. Bad samples raise `DataError`."""
+    create: Callable[[Path], None] = lambda folder: None
+    """Makes empty arrays before the first unit runs."""
+    finish: Callable[[Path], None] = lambda folder: None
+    """Writes what needs all units, before the manifest."""
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """Figures for the end of a run."""
+
+    name: str
+    folder: Path
+    done: int
+    dropped: Mapping[str, str]
+    counts: Mapping[str, float]
+    seconds: float
+    num_bytes: int
+    skipped: bool
+    """The stage had been finished before; nothing was done."""
+
+
+def run_stage(stage: Stage, runtime: Runtime) -> StageSummary:
+    """Runs a stage to its manifest, or raises and leaves what a rerun can continue.
+
+    Raises:
+        ConfigError: the folder was made with another configuration or other inputs (names the field).
+        StageError: units failed (names them), or every sample was dropped.
+    """
+    started = time.monotonic()
+    if runtime.overwrite and stage.folder.exists():
+        shutil.rmtree(stage.folder)
+    plan = _plan(stage, runtime)
+    _check_plan(stage, plan)
+    manifest_path = stage.folder / "manifest.json"
+    if manifest_path.is_file():
+        return _summary(stage, read_manifest(stage.folder), started, skipped=True)
+    if not (stage.folder / "plan.json").is_file():
+        if stage.folder.exists():
+            shutil.rmtree(stage.folder)
+        stage.create(stage.folder)
+        write_json(stage.folder / "plan.json", plan)
+    remove_partials(stage.folder)
+    _run_units(stage, runtime)
+    reports = [json.loads(_marker(stage, unit).read_text()) for unit in stage.units]
+    dropped = {token: reason for report in reports for token, reason in report["dropped"].items()}
+    done = sum(report["done"] for report in reports)
+    if done == 0:
+        raise StageError(
+            f"{stage.name}: every sample was dropped; first reason: {next(iter(dropped.values()), 'none')}"
+        )
+    counts: Counter[str] = Counter()
+    for report in reports:
+        counts.update(report["counts"])
+    stage.finish(stage.folder)
+    manifest = {**plan, "done": done, "dropped": dropped, "counts": dict(counts)}
+    write_json(manifest_path, manifest)
+    logger.info("%s: %d samples, %d dropped", stage.name, done, len(dropped))
+    return _summary(stage, manifest, started, skipped=False)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Manifest of a finished stage folder.
+
+    Raises:
+        DataError: the stage has not finished, or its format version is not this program's.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{folder} is not finished (no manifest.json). Run the stage that makes it first.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}. Run the stage again with --overwrite.") from error
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}. "
+            "Run the stage again with --overwrite."
+        )
+    return manifest
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a stage folder has its manifest."""
+    return (folder / "manifest.json").is_file()
+
+
+def units_of(count: int, size: int, prefix: str = "part") -> list[Unit]:
+    """Cuts ``count`` records into units of ``size``, aligned with multiples of it."""
+    starts = range(0, count, size)
+    return [Unit(f"{prefix}-{i:05d}", start, min(start + size, count)) for i, start in enumerate(starts)]
+
+
+def scene_units(scenes: Sequence[str]) -> list[Unit]:
+    """One unit per scene.
+
+    Args:
+        scenes: scene name of each record, records of a scene next to each other.
+    """
+    units: list[Unit] = []
+    for index, scene in enumerate(scenes):
+        if units and units[-1].name == scene:
+            units[-1] = Unit(scene, units[-1].start, index + 1)
+        else:
+            units.append(Unit(scene, index, index + 1))
+    return units
+
+
+def _plan(stage: Stage, runtime: Runtime) -> dict[str, Any]:
+    plan = {
+        "stage": stage.name,
+        "format_version": FORMAT_VERSION,
+        "config": dict(stage.config),
+        "inputs": dict(stage.inputs),
+        "on_error": runtime.on_error,
+    }
+    normal: dict[str, Any] = json.loads(json.dumps(plan))
+    return normal
+
+
+def _check_plan(stage: Stage, plan: dict[str, Any]) -> None:
+    path = stage.folder / "plan.json"
+    if not path.is_file():
+        if stage.folder.exists() and any(stage.folder.iterdir()) and not (stage.folder / "units").exists():
+            _refuse_foreign(stage.folder)
+        return
+    old = _flatten(json.loads(path.read_text()))
+    new = _flatten(plan)
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
+        lines = [f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in changed[:5]]
+        raise ConfigError(
+            f"{stage.folder} was made with another configuration or input:\n"
+            + "\n".join(lines)
+            + "\nRun again with --overwrite to start afresh, or use another --out."
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    known = {"zarr.json", "units", "plan.json"}
+    names = {entry.name for entry in folder.iterdir()}
+    if not names & known:
+        raise ConfigError(f"{folder} exists and was not made by this stage (holds {min(names)}). Choose another --out.")
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flatten(inner, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def _marker(stage: Stage, unit: Unit) -> Path:
+    return stage.folder / "units" / f"{unit.name}.json"
+
+
+def _run_units(stage: Stage, runtime: Runtime) -> None:
+    total = sum(unit.size for unit in stage.units)
+    todo = [unit for unit in stage.units if not _marker(stage, unit).is_file()]
+    finished = total - sum(unit.size for unit in todo)
+    runtime.on_progress(finished, total)
+    failures: list[str] = []
+    for unit, outcome in run_tasks(stage.work, todo, runtime.scheduler):
+        if isinstance(outcome, Exception):
+            if not isinstance(outcome, (DataError, ConfigError)):
+                raise outcome
+            failures.append(f"{unit.name}: {outcome}")
+        else:
+            write_json(
+                _marker(stage, unit),
+                {"done": outcome.done, "dropped": dict(outcome.dropped), "counts": dict(outcome.counts)},
+            )
+        finished += unit.size
+        runtime.on_progress(finished, total)
+    if failures:
+        shown = "\n".join(f"  {failure}" for failure in sorted(failures)[:5])
+        raise StageError(
+            f"{stage.name}: {len(failures)} of {len(stage.units)} units failed:\n{shown}\n"
+            "Correct the data and run again (finished units are kept), or pass --on-error drop to leave bad samples out."
+        )
+
+
+def _summary(stage: Stage, manifest: dict[str, Any], started: float, *, skipped: bool) -> StageSummary:
+    num_bytes = sum(path.stat().st_size for path in stage.folder.rglob("*") if path.is_file())
+    return StageSummary(
+        name=stage.name,
+        folder=stage.folder,
+        done=manifest["done"],
+        dropped=manifest["dropped"],
+        counts=manifest["counts"],
+        seconds=time.monotonic() - started,
+        num_bytes=num_bytes,
+        skipped=skipped,
+    )

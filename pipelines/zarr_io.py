@@ -1,0 +1,80 @@
+"""Zarr stores as `schemas.store` defines them: one chunk per record, so tasks never share a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, BloscShuffle, ZstdCodec
+
+from pipelines.stage import read_manifest
+from schemas.errors import DataError, disk_errors
+from schemas.store import FORMAT_VERSION, STORES, ArraySpec
+
+
+def create_store(path: Path, kind: str, sizes: Mapping[str, int]) -> None:
+    """Makes the empty arrays of a store.
+
+    Args:
+        path: folder of the store.
+        kind: `geometry`, `occupancy` or `masks`.
+        sizes: length of each axis letter, e.g. ``{"N": 42, "V": 6, "H": 432, "W": 800}``.
+    """
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        group = zarr.open_group(path, mode="a", zarr_format=3)
+        group.attrs["format_version"] = FORMAT_VERSION
+        for spec in STORES[kind]:
+            _create_array(group, spec, sizes)
+
+
+def _create_array(group: zarr.Group, spec: ArraySpec, sizes: Mapping[str, int]) -> None:
+    shape = tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in spec.axes.split())
+    codec: Any = (
+        ZstdCodec(level=3) if spec.codec == "zstd" else BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle)
+    )
+    group.create_array(
+        spec.name,
+        shape=shape,
+        dtype=spec.dtype,
+        chunks=(1, *shape[1:]),
+        compressors=codec,
+        fill_value=spec.fill,
+        attributes={"axes": spec.axes, "unit": spec.unit, "meaning": spec.meaning},
+        overwrite=True,
+    )
+
+
+def write_record(path: Path, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one record's chunk of each array: (index, ...) = array.
+
+    Raises:
+        DataError: the disk is full, or an array has the wrong shape or dtype for the store.
+    """
+    with disk_errors(path):
+        group = zarr.open_group(path, mode="r+", zarr_format=3)
+        for name, values in arrays.items():
+            target = group[name]
+            if not isinstance(target, zarr.Array) or target.shape[1:] != values.shape or target.dtype != values.dtype:
+                raise DataError(f"{path}: '{name}' got {values.dtype} {values.shape}, the store has another shape")
+            target[index] = values
+
+
+def open_store(path: Path) -> dict[str, zarr.Array[Any]]:
+    """Arrays of a finished store, by name, for reading.
+
+    Raises:
+        DataError: the stage has not finished.
+    """
+    read_manifest(path)
+    group = zarr.open_group(path, mode="r", zarr_format=3)
+    return {name: array for name, array in group.arrays()}
+
+
+def store_tokens(tokens: Sequence[str], manifest: Mapping[str, Any]) -> list[int]:
+    """Rows that hold data: all records but the dropped ones."""
+    dropped = manifest["dropped"]
+    return [index for index, token in enumerate(tokens) if token not in dropped]

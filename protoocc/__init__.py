@@ -1,0 +1,1 @@
+"""Learn from shards: the ProtoOcc network, its losses, training, evaluation and pictures."""

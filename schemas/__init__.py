@@ -1,0 +1,1 @@
+"""What things are: conventions, records, datasets, stored arrays and errors. numpy, pydantic and yaml only."""

@@ -1,0 +1,162 @@
+"""`datasets.yaml`: what a dataset is, typed and validated; errors name the entry and the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D, OCC3D_CLASSES
+from schemas.errors import ConfigError
+from schemas.geometry import OCC3D_GRID, VoxelGrid
+
+NUSCENES_CAMERAS = (
+    "CAM_FRONT",
+    "CAM_FRONT_RIGHT",
+    "CAM_FRONT_LEFT",
+    "CAM_BACK",
+    "CAM_BACK_LEFT",
+    "CAM_BACK_RIGHT",
+)
+"""Camera order of every array with a V axis, unless a dataset entry names another one."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageSpec(_Frozen):
+    """From the camera file to the network's image: resize first, then crop."""
+
+    resize: tuple[int, int] = Field(description="(width, height) in pixels that the file is resized to.")
+    crop: tuple[int, int, int, int] = Field(description="(left, top, width, height) in pixels of the resized image.")
+
+    @model_validator(mode="after")
+    def _crop_inside(self) -> ImageSpec:
+        left, top, width, height = self.crop
+        if min(left, top) < 0 or min(width, height) < 1 or min(self.resize) < 1:
+            raise ValueError(f"crop {self.crop} and resize {self.resize} must be positive sizes in pixels")
+        if left + width > self.resize[0] or top + height > self.resize[1]:
+            raise ValueError(f"crop (left, top, width, height) {self.crop} leaves the resized image {self.resize}")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the network's image in pixels."""
+        return (self.crop[3], self.crop[2])
+
+
+class SplitSpec(_Frozen):
+    """A named share of the keyframes: an official devkit split or scenes that the user lists."""
+
+    official: str | None = Field(None, description="Name of a devkit split, such as train, val, mini_train.")
+    scenes: tuple[str, ...] | None = Field(None, description="Scene names, instead of an official split.")
+    every: int = Field(1, ge=1, description="Keep every n-th keyframe of each scene, starting with the first.")
+    limit: int | None = Field(None, ge=1, description="Keep at most so many keyframes of each scene, the first ones.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SplitSpec:
+        if (self.official is None) == (self.scenes is None):
+            raise ValueError("a split needs either `official: NAME` or `scenes: [NAME, ...]`")
+        return self
+
+
+class DatasetSpec(_Frozen):
+    """One entry of `datasets.yaml`."""
+
+    name: str = Field(description="Name of the entry.")
+    format: Literal["nuscenes"] = Field(description="Layout of the raw data.")
+    root: Path = Field(description="Raw data folder; relative paths start at the folder of datasets.yaml.")
+    version: str = Field(description="Table folder below root, such as v1.0-trainval.")
+    work: Path = Field(description="Folder that the stages write to.")
+    cameras: tuple[str, ...] = Field(NUSCENES_CAMERAS, min_length=1, description="Camera channels, in array order.")
+    image: ImageSpec = Field(description="Resize and crop.")
+    grid: VoxelGrid = Field(OCC3D_GRID, description="Occupancy grid, ego frame.")
+    classes: Literal["occ3d"] = Field("occ3d", description="Class table: the 18 classes of Occ3D-nuScenes.")
+    categories: dict[str, str] = Field({}, description="Further box or point categories: category name -> class name.")
+    labels: str = Field("gts", description="Folder of Occ3D labels below root (<labels>/<scene>/<token>/labels.npz).")
+    splits: dict[str, SplitSpec] = Field(description="Named splits; training uses `train`, evaluation `val`.")
+
+    @field_validator("categories")
+    @classmethod
+    def _known_classes(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = sorted(set(value.values()) - set(OCC3D_CLASSES[:17]))
+        if unknown:
+            raise ValueError(f"unknown class {unknown[0]!r}; known: {', '.join(OCC3D_CLASSES[:17])}")
+        return value
+
+    def class_of(self, category: str) -> int:
+        """Class index 0..16 of a nuScenes category name.
+
+        Raises:
+            KeyError: the category is in neither the class table nor `categories`; the caller knows file and sample.
+        """
+        if category in self.categories:
+            return OCC3D_CLASSES.index(self.categories[category])
+        return NUSCENES_CATEGORY_TO_OCC3D[category]
+
+
+def load_datasets(path: Path) -> dict[str, DatasetSpec]:
+    """Reads and validates `datasets.yaml`.
+
+    Args:
+        path: the YAML file; relative `root` and `work` start at its folder.
+
+    Returns:
+        Entries by name, in the order of the file.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or an entry has an unknown, missing or wrong field.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path.absolute()} not found. Copy datasets.yaml of the repository beside your data and pass --datasets PATH."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(entries, dict) or not entries:
+        raise ConfigError(f"{path}: expected a mapping `name: {{format: nuscenes, root: ..., ...}}`")
+    return {str(name): _load_entry(path, str(name), entry) for name, entry in entries.items()}
+
+
+def _load_entry(path: Path, name: str, entry: object) -> DatasetSpec:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{path}, entry '{name}': expected fields such as root and version, found {entry!r}")
+    fields = {"work": f"work/{name}", **entry, "name": name}
+    try:
+        spec = DatasetSpec.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(describe_validation(f"{path}, entry '{name}'", error)) from error
+    base = path.absolute().parent
+    return spec.model_copy(update={"root": base / spec.root, "work": base / spec.work})
+
+
+def describe_validation(where: str, error: ValidationError) -> str:
+    """One line per wrong field of a pydantic error: where, field, value, expectation."""
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"]) or "(whole entry)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown field '{field}' (value {problem['input']!r}); remove or correct it")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: field '{field}' is missing")
+        else:
+            lines.append(f"{where}: field '{field}' = {problem['input']!r}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+def select_dataset(datasets: dict[str, DatasetSpec], name: str | None) -> DatasetSpec:
+    """The entry of that name; the first one when no name is given.
+
+    Raises:
+        ConfigError: no such entry; lists the known ones.
+    """
+    if name is None:
+        return next(iter(datasets.values()))
+    if name not in datasets:
+        raise ConfigError(f"no dataset '{name}' in datasets.yaml; known: {', '.join(datasets)}")
+    return datasets[name]

@@ -1,0 +1,132 @@
+"""Records: what `prepare` writes and every later stage reads, one JSON line per keyframe.
+
+Paths are relative to the dataset root, poses are quaternion + translation as in the raw tables and become 4x4 matrices
+through the properties. No pickle, nothing machine-specific: records of one dataset are the same bytes everywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.errors import DataError
+from schemas.geometry import Pose, invert_rigid, rigid_transform
+
+RECORDS_FILE = "samples.jsonl"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RigidPose(_Frozen):
+    """A rigid pose as stored: the matrix is `dst_from_src` of the field's name."""
+
+    rotation_wxyz: tuple[float, float, float, float] = Field(description="Unit quaternion (w, x, y, z).")
+    translation_m: tuple[float, float, float] = Field(description="(x, y, z) metres.")
+
+    @property
+    def matrix(self) -> Pose:
+        """4x4 float64 ``dst_from_src``."""
+        return rigid_transform(self.rotation_wxyz, self.translation_m)
+
+
+class CameraRecord(_Frozen):
+    """One camera image of a keyframe, at the camera's own time."""
+
+    token: str = Field(description="sample_data token.")
+    path: str = Field(description="Image file, relative to the dataset root.")
+    timestamp_us: int = Field(description="Exposure time, microseconds.")
+    width: int = Field(description="Width of the file's image, pixels.")
+    height: int = Field(description="Height of the file's image, pixels.")
+    intrinsics: tuple[tuple[float, float, float], ...] = Field(
+        description="3x3 camera matrix of the file's image, pixels."
+    )
+    ego_from_camera: RigidPose = Field(description="Mounting of the camera.")
+    global_from_ego: RigidPose = Field(description="Vehicle pose at the camera's time, not the LiDAR's.")
+
+
+class LidarRecord(_Frozen):
+    """One LiDAR sweep at its own time."""
+
+    token: str = Field(description="sample_data token.")
+    path: str = Field(description="Point file (float32: x y z intensity ring), relative to the dataset root.")
+    timestamp_us: int = Field(description="Time of the sweep, microseconds.")
+    ego_from_lidar: RigidPose = Field(description="Mounting of the LiDAR.")
+    global_from_ego: RigidPose = Field(description="Vehicle pose at the sweep's time.")
+    labels_path: str | None = Field(
+        None, description="Point labels (uint8 category index per point), if there are any."
+    )
+
+    @property
+    def global_from_lidar(self) -> Pose:
+        """4x4 pose of the sensor at the sweep's time."""
+        return self.global_from_ego.matrix @ self.ego_from_lidar.matrix
+
+
+class BoxRecord(_Frozen):
+    """One annotated box at the LiDAR keyframe's time."""
+
+    token: str = Field(description="sample_annotation token.")
+    instance: str = Field(description="Instance token: the same object in all keyframes of the scene.")
+    category: str = Field(description="nuScenes category name.")
+    label: int = Field(ge=0, le=16, description="Class index.")
+    global_from_box: RigidPose = Field(
+        description="Box frame: origin in the middle, x along the length, y width, z up."
+    )
+    size_lwh_m: tuple[float, float, float] = Field(description="Length, width, height, metres.")
+    num_lidar_pts: int = Field(description="LiDAR points inside, as the table says.")
+
+
+class SampleRecord(_Frozen):
+    """One keyframe: sensors, boxes, neighbours in time."""
+
+    token: str = Field(description="sample token.")
+    scene: str = Field(description="Scene name.")
+    frame: int = Field(ge=0, description="Number of the keyframe within its scene.")
+    timestamp_us: int = Field(description="Time of the keyframe, microseconds.")
+    previous: str | None = Field(description="Token of the keyframe before, None at the start of a scene.")
+    next: str | None = Field(description="Token of the keyframe after, None at the end of a scene.")
+    cameras: dict[str, CameraRecord] = Field(description="By channel name, in the dataset's camera order.")
+    lidar: LidarRecord = Field(description="LIDAR_TOP at the keyframe; its vehicle pose defines the ego frame.")
+    sweeps: tuple[LidarRecord, ...] = Field(
+        description="LIDAR_TOP sweeps after the previous keyframe, in order of time."
+    )
+    boxes: tuple[BoxRecord, ...] = Field(description="Annotated boxes.")
+    map_mask: str | None = Field(description="Driveable-area mask (PNG, 0.1 m per pixel), relative to the root.")
+    splits: tuple[str, ...] = Field(description="Names of the splits that hold this keyframe.")
+
+    @property
+    def global_from_ego(self) -> Pose:
+        """4x4 pose of the ego frame: the vehicle at the LiDAR keyframe's time."""
+        return self.lidar.global_from_ego.matrix
+
+    def camera_from_ego(self, channel: str) -> Pose:
+        """4x4 chain ego (at LiDAR time) -> global -> vehicle at camera time -> camera: time offsets are inside."""
+        camera = self.cameras[channel]
+        camera_from_vehicle = invert_rigid(camera.ego_from_camera.matrix)
+        vehicle_from_global = invert_rigid(camera.global_from_ego.matrix)
+        return camera_from_vehicle @ vehicle_from_global @ self.global_from_ego
+
+
+def read_records(folder: Path) -> list[SampleRecord]:
+    """All records of a prepared dataset, ordered by scene name, then time.
+
+    Args:
+        folder: the `records` folder.
+
+    Raises:
+        DataError: `prepare` has not finished there, or a line is broken.
+    """
+    path = folder / RECORDS_FILE
+    if not (folder / "manifest.json").is_file() or not path.is_file():
+        raise DataError(f"{folder} holds no finished records. Run `protoocc prepare` first.")
+    records = []
+    with path.open() as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                records.append(SampleRecord.model_validate_json(line))
+            except ValidationError as error:
+                raise DataError(f"{path}, line {number} is no record: {error.errors()[0]['msg']}") from error
+    return records

@@ -255,7 +255,7 @@ def _run_units(stage: Stage, runtime: Runtime) -> None:
         shown = "\n".join(f"  {failure}" for failure in sorted(failures)[:5])
         raise StageError(
             f"{stage.name}: {len(failures)} of {len(stage.units)} units failed:\n{shown}\n"
-            "Correct the data and run again (finished units are kept), or pass --on-error drop to leave bad samples out."
+            "Correct the data and run again (finished units are kept), or pass --on-error drop to leave them out."
         )
 
 

@@ -71,7 +71,7 @@ def open_store(path: Path) -> dict[str, zarr.Array[Any]]:
     """
     read_manifest(path)
     group = zarr.open_group(path, mode="r", zarr_format=3)
-    return {name: array for name, array in group.arrays()}
+    return dict(group.arrays())
 
 
 def store_tokens(tokens: Sequence[str], manifest: Mapping[str, Any]) -> list[int]:

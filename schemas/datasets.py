@@ -114,7 +114,7 @@ def load_datasets(path: Path) -> dict[str, DatasetSpec]:
         entries = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ConfigError(
-            f"{path.absolute()} not found. Copy datasets.yaml of the repository beside your data and pass --datasets PATH."
+            f"{path.absolute()} not found. Copy the repository's datasets.yaml to it or pass --datasets PATH."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         raise ConfigError(f"{path} is no valid YAML: {error}") from error

@@ -7,11 +7,13 @@ Frames, all right-handed, metres:
     lidar   the LIDAR_TOP sensor; camera: x right, y down, z forward; global: the map
     A pose is named ``dst_from_src`` and is a 4x4 float64 matrix; inner names of a product must meet.
 
-Image coordinates (u right, v down) are continuous: (0, 0) is the outer corner of the first pixel, pixel i covers [i, i+1).
-nuScenes intrinsics are read in this convention, so a resize by s multiplies u and v by s exactly.
+Image coordinates (u right, v down) are continuous: (0, 0) is the outer corner of the first pixel, pixel i covers
+[i, i+1). nuScenes intrinsics are read in this convention, so a resize by s multiplies u and v by s exactly.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -71,9 +73,7 @@ OCC3D_GRID = VoxelGrid(minimum_m=(-40.0, -40.0, -1.0), voxel_size_m=0.4, shape=(
 """The grid of Occ3D-nuScenes: x, y in [-40, 40), z in [-1, 5.4) metres."""
 
 
-def rigid_transform(
-    rotation_wxyz: tuple[float, ...] | list[float], translation_m: tuple[float, ...] | list[float]
-) -> Pose:
+def rigid_transform(rotation_wxyz: Sequence[float], translation_m: Sequence[float]) -> Pose:
     """Pose from a quaternion and a translation, as nuScenes tables store them.
 
     Args:

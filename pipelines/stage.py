@@ -78,8 +78,8 @@ class Stage:
     """Top-level function or partial of one: writes the unit's own region and reports. Bad samples raise `DataError`."""
     create: Callable[[Path], None] = lambda folder: None
     """Makes empty arrays before the first unit runs."""
-    finish: Callable[[Path], None] = lambda folder: None
-    """Writes what needs all units, before the manifest."""
+    finish: Callable[[Path], Mapping[str, Any]] = lambda folder: {}
+    """Writes what needs all units, before the manifest; returns further entries of the manifest."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,7 @@ def run_stage(stage: Stage, runtime: Runtime) -> StageSummary:
     counts: Counter[str] = Counter()
     for report in reports:
         counts.update(report["counts"])
-    stage.finish(stage.folder)
-    manifest = {**plan, "done": done, "dropped": dropped, "counts": dict(counts)}
+    manifest = {**plan, **stage.finish(stage.folder), "done": done, "dropped": dropped, "counts": dict(counts)}
     write_json(manifest_path, manifest)
     logger.info("%s: %d samples, %d dropped", stage.name, done, len(dropped))
     return _summary(stage, manifest, started, skipped=False)

@@ -1,7 +1,7 @@
 """Stage `pack`: records, geometry, labels and masks become WebDataset shards with an index, checksums and a card.
 
-A shard holds whole scenes of one split in order of time. The tar is POSIX ustar with zeroed times and owners, so the same
-input gives the same bytes. `manifest.json` is a valid wids-shard-index-v1 with further keys.
+A shard holds whole scenes of one split in order of time. The tar is POSIX ustar with zeroed times and owners, so the
+same input gives the same bytes. `manifest.json` is a valid wids-shard-index-v1 with further keys.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _pack_shard(
     data = buffer.getvalue()
     folder = work / "shards"
     write_bytes(folder / f"{plan.name}.tar", data)
-    index = {"shard": f"{plan.name}.tar", "split": plan.split, "samples": samples}
+    index: dict[str, Any] = {"shard": f"{plan.name}.tar", "split": plan.split, "samples": samples}
     index |= {
         "sha256": hashlib.sha256(data).hexdigest(),
         "md5sum": hashlib.md5(data).hexdigest(),

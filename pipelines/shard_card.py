@@ -24,6 +24,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         for split in splits
     ]
     height, width = dataset["image_shape"]
+    voxels = " x ".join(map(str, dataset["grid"]["shape"]))
     lines = [
         "---",
         "license: other",
@@ -35,7 +36,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         f"# {manifest['name']}: occupancy shards",
         "",
         f"{len(dataset['cameras'])} cameras of {width} x {height} pixels, pseudo masks by {manifest['masks']}, "
-        f"occupancy {' x '.join(map(str, dataset['grid']['shape']))} at {dataset['grid']['voxel_size_m']} m, ego frame.",
+        f"occupancy {voxels} at {dataset['grid']['voxel_size_m']} m, ego frame.",
         "The images keep the licence and terms of their source dataset: check them before you pass these shards on.",
         "",
         "| split | shards | samples | size |",

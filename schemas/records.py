@@ -6,6 +6,7 @@ through the properties. No pickle, nothing machine-specific: records of one data
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -110,11 +111,13 @@ class SampleRecord(_Frozen):
         return camera_from_vehicle @ vehicle_from_global @ self.global_from_ego
 
 
-def read_records(folder: Path) -> list[SampleRecord]:
-    """All records of a prepared dataset, ordered by scene name, then time.
+def read_records(folder: Path, *, start: int = 0, stop: int | None = None) -> list[SampleRecord]:
+    """Records of a prepared dataset, ordered by scene name, then time.
 
     Args:
         folder: the `records` folder.
+        start: number of the first record; the lines before it are not parsed.
+        stop: number after the last record, None for all.
 
     Raises:
         DataError: `prepare` has not finished there, or a line is broken.
@@ -124,7 +127,7 @@ def read_records(folder: Path) -> list[SampleRecord]:
         raise DataError(f"{folder} holds no finished records. Run `protoocc prepare` first.")
     records = []
     with path.open() as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(islice(lines, start, stop), start=start + 1):
             try:
                 records.append(SampleRecord.model_validate_json(line))
             except ValidationError as error:

@@ -1,0 +1,69 @@
+"""Stage `geometry`: camera matrices of the network's images as arrays, one row per record."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from pipelines.files import sha256_of
+from pipelines.stage import Stage, Unit, UnitReport, units_of
+from pipelines.zarr_io import create_store, write_record
+from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.records import CameraRecord, read_records
+
+UNIT_SIZE = 128
+
+
+def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
+    """The stage that writes ``work/geometry.zarr`` from ``work/records``."""
+    records = read_records(work / "records")
+    sizes = {"N": len(records), "V": len(dataset.cameras)}
+    return Stage(
+        name="geometry",
+        folder=work / "geometry.zarr",
+        config={"cameras": list(dataset.cameras), "image": dataset.image.model_dump(mode="json")},
+        inputs={"records": sha256_of([work / "records" / "manifest.json"])},
+        units=units_of(len(records), UNIT_SIZE),
+        work=partial(write_geometry, dataset, work),
+        create=partial(create_store, kind="geometry", sizes=sizes),
+    )
+
+
+def write_geometry(dataset: DatasetSpec, work: Path, unit: Unit) -> UnitReport:
+    """Writes the rows of one unit."""
+    records = read_records(work / "records", start=unit.start, stop=unit.stop)
+    for index, record in enumerate(records, start=unit.start):
+        cameras = [record.cameras[channel] for channel in dataset.cameras]
+        arrays = {
+            "image_from_camera": np.stack([image_from_camera(camera, dataset.image) for camera in cameras]),
+            "camera_from_ego": np.stack([record.camera_from_ego(channel) for channel in dataset.cameras]),
+            "global_from_ego": record.global_from_ego,
+        }
+        write_record(work / "geometry.zarr", index, arrays)
+    return UnitReport(done=unit.size)
+
+
+def image_from_camera(camera: CameraRecord, image: ImageSpec) -> Float[np.ndarray, "3 3"]:
+    """Intrinsics of the network's image.
+
+    A resize by s multiplies u and v by s (image coordinates are continuous), a crop then subtracts its corner.
+
+    Args:
+        camera: camera with the intrinsics of the file's image, pixels.
+        image: resize and crop.
+
+    Returns:
+        3x3, pixels of the cropped image.
+    """
+    left, top = image.crop[:2]
+    cropped_from_file = np.array(
+        [
+            [image.resize[0] / camera.width, 0.0, -float(left)],
+            [0.0, image.resize[1] / camera.height, -float(top)],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+    return cropped_from_file @ np.array(camera.intrinsics, dtype=np.float64)

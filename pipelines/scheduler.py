@@ -62,7 +62,7 @@ def _run_on(
     from distributed import as_completed
 
     futures = {client.submit(work, task, pure=False): task for task in tasks}
-    for future in as_completed(list(futures)):
+    for future in as_completed(list(futures), loop=client.loop):
         error = future.exception()
         yield futures[future], error if error is not None else future.result()
         future.release()

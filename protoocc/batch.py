@@ -1,0 +1,83 @@
+"""What the network eats: one batch of keyframes as tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from schemas.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch of keyframes; B batch, V camera, H W image, X Y Z voxel.
+
+    Training targets are optional, because prediction needs none of them.
+
+    Attributes:
+        images: RGB, 0..255.
+        image_from_camera: intrinsics of the image as it stands in ``images``, pixels.
+        camera_from_ego: pose of the ego frame in each camera frame, metres.
+        tokens: sample token of each keyframe.
+        segment_id: pseudo mask of each pixel; 65535 (`schemas.store.NO_SEGMENT`) is no mask.
+        semantics: class of each voxel, ego frame; 255 is unknown.
+        mask_camera: voxel is observed by a camera.
+        mask_lidar: voxel is observed by the LiDAR.
+    """
+
+    images: UInt8[Tensor, "B V 3 H W"]
+    image_from_camera: Float[Tensor, "B V 3 3"]
+    camera_from_ego: Float[Tensor, "B V 4 4"]
+    tokens: list[str]
+    segment_id: Int64[Tensor, "B V H W"] | None = None
+    semantics: Int64[Tensor, "B X Y Z"] | None = None
+    mask_camera: Bool[Tensor, "B X Y Z"] | None = None
+    mask_lidar: Bool[Tensor, "B X Y Z"] | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device (copies asynchronously from pinned memory)."""
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in _tensors(self).items()
+        }
+        return dataclasses.replace(self, **moved)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned host memory; `torch.utils.data.DataLoader` calls this."""
+        pinned = {name: value.pin_memory() for name, value in _tensors(self).items()}
+        return dataclasses.replace(self, **pinned)  # type: ignore[arg-type]
+
+
+def stack_batches(batches: list[Batch]) -> Batch:
+    """Joins batches along B, in their order: the collate function of single samples.
+
+    Args:
+        batches: at least one; all with the same cameras, image size, grid and the same targets present.
+
+    Raises:
+        DataError: the list is empty, or shapes or targets differ; names the sample tokens.
+    """
+    if not batches:
+        raise DataError("cannot stack zero samples into a batch; expected at least one")
+    names = set(_tensors(batches[0]))
+    fields: dict[str, Tensor] = {}
+    for batch in batches:
+        if set(_tensors(batch)) != names:
+            raise DataError(f"samples {batches[0].tokens} have {sorted(names)}, {batch.tokens} differ: pack all alike")
+    for name in sorted(names):
+        parts = [_tensors(batch)[name] for batch in batches]
+        shapes = {tuple(part.shape[1:]) for part in parts}
+        if len(shapes) > 1:
+            tokens = [token for batch in batches for token in batch.tokens]
+            raise DataError(f"samples {tokens}: '{name}' has shapes {sorted(shapes)}; a batch needs one shape")
+        fields[name] = torch.cat(parts)
+    tokens = [token for batch in batches for token in batch.tokens]
+    return Batch(tokens=tokens, **fields)
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}

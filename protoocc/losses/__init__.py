@@ -1,0 +1,75 @@
+"""The objective of ProtoOcc, equation (6): cross entropy, Lovasz, mask contrast and scene consistency."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from protoocc.batch import Batch
+from protoocc.losses.config import LossConfig
+from protoocc.losses.consistency import consistency_loss
+from protoocc.losses.contrastive import cell_segments, contrastive_loss
+from protoocc.losses.lovasz import lovasz_softmax
+from protoocc.losses.voxels import VoxelChoice, choose_voxels
+from protoocc.model import ProtoOccOutput
+from schemas.errors import DataError
+
+__all__ = ["LossConfig", "VoxelChoice", "choose_voxels", "compute_losses"]
+
+
+def compute_losses(
+    output: ProtoOccOutput, batch: Batch, choice: VoxelChoice, config: LossConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """All losses of one step.
+
+    Args:
+        output: of ``model(batch, choice.all)``.
+        batch: with labels and pseudo masks.
+        choice: from `choose_voxels`.
+        config: weights and temperatures.
+
+    Returns:
+        ``ce`` and ``lovasz`` summed over the P + 1 views, ``cls`` as a mean over cells and ``cls_sum`` as the paper's
+        sum (no gradient), ``cons``, and their weighted sum ``total``. A part that is switched off is zero.
+
+    Raises:
+        DataError: labels or pseudo masks are missing.
+    """
+    if batch.semantics is None:
+        raise DataError(f"samples {batch.tokens} have no semantics; train on shards packed with labels")
+    supervised, consistency = output.logits.split([len(choice.supervised), len(choice.consistency)], dim=1)
+    labels = batch.semantics.flatten()[choice.supervised]
+    logarithms = supervised.float().log_softmax(-1)
+    losses = {
+        "ce": -logarithms.gather(-1, labels.expand(len(supervised), -1)[..., None]).sum() / max(len(labels), 1),
+        "lovasz": lovasz_softmax(logarithms.exp(), labels).sum(),
+        "cls": output.logits.new_zeros(()),
+        "cons": output.logits.new_zeros(()),
+    }
+    if output.pixel_features is not None:
+        summed, losses["cls"] = _mask_loss(output, batch, config)
+        losses["cls_sum"] = summed.detach()
+    if len(output.logits) > 1:
+        losses["cons"] = consistency_loss(consistency.float().softmax(-1), config.tau_cons)
+    losses["total"] = (
+        config.lambda_ce * losses["ce"]
+        + config.lambda_lovasz * losses["lovasz"]
+        + config.lambda_cls * losses["cls"]
+        + config.lambda_cons * losses["cons"]
+    )
+    return losses
+
+
+def _mask_loss(
+    output: ProtoOccOutput, batch: Batch, config: LossConfig
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    if output.pixel_features is None or output.pixel_seen is None or batch.segment_id is None:
+        raise DataError(f"samples {batch.tokens} have no pseudo masks; run `protoocc masks` and pack again")
+    grid = (output.pixel_features.shape[2], output.pixel_features.shape[3])
+    segments = cell_segments(batch.segment_id.flatten(0, 1), grid, output.pixel_stride)
+    return contrastive_loss(
+        output.pixel_features.float().flatten(2, 3).flatten(0, 1),
+        output.pixel_seen.flatten(2, 3).flatten(0, 1),
+        segments.flatten(1),
+        temperature=config.tau_cls,
+    )

@@ -1,0 +1,24 @@
+"""Settings of the objective, equation (6)."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LossConfig(BaseModel):
+    """Weights, temperatures and voxel subsets of the losses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lambda_ce: float = Field(10.0, ge=0, description="Weight of the cross entropy (lambda 1), per view.")
+    lambda_lovasz: float = Field(1.0, ge=0, description="Weight of the Lovasz-softmax loss (lambda 2), per view.")
+    lambda_cls: float = Field(0.1, ge=0, description="Weight of the mean mask contrastive loss (lambda 3).")
+    lambda_cons: float = Field(1.0, ge=0, description="Weight of the scene consistency loss (lambda 4).")
+    tau_cls: float = Field(0.1, gt=0, description="Temperature of the contrastive loss, equation (3).")
+    tau_cons: float = Field(0.5, gt=0, description="Temperature that sharpens the mean distribution, equation (4).")
+    supervised_voxels: int | None = Field(
+        None, ge=1, description="Observed voxels per batch that cross entropy and Lovasz see, drawn at random; null: all."
+    )
+    consistency_voxels: int | None = Field(
+        None, ge=1, description="Voxels per batch that equation (5) averages, drawn at random (unbiased); null: all."
+    )

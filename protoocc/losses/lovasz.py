@@ -1,0 +1,36 @@
+"""Lovasz-softmax: the convex surrogate of the Jaccard index (Berman et al., CVPR 2018)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def lovasz_softmax(probabilities: Float[Tensor, "views n L"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " views"]:
+    """Lovasz-softmax of each view, mean over the classes that occur in the labels; zero for no voxel.
+
+    Args:
+        probabilities: of each class, 0..1.
+        labels: class of each voxel, 0..L-1; unknown voxels are left out by the caller.
+    """
+    present = torch.unique(labels)
+    if len(present) == 0:
+        return probabilities.sum((1, 2)) * 0.0
+    foreground = labels == present[:, None]
+    predicted = probabilities.index_select(2, present).mT.contiguous()
+    errors = (foreground.to(predicted.dtype) - predicted).abs()
+    ordered, order = errors.sort(dim=-1, descending=True)
+    with torch.no_grad():
+        hits = foreground.expand_as(errors).gather(-1, order)
+        steps = _jaccard_steps(hits.to(errors.dtype))
+    return (ordered * steps).sum(-1).mean(-1)
+
+
+def _jaccard_steps(hits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    """Growth of the Jaccard loss when voxels turn wrong one by one, in order of their errors."""
+    total = hits.sum(-1, keepdim=True)
+    found = hits.cumsum(-1)
+    ranks = torch.arange(1, hits.shape[-1] + 1, device=hits.device, dtype=hits.dtype)
+    jaccard = 1.0 - (total - found) / (total + ranks - found)
+    return torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], dim=-1)

@@ -1,0 +1,132 @@
+"""ProtoOcc: occupancy from cameras with low-resolution voxel queries; reads like section 3 of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from protoocc.batch import Batch
+from protoocc.model.backbone import ImageFeatures, padded_size
+from protoocc.model.config import ModelConfig, UpsampleStage
+from protoocc.model.decoder import Decoder
+from protoocc.model.encoder import Encoder, MappingTrace, VoxelQueries
+from protoocc.model.presets import PRESETS, demo, protoocc_base, protoocc_small, protoocc_tiny
+from protoocc.model.projection import HitQueries, find_hits, query_centers
+from protoocc.model.prototypes import cluster
+
+__all__ = [
+    "PRESETS",
+    "ModelConfig",
+    "ProtoOcc",
+    "ProtoOccOutput",
+    "UpsampleStage",
+    "demo",
+    "protoocc_base",
+    "protoocc_small",
+    "protoocc_tiny",
+]
+
+
+@dataclass(frozen=True)
+class ProtoOccOutput:
+    """What the losses need.
+
+    Attributes:
+        logits: class logits of the chosen voxels in each view; view 0 is the original.
+        voxels: the chosen voxels, positions in the flattened (B, X, Y, Z) volume.
+        pixel_features: X of equation (2) on the clustering grid; None without prototype optimisation.
+        pixel_seen: whether a voxel query looked at a cell; the others carry no loss.
+        pixel_stride: pixels per cell of that grid.
+    """
+
+    logits: Float[Tensor, "views n L"]
+    voxels: Int64[Tensor, " n"]
+    pixel_features: Float[Tensor, "B V h w d"] | None
+    pixel_seen: Bool[Tensor, "B V h w"] | None
+    pixel_stride: int
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Encoded voxel queries of a batch and what equation (2) needs."""
+
+    queries: Float[Tensor, "B h w z d"]
+    trace: MappingTrace | None
+    hits: HitQueries
+    pixel_grid: tuple[int, int]
+
+
+class ProtoOcc(nn.Module):
+    """Image features -> prototypes -> voxel queries -> occupancy."""
+
+    centers_ego: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Builds all parts with random weights."""
+        super().__init__()
+        self.config = config
+        self.image_features = ImageFeatures(config)
+        self.voxel_queries = VoxelQueries(config.query_shape, config.channels)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        centers = query_centers(config.grid, config.query_shape).flatten(0, 2)
+        self.register_buffer("centers_ego", centers, persistent=False)
+
+    def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> ProtoOccOutput:
+        """Logits of all views and pixel features.
+
+        Args:
+            batch: images and calibration; targets are not read.
+            voxels: positions in the flattened (B, X, Y, Z) volume to classify, see `losses.choose_voxels`; None for all.
+        """
+        scene = self._view_transformation(batch)
+        pixel_features, pixel_seen = None, None
+        if self.config.prototype_optimisation and scene.trace is not None:
+            cells, seen = self.encoder.pixels(scene.trace, scene.hits, scene.pixel_grid)
+            cameras = batch.images.shape[:2]
+            pixel_features = cells.view(*cameras, *scene.pixel_grid, -1)
+            pixel_seen = seen.view(*cameras, *scene.pixel_grid)
+        logits = self.decoder(scene.queries, voxels)
+        if voxels is None:
+            voxels = torch.arange(logits.shape[1], device=logits.device)
+        return ProtoOccOutput(logits, voxels, pixel_features, pixel_seen, self.config.clustering_stride)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> UInt8[Tensor, "B X Y Z"]:
+        """Most probable class of each voxel, from the original view.
+
+        Raises:
+            RuntimeError: the network is in training mode, where its answer would be random; call ``eval()`` first.
+        """
+        if self.training:
+            raise RuntimeError("predict needs evaluation mode: call model.eval() first")
+        queries = self._view_transformation(batch).queries
+        classes = [self.decoder(sample[None])[0].argmax(-1).to(torch.uint8) for sample in queries]
+        return torch.stack(classes).view(len(queries), *self.config.grid.shape)
+
+    def _view_transformation(self, batch: Batch) -> _Scene:
+        """Section 3.2: from images to encoded voxel queries."""
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        features = self.image_features(batch.images.flatten(0, 1))
+        hits = find_hits(
+            self.centers_ego,
+            batch.camera_from_ego,
+            batch.image_from_camera,
+            image_size=size,
+            padded_size=padded_size(*size),
+        )
+        clustered = features[self.config.strides.index(self.config.clustering_stride)]
+        prototypes = None
+        if self.config.prototype_mapping:
+            prototypes = cluster(clustered, self.config.prototype_cell, self.config.clustering_iterations)
+        queries, trace = self.encoder(
+            self.voxel_queries.table.expand(len(batch.images), -1, -1, -1, -1),
+            self.voxel_queries.positions(),
+            features=features,
+            prototypes=prototypes,
+            hits=hits,
+        )
+        return _Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]))

@@ -1,0 +1,149 @@
+"""Prototype-aware view transformation: voxel queries read the images (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from protoocc.model.attention import ImageCrossAttention, Sampling, VoxelSelfAttention
+from protoocc.model.config import ModelConfig
+from protoocc.model.pixel_features import PixelFeatures, attention_map
+from protoocc.model.projection import HitQueries
+from protoocc.model.prototypes import PrototypeMapping
+from schemas.errors import ConfigError
+
+
+class VoxelQueries(nn.Module):
+    """Learned voxel queries Q (h, w, z, d) and a learned position made of one embedding per axis."""
+
+    def __init__(self, query_shape: tuple[int, int, int], channels: int) -> None:
+        """Starts both from a narrow normal distribution."""
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(*query_shape, channels) * 0.1)
+        self.axes = nn.ParameterList([nn.Parameter(torch.randn(size, channels) * 0.5) for size in query_shape])
+
+    def positions(self) -> Float[Tensor, "h w z d"]:
+        """Positional embedding: the sum of the three axes."""
+        along_x, along_y, along_z = self.axes
+        return along_x[:, None, None] + along_y[None, :, None] + along_z[None, None, :]
+
+
+@dataclass(frozen=True)
+class MappingTrace:
+    """What the last layer leaves for equation (2): per camera P_vox (M, d) and A (M, K), and where the hits looked."""
+
+    voxel_prototypes: list[Float[Tensor, "M d"]]
+    similarity: list[Float[Tensor, "M _"]]
+    sampling: Sampling
+
+
+class EncoderLayer(nn.Module):
+    """Self attention, prototype mapping with cross attention, feed-forward; each with a residual and a norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """One layer; without ``config.prototype_mapping`` it is PanoOcc's."""
+        super().__init__()
+        d = config.channels
+        self.self_attention = VoxelSelfAttention(d, heads=config.heads, points=config.points)
+        self.mapping = PrototypeMapping(d) if config.prototype_mapping else None
+        self.cross_attention = ImageCrossAttention(
+            d, heads=config.heads, levels=len(config.strides), points=config.points
+        )
+        self.feed_forward = nn.Sequential(
+            nn.Linear(d, config.ffn_channels), nn.ReLU(), nn.Linear(config.ffn_channels, d)
+        )
+        self.norms = nn.ModuleList([nn.LayerNorm(d) for _ in range(3)])
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B h w z d"],
+        positions: Float[Tensor, "h w z d"],
+        *,
+        features: Sequence[Float[Tensor, "cameras d _ _"]],
+        prototypes: Float[Tensor, "cameras M d"] | None,
+        hits: HitQueries,
+    ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
+        """One round of view transformation; the trace is None without prototype mapping."""
+        queries = self.norms[0](queries + self.self_attention(queries, positions))
+        flat = queries.flatten(0, 3)
+        hit_rows = flat.index_select(0, hits.row)
+        mapped = hit_rows
+        voxel_prototypes, similarity = [], []
+        if self.mapping is not None and prototypes is not None:
+            parts = [
+                self.mapping(camera, part)
+                for camera, part in zip(prototypes, mapped.split(hits.counts), strict=True)
+            ]
+            mapped = torch.cat([part[0] for part in parts])
+            voxel_prototypes, similarity = [part[1] for part in parts], [part[2] for part in parts]
+        sampled, sampling = self.cross_attention(mapped + positions.flatten(0, 2).index_select(0, hits.query), features, hits)
+        seen = self.cross_attention.combine(mean_over_cameras(sampled, hits, len(flat)))
+        dispatched = mean_over_cameras(mapped - hit_rows, hits, len(flat))
+        flat = self.norms[1](flat + dispatched + seen)
+        flat = self.norms[2](flat + self.feed_forward(flat))
+        trace = MappingTrace(voxel_prototypes, similarity, sampling) if voxel_prototypes else None
+        return flat.view_as(queries), trace
+
+
+def mean_over_cameras(values: Float[Tensor, "n d"], hits: HitQueries, rows: int) -> Float[Tensor, "rows d"]:
+    """Mean of the values of each query over the cameras that see it; zero where none does."""
+    summed = values.new_zeros(rows, values.shape[1]).index_add(0, hits.row, values)
+    counts = torch.bincount(hits.row, minlength=rows).clamp_min(1)
+    return summed / counts[:, None]
+
+
+class Encoder(nn.Module):
+    """The view transformation: all layers, the embedding of scales, and the pixel features X.
+
+    Cameras carry no embedding: they differ by their calibration alone, so their order means nothing.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Builds ``config.encoder_layers`` layers."""
+        super().__init__()
+        self.scale_embedding = nn.Parameter(torch.randn(len(config.strides), config.channels) * 0.1)
+        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
+        self.pixel_features = PixelFeatures() if config.prototype_optimisation else None
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B h w z d"],
+        positions: Float[Tensor, "h w z d"],
+        *,
+        features: Sequence[Float[Tensor, "cameras d _ _"]],
+        prototypes: Float[Tensor, "cameras M d"] | None,
+        hits: HitQueries,
+    ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
+        """Encoded queries and the trace of the last layer."""
+        scales = [
+            feature + embedding[:, None, None]
+            for feature, embedding in zip(features, self.scale_embedding, strict=True)
+        ]
+        trace = None
+        for layer in self.layers:
+            queries, trace = layer(queries, positions, features=scales, prototypes=prototypes, hits=hits)
+        return queries, trace
+
+    def pixels(
+        self, trace: MappingTrace, hits: HitQueries, grid_size: tuple[int, int]
+    ) -> tuple[Float[Tensor, "cameras D d"], Bool[Tensor, "cameras D"]]:
+        """X of equation (2) for every camera on the grid (h', w'), and whether a query looked at each cell.
+
+        Raises:
+            ConfigError: the network was built without ``prototype_optimisation``.
+        """
+        if self.pixel_features is None:
+            raise ConfigError("this network has no pixel features: set prototype_optimisation to true in its config")
+        locations = trace.sampling.locations.split(hits.counts)
+        weights = trace.sampling.weights.split(hits.counts)
+        cells, seen = [], []
+        for camera, similarity in enumerate(trace.similarity):
+            attention = attention_map(Sampling(locations[camera], weights[camera]), grid_size)
+            features, looked = self.pixel_features(attention, similarity, trace.voxel_prototypes[camera])
+            cells.append(features)
+            seen.append(looked)
+        return torch.stack(cells), torch.stack(seen)

@@ -1,0 +1,164 @@
+"""Checkpoints: safetensors weights, JSON configuration and the state that continues a run; never pickle.
+
+A checkpoint is a folder `step-000100/` with `model.safetensors`, `config.json` and `state.pt`. It is written under
+another name, flushed and renamed, so a killed run leaves whole checkpoints only.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from protoocc.config import TrainConfig
+from protoocc.model import ProtoOcc
+from schemas.datasets import describe_validation
+from schemas.errors import CheckpointError, disk_errors
+
+WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
+KEPT = 2
+"""The last checkpoint and the one before stay; older ones are removed."""
+_PARTIAL = ".partial"
+
+
+def save_checkpoint(
+    folder: Path, step: int, *, weights: Mapping[str, Tensor], config: TrainConfig, state: Mapping[str, Any]
+) -> Path:
+    """Writes `folder/step-NNNNNN` and removes checkpoints before the previous one.
+
+    Args:
+        folder: the run's `checkpoints`.
+        step: finished optimiser steps.
+        weights: state dict of the network.
+        config: what the network and the run were made from.
+        state: tensors and plain values that continue the run.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    target = folder / f"step-{step:06d}"
+    partial = folder / (target.name + _PARTIAL)
+    with disk_errors(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
+        torch.save(dict(state), partial / STATE)
+        for name in (WEIGHTS, CONFIG, STATE, "."):
+            _flush(partial / name)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        _flush(folder)
+        for old in list_checkpoints(folder)[:-KEPT]:
+            shutil.rmtree(old)
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run's `checkpoints` folder, in order of steps."""
+    return sorted(path for path in folder.glob("step-*") if path.name[5:].isdigit() and path.is_dir())
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint folder that a user means: itself, or the last one of a run.
+
+    Args:
+        path: a checkpoint, its `model.safetensors`, or a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.name == WEIGHTS and path.is_file():
+        return path.parent
+    if (path / WEIGHTS).is_file():
+        return path
+    found = list_checkpoints(path / "checkpoints") or list_checkpoints(path)
+    if not found:
+        raise CheckpointError(f"{path} is no checkpoint and no run with one (looked for {WEIGHTS}). Train first.")
+    return found[-1]
+
+
+def load_model(path: Path) -> tuple[ProtoOcc, TrainConfig]:
+    """The network of a checkpoint in evaluation mode, on the CPU, and the configuration it was trained with.
+
+    Args:
+        path: a checkpoint, its `model.safetensors`, or a run folder (its last checkpoint).
+
+    Raises:
+        CheckpointError: nothing there, unreadable, or weights and configuration do not fit each other.
+    """
+    folder = find_checkpoint(path)
+    config = read_config(folder / CONFIG)
+    model = ProtoOcc(config.model)
+    load_weights(model, folder / WEIGHTS)
+    return model.eval(), config
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Reads a stored `config.json`.
+
+    Raises:
+        CheckpointError: missing, or written by another version of the program.
+    """
+    try:
+        return TrainConfig.model_validate_json(path.read_text())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise CheckpointError(describe_validation(str(path), error)) from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fills a network from a safetensors file.
+
+    Raises:
+        CheckpointError: unreadable, or names or shapes differ from the network's (lists them).
+    """
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+    own = model.state_dict()
+    lines = [f"missing: {name} {tuple(own[name].shape)}" for name in sorted(own.keys() - weights.keys())]
+    lines += [f"unexpected: {name} {tuple(weights[name].shape)}" for name in sorted(weights.keys() - own.keys())]
+    lines += [
+        f"shape: {name} is {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in sorted(own.keys() & weights.keys())
+        if own[name].shape != weights[name].shape
+    ]
+    if lines:
+        shown = "\n".join(f"  {line}" for line in lines[:10])
+        more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise CheckpointError(f"{path} does not fit the network in {len(lines)} places:\n{shown}{more}")
+    model.load_state_dict(weights)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Reads `state.pt` (tensors and plain values only).
+
+    Raises:
+        CheckpointError: missing or unreadable.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return state
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,39 @@
+"""Whether a configuration fits the shards and the device, asked before any work is done."""
+
+from __future__ import annotations
+
+import torch
+
+from protoocc.config import TrainConfig
+from protoocc.data import ShardSet
+from protoocc.model import ModelConfig
+from schemas.errors import ConfigError
+
+
+def check_grid(model: ModelConfig, shards: ShardSet) -> None:
+    """Compares the network's output with the labels.
+
+    Raises:
+        ConfigError: another grid or number of classes.
+    """
+    labels = shards.dataset
+    if model.grid != labels.grid:
+        raise ConfigError(f"the network's grid is ({model.grid}), the labels in {shards.folder} have ({labels.grid})")
+    if model.num_classes != len(labels.classes):
+        raise ConfigError(f"the network has {model.num_classes} classes, {shards.folder} has {len(labels.classes)}")
+
+
+def check_training(config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
+    """Compares training settings with the shards and the device.
+
+    Raises:
+        ConfigError: another grid, a precision that the device lacks, or no pseudo masks for the contrastive loss.
+    """
+    check_grid(config.model, shards)
+    if config.precision == "bfloat16" and device.type != "cuda":
+        raise ConfigError(f"precision 'bfloat16' needs a GPU, this run uses '{device.type}'; set precision=float32")
+    if config.model.prototype_optimisation and shards.manifest.masks is None:
+        raise ConfigError(
+            f"{shards.folder} holds no pseudo masks, which the contrastive loss needs. Run `protoocc masks` and pack "
+            "again, or set model.prototype_optimisation=false."
+        )

@@ -1,0 +1,59 @@
+"""AdamW as the paper's host uses it, and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from protoocc.config import OptimizerConfig, ScheduleConfig
+
+BACKBONE = "image_features.resnet."
+"""Prefix of the parameters with the backbone's learning rate."""
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with up to four groups: backbone or not, with or without weight decay.
+
+    Only parameters called ``weight`` with at least two axes decay: norms, biases, scalars and the tables of queries and
+    positions do not. Each group holds its own ``lr_factor``.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = config.backbone_lr_factor if name.startswith(BACKBONE) else 1.0
+        is_matrix = name.endswith(".weight") and parameter.ndim >= 2
+        decay = config.weight_decay if is_matrix else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr_factor": factor, "weight_decay": decay}
+            for (factor, decay), parameters in sorted(groups.items(), key=lambda group: group[0])
+        ],
+        lr=config.lr,
+    )
+
+
+def lr_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
+    """Share of the top learning rate at a step.
+
+    Linear from 1 / warmup_steps to 1 during warm-up, then half a cosine down to ``final_lr_factor`` at the last step.
+
+    Args:
+        step: number of the step, 0 <= step < steps.
+        steps: length of the run.
+        schedule: warm-up and end.
+    """
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / max(steps - 1 - schedule.warmup_steps, 1)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return schedule.final_lr_factor + (1.0 - schedule.final_lr_factor) * cosine
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets each group's rate to ``lr`` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]

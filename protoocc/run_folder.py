@@ -1,0 +1,104 @@
+"""The folder of one training run: configuration, metrics and what may continue there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from protoocc.config import TrainConfig, changed_fields
+from schemas.errors import ConfigError, disk_errors
+
+CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
+FREE_TO_CHANGE = ("data.workers", "data.cache", "checkpoint_every")
+"""Fields that a resumed run may change, because they do not change its numbers."""
+
+
+def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
+    """Claims a run folder and stores the full configuration there.
+
+    Args:
+        out: the folder; made when absent.
+        config: of this run.
+        resume: continue the run that is there, if any.
+
+    Raises:
+        ConfigError: the folder holds another run, or the same one and ``resume`` is off, or foreign files.
+        DataError: the folder cannot be written.
+    """
+    path = out / CONFIG
+    if path.is_file():
+        _check_same(path, config, resume=resume)
+    elif out.is_dir() and any(out.iterdir()):
+        name = min(entry.name for entry in out.iterdir())
+        raise ConfigError(f"{out} holds '{name}' and no {CONFIG}: it is no run. Choose another folder.")
+    with disk_errors(path):
+        out.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, config.model_dump_json(indent=1) + "\n")
+
+
+def _check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is damaged: {error}. Choose another folder.") from error
+    changed = changed_fields(stored, config.model_dump(mode="json"))
+    if resume:
+        changed = [line for line in changed if not line.startswith(tuple(f"{name}:" for name in FREE_TO_CHANGE))]
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed[:5])
+        raise ConfigError(f"{path.parent} holds a run with another configuration:\n{lines}\nChoose another folder.")
+    if not resume:
+        raise ConfigError(f"{path.parent} holds this run already. Continue it with --resume or choose another folder.")
+
+
+class RunLog:
+    """`metrics.jsonl` and TensorBoard: one line and one set of scalars per step."""
+
+    def __init__(self, out: Path, *, first_step: int) -> None:
+        """Drops what a killed run logged at ``first_step`` and later, because it is computed again."""
+        self.path = out / METRICS
+        rows = [row for row in read_metrics(out) if row["step"] < first_step]
+        _write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Appends the numbers of one step; ``row`` holds `step`.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        with disk_errors(self.path):
+            self._file.write(json.dumps(dict(row)) + "\n")
+            self._file.flush()
+        for name, value in row.items():
+            if name != "step":
+                self._board.add_scalar(f"train/{name}", value, int(row["step"]))
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(out: Path) -> list[dict[str, float]]:
+    """Rows of `metrics.jsonl`, in order of steps; a line that a kill cut off is left out."""
+    path = out / METRICS
+    if not path.is_file():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,173 @@
+"""The training loop: step, log, save, resume. A resumed run gives the bytes of an uninterrupted one on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from protoocc.batch import Batch
+from protoocc.checkpoint import STATE, WEIGHTS, list_checkpoints, load_state, load_weights, save_checkpoint
+from protoocc.compatibility import check_training
+from protoocc.config import TrainConfig
+from protoocc.data import EpochSampler, ShardDataset, ShardSet, make_loader, open_shards
+from protoocc.losses import choose_voxels, compute_losses
+from protoocc.model import ProtoOcc
+from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
+from protoocc.run_folder import CHECKPOINTS, RunLog, open_run, read_metrics
+from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
+from schemas.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    config: TrainConfig,
+    shards: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    device: torch.device | None = None,
+) -> TrainSummary:
+    """Trains one network on one process and stores it in a run folder.
+
+    Args:
+        config: complete settings.
+        shards: folder of `protoocc pack`.
+        out: run folder: config.json, metrics.jsonl, tensorboard/, checkpoints/.
+        resume: continue from the last checkpoint in ``out``, if there is one.
+        on_step: called after each step.
+        device: where to compute; a GPU if there is one.
+
+    Raises:
+        ConfigError: settings do not fit the shards, the device or the run folder.
+        DataError: shards are missing or damaged, or the disk is full.
+        CheckpointError: the checkpoint to resume from is damaged.
+        StageError: a loss or gradient is not finite; names the samples.
+    """
+    started = time.monotonic()
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    split = open_shards(shards, config.data.split)
+    check_training(config, split, device)
+    open_run(out, config, resume=resume)
+    with _reproducible(config.seed, device):
+        run = _Run(config, split, device)
+        if resume:
+            run.restore(out / CHECKPOINTS)
+        checkpoint = run.loop(out, on_step)
+    rows = read_metrics(out)
+    tenth = max(len(rows) // 10, 1)
+    seconds = time.monotonic() - started
+    logger.info("trained %d steps on %d samples in %.1f s", run.step, len(split.samples), seconds)
+    return TrainSummary(
+        checkpoint, run.step, len(split.samples), seconds, mean_losses(rows[:tenth]), mean_losses(rows[-tenth:])
+    )
+
+
+class _Run:
+    """What a run carries from step to step."""
+
+    def __init__(self, config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
+        self.config, self.shards, self.device = config, shards, device
+        self.steps = config.schedule.steps or _epoch_steps(config, len(shards.samples))
+        self.step = 0
+        self.model = ProtoOcc(config.model).to(device).train()
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.sampler = EpochSampler(len(shards.samples), config.data.batch_size, seed=config.seed)
+
+    def loop(self, out: Path, on_step: Callable[[StepReport], None]) -> Path:
+        """Runs to the last step; returns the last checkpoint."""
+        dataset = ShardDataset(self.shards, cache=self.config.data.cache)
+        workers = self.config.data.workers
+        loader = make_loader(dataset, self.sampler, workers=workers, pin_memory=self.device.type == "cuda")
+        log = RunLog(out, first_step=self.step + 1)
+        try:
+            batches = iter(loader) if self.step < self.steps else iter(())
+            while self.step < self.steps:
+                started = time.perf_counter()
+                lr = self._learning_rate()
+                losses = self._train_step(next(batches))
+                report = StepReport(self.step, self.steps, lr, losses, time.perf_counter() - started)
+                log.write({"step": self.step, "lr": lr, **losses, "seconds": report.seconds})
+                on_step(report)
+                if self.step % self.config.checkpoint_every == 0 or self.step == self.steps:
+                    self._save(out / CHECKPOINTS)
+        finally:
+            log.close()
+            dataset.close()
+        return list_checkpoints(out / CHECKPOINTS)[-1]
+
+    def restore(self, folder: Path) -> None:
+        """Continues at the last checkpoint of a run; without one the run starts."""
+        found = list_checkpoints(folder)
+        if not found:
+            return
+        state = load_state(found[-1] / STATE)
+        if state["shards"] != self.shards.fingerprint:
+            raise ConfigError(
+                f"{found[-1]} was trained on other shards than {self.shards.folder}; choose another run folder"
+            )
+        load_weights(self.model, found[-1] / WEIGHTS)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.step = state["step"]
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["rng_cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        logger.info("resumed at step %d of %d from %s", self.step, self.steps, found[-1])
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns the losses."""
+        tokens = batch.tokens
+        batch = batch.to(self.device)
+        choice = choose_voxels(batch, self.config.loss)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            output = self.model(batch, choice.all)
+        losses = compute_losses(output, batch, choice, self.config.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses["total"])
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        numbers = finite_numbers({**losses, "gradient_norm": norm}, tokens, self.step + 1)
+        self.optimizer.step()
+        self.sampler.advance()
+        self.step += 1
+        return numbers
+
+    def _learning_rate(self) -> float:
+        lr = self.config.optimizer.lr * lr_factor(self.step, self.steps, self.config.schedule)
+        set_learning_rate(self.optimizer, lr)
+        return lr
+
+    def _save(self, folder: Path) -> None:
+        state = {
+            "step": self.step,
+            "shards": self.shards.fingerprint,
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        save_checkpoint(folder, self.step, weights=self.model.state_dict(), config=self.config, state=state)
+
+
+def _epoch_steps(config: TrainConfig, samples: int) -> int:
+    return math.ceil((config.schedule.epochs or 0) * samples / config.data.batch_size)
+
+
+@contextmanager
+def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch for a run and gives the caller's random state back; on a CPU every operation is deterministic."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(device.type == "cpu" or before)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)

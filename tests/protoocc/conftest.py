@@ -1,0 +1,161 @@
+"""A tiny packed world and a tiny network: what pack writes, made here without it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from protoocc.losses import LossConfig
+from protoocc.model import ModelConfig, UpsampleStage
+from schemas.classes import OCC3D_CLASSES
+from schemas.geometry import VoxelGrid
+
+GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=1.0, shape=(8, 8, 4))
+CAMERAS = ("CAM_FRONT", "CAM_BACK")
+HEIGHT, WIDTH = 32, 64
+CAR, ROAD, FREE, IGNORED = 4, 11, 17, 255
+
+
+def make_occupancy(number: int) -> dict[str, np.ndarray]:
+    """A road at z 0 and one car whose place depends on the sample; half of the world is observed."""
+    semantics = np.full(GRID.shape, FREE, np.uint8)
+    semantics[:, :, 0] = ROAD
+    semantics[4 + number % 4, 2 + number % 5, 1] = CAR
+    semantics[0, 0, 3] = IGNORED
+    mask_camera = np.zeros(GRID.shape, np.uint8)
+    mask_camera[2:] = 1
+    return {"semantics": semantics, "mask_lidar": np.ones(GRID.shape, np.uint8), "mask_camera": mask_camera}
+
+
+def make_members(number: int, token: str) -> dict[str, bytes]:
+    random = np.random.default_rng(number)
+    members = {}
+    for camera, channel in enumerate(CAMERAS):
+        image = np.full((HEIGHT, WIDTH, 3), (20, 40 * camera + 10 * (number % 5), 200), np.uint8)
+        image += random.integers(0, 20, image.shape, np.uint8)
+        members[f"{channel.lower()}.jpg"] = _encode(".jpg", image)
+    segments = np.arange(2 * HEIGHT * WIDTH).reshape(2 * HEIGHT, WIDTH) // 512
+    members["masks.png"] = _encode(".png", (segments % 8 + 300).astype(np.uint16))
+    occupancy = io.BytesIO()
+    np.savez_compressed(occupancy, **make_occupancy(number))
+    members["occupancy.npz"] = occupancy.getvalue()
+    intrinsics = [[30.0, 0.0, 32.0], [0.0, 30.0, 16.0], [0.0, 0.0, 1.0]]
+    front = [[0, -1, 0, 0], [0, 0, -1, 1], [1, 0, 0, 0], [0, 0, 0, 1]]
+    back = [[0, 1, 0, 0], [0, 0, -1, 1], [-1, 0, 0, 0], [0, 0, 0, 1]]
+    meta = {"token": token, "image_from_camera": [intrinsics] * 2, "camera_from_ego": [front, back]}
+    members["meta.json"] = json.dumps(meta).encode()
+    return members
+
+
+def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
+    """Writes shards with so many samples per split and shard; sample numbers go on over all of them."""
+    folder.mkdir(parents=True)
+    shardlist, number = [], 0
+    for split, sizes in counts.items():
+        for shard, size in enumerate(sizes):
+            name = f"{split}-{shard:05d}"
+            samples = []
+            with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+                for frame in range(size):
+                    key = f"scene-{name}-{frame:04d}"
+                    places = {}
+                    for extension, data in make_members(number, f"token-{number}").items():
+                        info = tarfile.TarInfo(f"{key}.{extension}")
+                        info.size = len(data)
+                        places[extension] = [tar.offset + 512, len(data)]
+                        tar.addfile(info, io.BytesIO(data))
+                    samples.append(
+                        {"key": key, "token": f"token-{number}", "scene": name, "frame": frame, "members": places}
+                    )
+                    number += 1
+            (folder / f"{name}.index.json").write_text(json.dumps({"shard": f"{name}.tar", "samples": samples}))
+            tar_bytes = (folder / f"{name}.tar").read_bytes()
+            shardlist.append(
+                {
+                    "url": f"{name}.tar",
+                    "index": f"{name}.index.json",
+                    "split": split,
+                    "nsamples": size,
+                    "filesize": len(tar_bytes),
+                    "sha256": hashlib.sha256(tar_bytes).hexdigest(),
+                }
+            )
+    manifest = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "format_version": 1,
+        "name": "tiny",
+        "masks": "seeds",
+        "dataset": {
+            "name": "tiny",
+            "cameras": list(CAMERAS),
+            "image_shape": [HEIGHT, WIDTH],
+            "grid": GRID.model_dump(mode="json"),
+            "classes": list(OCC3D_CLASSES),
+        },
+        "shardlist": shardlist,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def make_config(**changes: object) -> TrainConfig:
+    """A network of some thousand parameters with all parts of the paper, 8 steps of 2 samples."""
+    config = TrainConfig(
+        model=ModelConfig(
+            grid=GRID,
+            backbone="resnet18",
+            backbone_width=8,
+            strides=(8, 16),
+            channels=16,
+            query_shape=(4, 4, 2),
+            encoder_layers=1,
+            heads=2,
+            points=2,
+            ffn_channels=16,
+            prototype_cell=2,
+            clustering_iterations=1,
+            upsample=(UpsampleStage(kernel=(2, 2, 2), stride=(2, 2, 2), channels=8),),
+            classifier_channels=8,
+        ),
+        loss=LossConfig(supervised_voxels=200, consistency_voxels=50),
+        optimizer=OptimizerConfig(lr=1e-2, backbone_lr_factor=1.0),
+        schedule=ScheduleConfig(steps=8, warmup_steps=2),
+        data=DataConfig(batch_size=2),
+        seed=3,
+        checkpoint_every=3,
+    )
+    return config.model_copy(update=changes)
+
+
+def _encode(suffix: str, image: np.ndarray) -> bytes:
+    ok, data = cv2.imencode(suffix, image)
+    if not ok:
+        raise RuntimeError(f"cannot encode {suffix}")
+    return data.tobytes()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train: 3 + 2 samples in two shards; val: 2 samples. Read only."""
+    return write_shards(tmp_path_factory.mktemp("tiny") / "shards", {"train": [3, 2], "val": [2]})
+
+
+@pytest.fixture
+def own_shards(tmp_path: Path) -> Path:
+    """The same shards, to be damaged."""
+    return write_shards(tmp_path / "shards", {"train": [3, 2], "val": [2]})
+
+
+@pytest.fixture
+def tiny_config() -> TrainConfig:
+    """Complete settings for the tiny world."""
+    return make_config()

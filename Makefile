@@ -1,0 +1,41 @@
+# Everything from a fresh clone: `make demo` and `make test` set up .venv themselves and are quick when nothing changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= demo
+
+.PHONY: help setup demo test check test-slow format clean
+
+help: ## show these commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# One pip command for all: OpenCV's two wheels share a folder and the contrib one must be written last.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	$(BIN)/protoocc doctor
+	touch $@
+
+setup: $(VENV)/.installed ## make .venv with everything
+
+demo: setup ## the main job on a generated world: data, labels, masks, shards, training, table, pictures
+	$(BIN)/protoocc demo --out $(DEMO_OUT)
+
+test: setup ## the fast tests
+	$(BIN)/python -m pytest -q
+
+test-slow: setup ## the slow tests
+	$(BIN)/python -m pytest -q -m slow
+
+check: setup ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite files in house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what make and the demo wrote
+	rm -rf $(VENV) $(DEMO_OUT) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,255 @@
+"""Commands that make data: synth, prepare, occupancy, masks, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import (
+    DATASETS_YAML,
+    Dataset,
+    Datasets,
+    DropBad,
+    Json,
+    Overwrite,
+    SchedulerKind,
+    Work,
+    Workers,
+    check_on_error,
+    load_dataset,
+)
+from cli.progress import console, make_scheduler, print_summary, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipelines.stage import Runtime, StageSummary
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    for command in (synth, prepare, occupancy, masks, pack):
+        app.command()(command)
+
+
+def run_with_bar(
+    title: str,
+    stage: Callable[[Runtime], StageSummary],
+    *,
+    scheduler: str = "processes",
+    workers: int | None = None,
+    overwrite: bool = False,
+    on_error: str = "fail",
+) -> StageSummary:
+    """Runs a stage under a progress bar and prints its summary."""
+    from pipelines.stage import Runtime
+
+    with progress_bar(title) as update:
+        runtime = Runtime(
+            scheduler=make_scheduler(scheduler, workers),
+            overwrite=overwrite,
+            on_error=check_on_error(on_error),
+            on_progress=update,
+        )
+        summary = stage(runtime)
+    print_summary(summary)
+    return summary
+
+
+def _print_json(summary: StageSummary) -> None:
+    import dataclasses
+    import json
+
+    typer.echo(json.dumps(dataclasses.asdict(summary), default=str, indent=1))
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder for the world; it becomes the `root` of a dataset.")],
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Number of scenes.")] = 4,
+    keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene (2 per second).")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
+    width: Annotated[int, typer.Option("--width", min=64, help="Image width in pixels; height is 9/16 of it.")] = 800,
+    workers: Workers = None,
+) -> None:
+    """Generate a driving world in nuScenes format, with exact occupancy and per-pixel truth.
+
+    Examples:
+
+        protoocc synth data/synthetic --scenes 4 --keyframes 20 --seed 0
+
+        protoocc synth /tmp/tiny --scenes 1 --keyframes 2 --width 400
+    """
+    from pipelines.scheduler import available_cores
+    from pipelines.synth import SynthConfig, generate_world
+
+    config = SynthConfig(scenes=scenes, keyframes=keyframes, seed=seed, image_width=width)
+    done = 0
+    with progress_bar("synth", "keyframes") as update:
+        update(0, scenes * keyframes)
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            update(done, scenes * keyframes)
+
+        summary = generate_world(out, config, workers=workers or available_cores(), on_keyframe=count)
+    console.print(f"synth: {summary.keyframes} keyframes in {summary.seconds:.1f} s in {out}", highlight=False)
+
+
+def prepare(
+    name: Annotated[str | None, typer.Argument(help="Entry of datasets.yaml.", show_default=False)] = None,
+    datasets: Datasets = DATASETS_YAML,
+    root: Annotated[Path | None, typer.Option("--root", help="Raw data folder, instead of the entry's.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="Table version, instead of the entry's.")] = None,
+    out: Work = None,
+    overwrite: Overwrite = False,
+    on_error: DropBad = "fail",
+    as_json: Json = False,
+) -> None:
+    """Turn raw nuScenes data into portable records and camera geometry.
+
+    Examples:
+
+        protoocc prepare nuscenes
+
+        protoocc prepare nuscenes-mini --root /data/nuscenes --out work/mini
+    """
+    from pipelines.prepare import prepare as run_prepare
+
+    dataset = load_dataset(datasets, name, out)
+    changes = {"root": root.absolute() if root else None, "version": version}
+    dataset = dataset.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    summary = run_with_bar(
+        "prepare",
+        lambda runtime: run_prepare(dataset, dataset.work, runtime),
+        scheduler="sync",
+        overwrite=overwrite,
+        on_error=on_error,
+    )
+    if as_json:
+        _print_json(summary)
+
+
+def occupancy(
+    source: Annotated[str, typer.Option("--source", help="occ3d: import labels.npz; lidar: make labels.")] = "occ3d",
+    thresholds: Annotated[
+        str, typer.Option("--thresholds", help="Visibility thresholds of --source lidar: paper or release-like.")
+    ] = "release-like",
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    out: Work = None,
+    scheduler: SchedulerKind = "processes",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    on_error: DropBad = "fail",
+    as_json: Json = False,
+) -> None:
+    """Make or import occupancy labels with LiDAR and camera visibility masks.
+
+    Examples:
+
+        protoocc occupancy --source occ3d --dataset nuscenes
+
+        protoocc occupancy --source lidar --dataset nuscenes-mini --workers 4
+    """
+    from cli.sources import occupancy_source
+    from pipelines.occupancy import make_occupancy
+
+    dataset = load_dataset(datasets, name, out)
+    config = occupancy_source(source, thresholds)
+    summary = run_with_bar(
+        "occupancy",
+        lambda runtime: make_occupancy(dataset, dataset.work, config, runtime),
+        scheduler=scheduler,
+        workers=workers,
+        overwrite=overwrite,
+        on_error=on_error,
+    )
+    from cli.sources import print_label_shares
+
+    print_label_shares(summary)
+    if as_json:
+        _print_json(summary)
+
+
+def masks(
+    generator: Annotated[
+        str, typer.Option("--generator", help="seeds (superpixels) or sam (Segment Anything).")
+    ] = "seeds",
+    segments: Annotated[int, typer.Option("--segments", help="SEEDS: 299 or 91 masks per image.")] = 299,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="SAM: published checkpoint file.", show_default=False)
+    ] = None,
+    model_type: Annotated[str, typer.Option("--model-type", help="SAM: vit_b, vit_l or vit_h.")] = "vit_b",
+    device: Annotated[str, typer.Option("--device", help="SAM: cpu or cuda.")] = "cpu",
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    out: Work = None,
+    scheduler: SchedulerKind = "processes",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    on_error: DropBad = "fail",
+    as_json: Json = False,
+) -> None:
+    """Make pseudo masks: one label map per image that covers it.
+
+    Examples:
+
+        protoocc masks --generator seeds --segments 299
+
+        protoocc masks --generator sam --checkpoint weights/sam_vit_b_01ec64.pth --model-type vit_b --device cuda
+    """
+    from cli.sources import mask_generator
+    from pipelines.masks import make_masks
+
+    dataset = load_dataset(datasets, name, out)
+    config = mask_generator(generator, segments=segments, checkpoint=checkpoint, model_type=model_type, device=device)
+    summary = run_with_bar(
+        "masks",
+        lambda runtime: make_masks(dataset, dataset.work, config, runtime),
+        scheduler=scheduler,
+        workers=workers,
+        overwrite=overwrite,
+        on_error=on_error,
+    )
+    if as_json:
+        _print_json(summary)
+
+
+def pack(
+    masks: Annotated[str, typer.Option("--masks", help="Whose masks to pack: seeds or sam.")] = "seeds",
+    samples_per_shard: Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples per shard.")] = 64,
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    out: Work = None,
+    scheduler: SchedulerKind = "processes",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    on_error: DropBad = "fail",
+    as_json: Json = False,
+) -> None:
+    """Pack records, labels, masks and images into WebDataset shards with index and checksums.
+
+    Examples:
+
+        protoocc pack
+
+        protoocc pack --masks sam --samples-per-shard 128
+    """
+    from pipelines.pack import PackConfig
+    from pipelines.pack import pack as run_pack
+
+    dataset = load_dataset(datasets, name, out)
+    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard)
+    summary = run_with_bar(
+        "pack",
+        lambda runtime: run_pack(dataset, dataset.work, config, runtime),
+        scheduler=scheduler,
+        workers=workers,
+        overwrite=overwrite,
+        on_error=on_error,
+    )
+    if as_json:
+        _print_json(summary)

@@ -1,0 +1,157 @@
+"""`protoocc demo`: the whole way on a generated world, from raw data to a table and pictures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.progress import console
+
+if TYPE_CHECKING:
+    from protoocc.evaluate import EvalReport
+    from protoocc.trainer import TrainSummary
+    from schemas.datasets import DatasetSpec
+
+ENTRY = "demo"
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How large the demo's world and training are."""
+
+    train_scenes: int
+    val_scenes: int
+    keyframes: int
+    width: int
+    steps: int | None
+    pictures: int
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command of this module."""
+    app.command()(demo)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo makes.")] = Path("demo"),
+    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 10,
+    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes to score.")] = 2,
+    keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene.")] = 8,
+    width: Annotated[int, typer.Option("--width", min=200, help="Width of the generated images, pixels.")] = 400,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Training steps; the preset's by default.", show_default=False)
+    ] = None,
+    pictures: Annotated[int, typer.Option("--pictures", min=1, help="Number of pictures of unseen keyframes.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the world.")] = 0,
+) -> None:
+    """Run everything on a generated world: data, labels, masks, shards, training, scores, pictures.
+
+    Takes minutes on two CPU cores. Killed? Run it again: it continues where it was.
+
+    Examples:
+
+        protoocc demo
+
+        protoocc demo --out /tmp/demo --train-scenes 2 --keyframes 4 --steps 20
+    """
+    started = time.monotonic()
+    continued = (out / "datasets.yaml").is_file()
+    size = DemoSize(train_scenes, val_scenes, keyframes, width, steps, pictures)
+    dataset = _make_data(out, size, seed)
+    shards = dataset.work / "shards"
+    summary, report, paths = _learn(out, shards, size)
+    seconds = time.monotonic() - started
+    _write_summary(
+        out / "summary.json", seconds=seconds, continued=continued, train=summary, report=report, paths=paths
+    )
+    console.print(f"demo: {seconds:.0f} s, summary in {out / 'summary.json'}, pictures:", highlight=False)
+    for path in paths:
+        typer.echo(path)
+
+
+def _make_data(out: Path, size: DemoSize, seed: int) -> DatasetSpec:
+    from cli.data import run_with_bar, synth
+    from pipelines.files import write_bytes
+    from pipelines.masks import SeedsConfig, make_masks
+    from pipelines.occupancy import Occ3dConfig, make_occupancy
+    from pipelines.pack import PackConfig, pack
+    from pipelines.prepare import prepare
+    from schemas.datasets import load_datasets
+
+    scenes = size.train_scenes + size.val_scenes
+    synth(out / "world", scenes=scenes, keyframes=size.keyframes, seed=seed, width=size.width)
+    write_bytes(out / "datasets.yaml", _datasets_yaml(size).encode())
+    dataset = load_datasets(out / "datasets.yaml")[ENTRY]
+    work = dataset.work
+    run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler="sync")
+    run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, Occ3dConfig(), runtime))
+    run_with_bar("masks", lambda runtime: make_masks(dataset, work, SeedsConfig(), runtime))
+    run_with_bar("pack", lambda runtime: pack(dataset, work, PackConfig(), runtime))
+    return dataset
+
+
+def _datasets_yaml(size: DemoSize) -> str:
+    import yaml
+
+    names = [f"synth-{number:04d}" for number in range(size.train_scenes + size.val_scenes)]
+    entry: dict[str, Any] = {
+        "format": "nuscenes",
+        "root": "world",
+        "version": "v1.0-synth",
+        "work": "work",
+        "image": {"resize": [400, 225], "crop": [0, 9, 400, 216]},
+        "grid": {"minimum_m": [-40.0, -40.0, -1.0], "voxel_size_m": 0.4, "shape": [200, 200, 16]},
+        "classes": "occ3d",
+        "splits": {
+            "train": {"scenes": names[: size.train_scenes]},
+            "val": {"scenes": names[size.train_scenes :]},
+        },
+    }
+    text: str = yaml.safe_dump({ENTRY: entry}, sort_keys=False)
+    return text
+
+
+def _learn(out: Path, shards: Path, size: DemoSize) -> tuple[TrainSummary, EvalReport, list[Path]]:
+    from cli.inspect import draw_with_bar
+    from cli.model import evaluate_with_bar, print_report, train_with_bar
+    from protoocc.config import override
+    from protoocc.presets import PRESETS
+
+    changes = [] if size.steps is None else [f"schedule.steps={size.steps}"]
+    run = out / "run"
+    summary = train_with_bar(override(PRESETS["demo"](), changes), shards, run, resume=True)
+    report = evaluate_with_bar(run, shards, "val")
+    (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
+    print_report(report)
+    paths = draw_with_bar(shards, "val", out / "pictures", run=run, count=size.pictures)
+    return summary, report, paths
+
+
+def _write_summary(
+    path: Path, *, seconds: float, continued: bool, train: TrainSummary, report: EvalReport, paths: list[Path]
+) -> None:
+    from pipelines.files import write_json
+
+    model, frequent, free = (report.row(name) for name in ("model", "frequent_class", "all_free"))
+    losses = ("ce", "lovasz", "cls", "cons")
+    write_json(
+        path,
+        {
+            "seconds": round(seconds, 1),
+            "continued": continued,
+            "val": {
+                "miou": model.miou,
+                "iou": model.iou,
+                "frequent_class_miou": frequent.miou,
+                "all_free_miou": free.miou,
+                "samples": report.samples,
+                "mask": report.mask,
+            },
+            "losses": {name: {"first": train.first[name], "last": train.last[name]} for name in losses},
+            "pictures": [str(picture.relative_to(path.parent)) for picture in paths],
+        },
+    )

@@ -1,0 +1,86 @@
+"""Commands that look: view, status, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.model import Run, Shards, find_shards
+from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Work, load_dataset
+from cli.progress import console, progress_bar
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    for command in (view, status, doctor):
+        app.command()(command)
+
+
+def view(
+    split: Annotated[str, typer.Option("--split", help="Split to draw from.")] = "val",
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of samples, spread evenly over the split.")] = 4,
+    pictures: Annotated[Path, typer.Option("--pictures", help="Folder for the PNG files.")] = Path("pictures"),
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    shards: Shards = None,
+    run: Run = None,
+) -> None:
+    """Draw samples: six images with mask borders, ground truth and prediction from above and in 3D.
+
+    Without --run only images and ground truth are drawn.
+
+    Examples:
+
+        protoocc view --dataset nuscenes-mini --count 8
+
+        protoocc view --run runs/nuscenes-small --split val --pictures pictures/small
+    """
+    paths = draw_with_bar(find_shards(shards, datasets, name), split, pictures, run=run, count=count)
+    for path in paths:
+        typer.echo(path)
+
+
+def draw_with_bar(shards: Path, split: str, out: Path, *, run: Path | None, count: int) -> list[Path]:
+    """Draws pictures under a progress bar; returns their paths."""
+    from protoocc.pictures import draw_split
+
+    with progress_bar("view", "pictures") as update:
+        return draw_split(shards, split, out, checkpoint=run, count=count, on_progress=update)
+
+
+def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work = None, as_json: Json = False) -> None:
+    """Show what is done, what is missing, sizes, and the next command.
+
+    Examples:
+
+        protoocc status
+
+        protoocc status --dataset nuscenes --json
+    """
+    from cli.status import print_status, stage_rows
+
+    dataset = load_dataset(datasets, name, out)
+    rows = stage_rows(dataset.work, dataset.name)
+    if as_json:
+        import dataclasses
+        import json
+
+        typer.echo(json.dumps([dataclasses.asdict(row) for row in rows], default=str, indent=1))
+    else:
+        print_status(rows, console)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check the installation and the machine, with the exact repair command where something is off.
+
+    Examples:
+
+        protoocc doctor
+
+        protoocc doctor --json
+    """
+    from cli.doctor import doctor as examine
+
+    raise typer.Exit(examine(as_json))

@@ -1,0 +1,71 @@
+"""The `protoocc` command: registers the commands and turns errors into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cli import data, demo, inspect, model
+
+app = typer.Typer(
+    name="protoocc",
+    help="Camera-based 3D occupancy: raw nuScenes in; a trained, evaluated, inspectable occupancy network out.\n\n"
+    "The way through: prepare -> occupancy + masks -> pack -> train -> eval / view. Start with `protoocc demo`.",
+    epilog="Examples:  protoocc demo   |   protoocc prepare nuscenes-mini   |   protoocc train --preset demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("protoocc"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show log lines and full tracebacks.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
+    for noisy in ("numba", "matplotlib", "PIL", "distributed", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+for _group in (demo, data, model, inspect):
+    _group.register(app)
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 a problem that the user can solve (one message), 1 a bug."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app(["--debug", *arguments] if debug else arguments)
+    except Exception as error:
+        from schemas.errors import ProtoOccError
+
+        if debug:
+            raise
+        if isinstance(error, ProtoOccError):
+            errors.print("[bold red]error:[/] ", end="")
+            errors.print(str(error), markup=False)
+            raise SystemExit(2) from None
+        errors.print(f"bug: {type(error).__name__}: {error}\nRun again with --debug for the traceback.", markup=False)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

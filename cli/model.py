@@ -1,0 +1,172 @@
+"""Commands that learn: train and eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import DATASETS_YAML, Dataset, Datasets, Json, load_dataset
+from cli.progress import console, progress_bar
+
+if TYPE_CHECKING:
+    from protoocc.config import TrainConfig
+    from protoocc.evaluate import EvalReport
+    from protoocc.trainer import StepReport, TrainSummary
+
+Shards = Annotated[
+    Path | None,
+    typer.Option(
+        "--shards", help="Folder of `protoocc pack`; <work>/shards of the dataset by default.", show_default=False
+    ),
+]
+Run = Annotated[
+    Path | None,
+    typer.Option("--run", help="Run folder or one checkpoint; runs/<dataset>-<preset> by default.", show_default=False),
+]
+Preset = Annotated[str, typer.Option("--preset", help="demo, base, small or tiny.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    app.command()(train)
+    app.command("eval")(evaluate)
+
+
+def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
+    """The shard folder: given, or that of the dataset's entry."""
+    return shards if shards is not None else load_dataset(datasets, name, None).work / "shards"
+
+
+def find_run(run: Path | None, shards: Path, preset: str) -> Path:
+    """The run folder: given, or runs/<dataset>-<preset>."""
+    if run is not None:
+        return run
+    from protoocc.data import read_shard_manifest
+
+    return Path("runs") / f"{read_shard_manifest(shards).name}-{preset}"
+
+
+def train(
+    preset: Preset = "demo",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one setting: path=value. May be repeated.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    shards: Shards = None,
+    run: Run = None,
+    as_json: Json = False,
+) -> None:
+    """Train the network on packed shards.
+
+    The full configuration is stored in the run folder as config.json; its fields are what --set takes.
+
+    Examples:
+
+        protoocc train --preset small --dataset nuscenes
+
+        protoocc train --preset demo --set schedule.steps=800 --set optimizer.lr=1e-3 --run runs/longer
+
+        protoocc train --preset small --run runs/nuscenes-small --resume
+    """
+    from protoocc.config import override
+    from protoocc.presets import PRESETS
+    from schemas.errors import ConfigError
+
+    if preset not in PRESETS:
+        raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    config = override(PRESETS[preset](), changes or [])
+    folder = find_shards(shards, datasets, name)
+    summary = train_with_bar(config, folder, find_run(run, folder, preset), resume=resume)
+    if as_json:
+        import dataclasses
+        import json
+
+        typer.echo(json.dumps(dataclasses.asdict(summary), default=str, indent=1))
+
+
+def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool) -> TrainSummary:
+    """Trains under a progress bar that shows the four losses, and prints how they fell."""
+    from protoocc.trainer import train as run_training
+
+    with progress_bar("train", "steps") as update:
+
+        def show(report: StepReport) -> None:
+            names = ("ce", "lovasz", "cls", "cons")
+            update(report.step, report.steps, " ".join(f"{name} {report.losses[name]:.3f}" for name in names))
+
+        summary = run_training(config, shards, run, resume=resume, on_step=show)
+    falls = ", ".join(
+        f"{name} {summary.first[name]:.3f} -> {summary.last[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons")
+    )
+    console.print(
+        f"train: {summary.steps} steps on {summary.samples} samples in {summary.seconds:.1f} s; {falls}; "
+        f"{summary.checkpoint}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return summary
+
+
+def evaluate(
+    preset: Preset = "demo",
+    split: Annotated[str, typer.Option("--split", help="Split to score.")] = "val",
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    shards: Shards = None,
+    run: Run = None,
+    as_json: Json = False,
+) -> None:
+    """Score a trained network: Occ3D mIoU and IoU on camera-visible voxels, beside two baselines.
+
+    The baselines are the most frequent class of each voxel over the training split, and all-free.
+
+    Examples:
+
+        protoocc eval --run runs/nuscenes-small --dataset nuscenes
+
+        protoocc eval --run runs/nuscenes-small --json > eval.json
+    """
+    folder = find_shards(shards, datasets, name)
+    report = evaluate_with_bar(find_run(run, folder, preset), folder, split)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+    else:
+        print_report(report)
+
+
+def evaluate_with_bar(run: Path, shards: Path, split: str) -> EvalReport:
+    """Scores a checkpoint under a progress bar."""
+    from protoocc.evaluate import evaluate as run_evaluation
+
+    with progress_bar("eval") as update:
+        return run_evaluation(run, shards, split, on_progress=update)
+
+
+def print_report(report: EvalReport) -> None:
+    """Table: a column per predictor, a row per class, mIoU and IoU on top; percent."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{report.dataset}, split {report.split}: {report.samples} samples, {report.mask} mask, percent",
+        caption=f"{report.checkpoint}; baseline from split {report.baseline_split}; classes absent from labels and "
+        "prediction are left out of the mean",
+    )
+    table.add_column("")
+    for row in report.rows:
+        table.add_column(row.name.replace("_", " "), justify="right")
+    shown = {"mIoU": [row.miou for row in report.rows], "IoU (occupied)": [row.iou for row in report.rows]}
+    for label, shares in shown.items():
+        table.add_row(label, *map(_percent, shares), style="bold", end_section=label != "mIoU")
+    for label in report.rows[0].classes:
+        table.add_row(label, *(_percent(row.classes[label]) for row in report.rows))
+    typer_console = type(console)()
+    typer_console.print(table)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"

@@ -1,0 +1,88 @@
+"""Progress bars with rate and time left, and the summary at the end of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as ProgressTask
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipelines.scheduler import Scheduler
+    from pipelines.stage import StageSummary
+
+console = Console(stderr=True)
+
+
+class RateColumn(ProgressColumn):
+    """Samples (or steps) per second."""
+
+    def render(self, task: ProgressTask) -> Text:
+        """Rate since the start, with two digits."""
+        speed = task.finished_speed or task.speed
+        return Text("  -.--/s" if speed is None else f"{speed:6.2f}/s", style="cyan")
+
+
+@contextmanager
+def progress_bar(title: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar while the block runs.
+
+    Yields:
+        ``update(done, total)``, to be called as work finishes.
+    """
+    columns = (
+        TextColumn("[bold]{task.description:<10}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None, note="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            progress.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+def make_scheduler(kind: str, workers: int | None) -> Scheduler:
+    """Scheduler of a stage; all cores unless told otherwise."""
+    from pipelines.scheduler import Scheduler
+
+    return Scheduler(kind=kind) if workers is None else Scheduler(kind=kind, workers=workers)
+
+
+def describe(summary: StageSummary) -> str:
+    """One line: what was done, how fast, how much, where."""
+    if summary.skipped:
+        return f"{summary.name}: already done, {summary.done} samples in {summary.folder}"
+    rate = summary.done / max(summary.seconds, 1e-9)
+    dropped = f", {len(summary.dropped)} dropped" if summary.dropped else ""
+    return (
+        f"{summary.name}: {summary.done} samples{dropped} in {summary.seconds:.1f} s ({rate:.2f}/s), "
+        f"{summary.num_bytes / 1e6:.1f} MB in {summary.folder}"
+    )
+
+
+def print_summary(summary: StageSummary) -> None:
+    """Prints `describe`, the reasons of dropped samples and the stage's own figures."""
+    console.print(describe(summary), highlight=False, soft_wrap=True)
+    for token, reason in list(summary.dropped.items())[:5]:
+        console.print(f"  dropped {token}: {reason}", style="yellow", highlight=False, soft_wrap=True)

@@ -1,0 +1,63 @@
+"""From command line words to the settings of label sources and mask generators, and the label shares to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.progress import console
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.masks import SamConfig, SeedsConfig
+    from pipelines.occupancy import LidarConfig, Occ3dConfig
+    from pipelines.stage import StageSummary
+
+
+def occupancy_source(source: str, thresholds: str) -> Occ3dConfig | LidarConfig:
+    """Settings of `--source` and `--thresholds`.
+
+    Raises:
+        ConfigError: an unknown word.
+    """
+    from pipelines.occupancy import LIDAR_PRESETS, Occ3dConfig
+
+    if source == "occ3d":
+        return Occ3dConfig()
+    if source != "lidar":
+        raise ConfigError(f"--source {source}: expected occ3d or lidar")
+    if thresholds not in LIDAR_PRESETS:
+        raise ConfigError(f"--thresholds {thresholds}: expected one of {', '.join(LIDAR_PRESETS)}")
+    return LIDAR_PRESETS[thresholds]
+
+
+def mask_generator(
+    generator: str, *, segments: int, checkpoint: Path | None, model_type: str, device: str
+) -> SeedsConfig | SamConfig:
+    """Settings of `--generator` and its options.
+
+    Raises:
+        ConfigError: an unknown word or number, or SAM without a checkpoint.
+    """
+    from pydantic import ValidationError
+
+    from pipelines.masks import SamConfig, SeedsConfig
+    from schemas.datasets import describe_validation
+
+    if generator not in ("seeds", "sam"):
+        raise ConfigError(f"--generator {generator}: expected seeds or sam")
+    try:
+        if generator == "seeds":
+            return SeedsConfig.model_validate({"segments": segments})
+        return SamConfig.model_validate({"checkpoint": checkpoint, "model_type": model_type, "device": device})
+    except ValidationError as error:
+        raise ConfigError(describe_validation(f"--generator {generator}", error)) from error
+
+
+def print_label_shares(summary: StageSummary) -> None:
+    """Which source labelled what share of the occupied voxels, from the counts `voxels_<source>`."""
+    shares = {key.removeprefix("voxels_"): n for key, n in summary.counts.items() if key.startswith("voxels_")}
+    total = sum(shares.values())
+    if total:
+        text = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in sorted(shares.items()))
+        console.print(f"  occupied voxels by source of their label: {text}", highlight=False, soft_wrap=True)

@@ -1,0 +1,44 @@
+"""What a generated world looks like, and what a finished run reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SynthConfig(BaseModel):
+    """A generated world; everything but ``workers`` decides its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scenes: int = Field(default=4, ge=1, le=1000, description="Number of scenes, each with its own streets.")
+    keyframes: int = Field(default=20, ge=1, description="Keyframes of each scene, 0.5 s apart.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything that is left to chance.")
+    image_width: int = Field(
+        default=800, ge=32, multiple_of=16, description="Image width, pixels; height is 9/16 of it."
+    )
+    sweeps_per_keyframe: int = Field(
+        default=9, ge=0, le=9, description="LiDAR sweeps between two keyframes, evenly spread; 9 is 20 Hz."
+    )
+    workers: int = Field(default=2, ge=1, description="Processes; the bytes do not depend on it.")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.image_width, self.image_width * 9 // 16
+
+
+class SynthSummary(BaseModel):
+    """Figures for the end of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: Path = Field(description="Folder to give to nuScenes readers.")
+    version: str = Field(description="Folder of the tables.")
+    scenes: int = Field(description="Number of scenes.")
+    keyframes: int = Field(description="Keyframes of all scenes together.")
+    voxels: dict[str, int] = Field(description="Occupied voxels of each class that occurs, over all keyframes.")
+    seconds: float = Field(description="Wall-clock time of this run, seconds.")
+    num_bytes: int = Field(description="Size of the world, bytes.")
+    is_skipped: bool = Field(description="The world had been finished before; nothing was done.")

@@ -1,0 +1,191 @@
+"""The run: keyframes in parallel, tables last, one rename at the end; a killed run continues where it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.files import remove_partials, write_json
+from pipelines.synth.config import SynthConfig, SynthSummary
+from pipelines.synth.keyframe import make_keyframe
+from pipelines.synth.rig import build_rig
+from pipelines.synth.tables import VERSION, KeyframeReport, Row, fixed_tables, scene_tables
+from schemas.classes import OCC3D_CLASSES
+from schemas.errors import DataError, StageError, disk_errors
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "synth.json"
+_REPORTS = "reports"
+
+
+def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], None] | None = None) -> SynthSummary:
+    """Writes a generated driving world in nuScenes format with its exact truth.
+
+    Below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy in Occ3D format
+    (`gts/<scene>/<sample token>/labels.npz`) and exact pixels (`truth/<scene>/<sample token>/<camera>.png`, 16 bit: Occ3D
+    class * 2048 + number of the thing; `truth/<scene>/things.json` names the things). Work goes on in ``out``.partial until
+    all is there. The same configuration gives the same bytes, whatever the number of workers.
+
+    Args:
+        out: folder to make; it may exist if it is empty or holds this very world.
+        config: what to generate.
+        on_keyframe: called after each keyframe, for a progress bar.
+
+    Raises:
+        DataError: ``out`` holds something else, or cannot be written.
+        StageError: a worker process died.
+    """
+    started = time.monotonic()
+    manifest = _finished(out, config)
+    if manifest is not None:
+        return _summary(out, manifest, started, is_skipped=True)
+    partial = out.with_name(out.name + ".partial")
+    _prepare_partial(partial, config)
+    _run(partial, config, on_keyframe)
+    manifest = _write_tables(partial, config)
+    with disk_errors(out):
+        shutil.rmtree(partial / _REPORTS)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    summary = _summary(out, manifest, started, is_skipped=False)
+    logger.info("synth: %d keyframes in %.1f s", summary.keyframes, summary.seconds)
+    return summary
+
+
+def _bytes_config(config: SynthConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"workers"})
+
+
+def _finished(out: Path, config: SynthConfig) -> dict[str, Any] | None:
+    """Manifest of a finished world of this configuration, or none where there is room for it."""
+    path = out / MANIFEST
+    if not path.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out} exists and is not a generated world. Choose another folder or empty this one.")
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        old = manifest["config"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}). Remove {out} and run again.") from error
+    new = _bytes_config(config)
+    changed = [
+        f"{key} is {old.get(key)}, asked for {new.get(key)}"
+        for key in sorted(new | old)
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise DataError(f"{out} holds another world: {'; '.join(changed)}. Choose another folder or remove this one.")
+    return manifest
+
+
+def _prepare_partial(partial: Path, config: SynthConfig) -> None:
+    """Keeps what a killed run of the same configuration left, and clears away anything else."""
+    marker = partial / _REPORTS / "config.json"
+    with disk_errors(partial):
+        if partial.exists():
+            if marker.is_file() and json.loads(marker.read_text()) == _bytes_config(config):
+                remove_partials(partial)
+                return
+            if any(partial.iterdir()) and not (partial / _REPORTS).is_dir():
+                raise DataError(f"{partial} is in the way and no unfinished world. Move it or choose another folder.")
+            shutil.rmtree(partial)
+    write_json(marker, _bytes_config(config))
+
+
+def _report_path(partial: Path, scene: int, keyframe: int) -> Path:
+    return partial / _REPORTS / f"{scene:04d}-{keyframe:05d}.json"
+
+
+def _run(partial: Path, config: SynthConfig, on_keyframe: Callable[[], None] | None) -> None:
+    open_keyframes = []
+    for scene in range(config.scenes):
+        for keyframe in range(config.keyframes):
+            if not _report_path(partial, scene, keyframe).is_file():
+                open_keyframes.append((scene, keyframe))
+            elif on_keyframe is not None:
+                on_keyframe()
+    if min(config.workers, len(open_keyframes)) <= 1:
+        for scene, keyframe in open_keyframes:
+            make_keyframe(partial, _report_path(partial, scene, keyframe), config, scene, keyframe)
+            if on_keyframe is not None:
+                on_keyframe()
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(config.workers, len(open_keyframes)), mp_context=context) as pool:
+        _run_pool(pool, partial, config, open_keyframes, on_keyframe)
+
+
+def _run_pool(
+    pool: Executor,
+    partial: Path,
+    config: SynthConfig,
+    open_keyframes: list[tuple[int, int]],
+    on_keyframe: Callable[[], None] | None,
+) -> None:
+    futures = {
+        pool.submit(make_keyframe, partial, _report_path(partial, *unit), config, *unit): unit
+        for unit in open_keyframes
+    }
+    try:
+        for future in as_completed(futures):
+            future.result()
+            if on_keyframe is not None:
+                on_keyframe()
+    except BrokenProcessPool as error:
+        raise StageError(
+            "a worker process died, most likely for lack of memory. Run again (finished keyframes stay) with fewer workers."
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _write_tables(partial: Path, config: SynthConfig) -> dict[str, Any]:
+    tables: dict[str, list[Row]] = fixed_tables(config.seed)
+    voxels = dict.fromkeys(OCC3D_CLASSES[:-1], 0)
+    for scene in range(config.scenes):
+        paths = [_report_path(partial, scene, keyframe) for keyframe in range(config.keyframes)]
+        reports = [KeyframeReport.model_validate_json(path.read_text()) for path in paths]
+        rig = build_rig(config.image_width, np.random.default_rng([config.seed, scene]))
+        for name, rows in scene_tables(config.seed, rig, reports, config.image_size).items():
+            tables.setdefault(name, []).extend(rows)
+        for report in reports:
+            for name, count in zip(voxels, report.voxels, strict=True):
+                voxels[name] += count
+    for name, rows in tables.items():
+        write_json(partial / VERSION / f"{name}.json", rows)
+    files = sorted(path for path in partial.rglob("*") if path.is_file() and path.parent.name != _REPORTS)
+    manifest = {
+        "config": _bytes_config(config),
+        "version": VERSION,
+        "voxels": {name: count for name, count in voxels.items() if count},
+        "num_bytes": sum(path.stat().st_size for path in files),
+    }
+    write_json(partial / MANIFEST, manifest)
+    return manifest
+
+
+def _summary(out: Path, manifest: dict[str, Any], started: float, *, is_skipped: bool) -> SynthSummary:
+    config = manifest["config"]
+    return SynthSummary(
+        root=out,
+        version=manifest["version"],
+        scenes=config["scenes"],
+        keyframes=config["scenes"] * config["keyframes"],
+        voxels=manifest["voxels"],
+        seconds=time.monotonic() - started,
+        num_bytes=manifest["num_bytes"],
+        is_skipped=is_skipped,
+    )

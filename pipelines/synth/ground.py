@@ -1,0 +1,163 @@
+"""The ground as a raster: what lies where, how high it is, and where a ray meets it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import cv2
+import numba
+import numpy as np
+from jaxtyping import Float, UInt8
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HALF_SIZE_M: Final = 130.0
+RESOLUTION_M: Final = 0.05
+KERB_M: Final = 0.15
+
+ASPHALT, PAINT_MARK, SIDEWALK, KERB, TERRAIN, ISLAND = range(6)
+CATEGORY_OF_CODE: Final = (
+    "flat.driveable_surface",
+    "flat.driveable_surface",
+    "flat.sidewalk",
+    "flat.sidewalk",
+    "flat.terrain",
+    "flat.other",
+)
+Line = Float[np.ndarray, "n 2"]
+
+
+def compiled(function: F) -> F:
+    """The function compiled by numba, kept on disk; run-time shape checks of the tests are stripped first."""
+    return cast(F, numba.njit(cache=True, nogil=True)(inspect.unwrap(function)))
+
+
+def pixels(points_m: Line) -> Float[np.ndarray, "n 2"]:
+    """Raster coordinates (column from x, row from y) of points, metres from the middle of the world."""
+    return (points_m + HALF_SIZE_M) / RESOLUTION_M
+
+
+def draw_ground(
+    main: Line, streets: list[Line], *, road_half_m: float, street_half_m: float, sidewalk_m: float
+) -> UInt8[np.ndarray, "h w"]:
+    """Raster of ground codes; row 0 is the southern edge.
+
+    Args:
+        main: closed line of the main road's middle.
+        streets: middle lines of side streets.
+        road_half_m: half width of the main road.
+        street_half_m: half width of the side streets.
+        sidewalk_m: width of the sidewalks.
+    """
+    side = round(2 * HALF_SIZE_M / RESOLUTION_M)
+    ground = np.full((side, side), TERRAIN, np.uint8)
+    lines = [(main, True, road_half_m), *((street, False, street_half_m) for street in streets)]
+    for extra, code in ((sidewalk_m, SIDEWALK), (0.2, KERB), (0.0, ASPHALT)):
+        for line, closed, half in lines:
+            _stroke(ground, line, half + extra, code, closed=closed)
+    _draw_marks(ground, main, streets, road_half_m, street_half_m)
+    return ground
+
+
+def _stroke(ground: UInt8[np.ndarray, "h w"], line: Line, half_m: float, code: int, *, closed: bool = False) -> None:
+    points = np.round(pixels(line) * 16).astype(np.int32).reshape(-1, 1, 2)
+    cv2.polylines(ground, [points], closed, code, max(1, round(2 * half_m / RESOLUTION_M)), cv2.LINE_8, 4)
+
+
+def _dashes(line: Line, dash: int, gap: int) -> list[Line]:
+    return [line[start : start + dash + 1] for start in range(0, len(line) - dash, dash + gap)]
+
+
+def _shifted(line: Line, offset_m: float) -> Line:
+    tangent = np.gradient(line, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    return line + offset_m * np.column_stack([-tangent[:, 1], tangent[:, 0]])
+
+
+def _draw_marks(
+    ground: UInt8[np.ndarray, "h w"], main: Line, streets: list[Line], road_half_m: float, street_half_m: float
+) -> None:
+    crossing = np.zeros_like(ground)
+    for street in streets:
+        _stroke(crossing, street, street_half_m + 1.5, 1)
+    marks = np.zeros_like(ground)
+    for dash in _dashes(main, 5, 7):
+        _stroke(marks, dash, 0.08, 1)
+    for offset in (3.5, -3.5):
+        _stroke(marks, _shifted(main, offset), 0.07, 1, closed=True)
+    on_main = np.zeros_like(ground)
+    _stroke(on_main, main, road_half_m, 1, closed=True)
+    ground[(marks > 0) & (crossing == 0) & (ground == ASPHALT)] = PAINT_MARK
+    for street in streets:
+        street_marks = np.zeros_like(ground)
+        for dash in _dashes(street, 4, 6):
+            _stroke(street_marks, dash, 0.08, 1)
+        for index in np.flatnonzero(np.diff(_inside(on_main, street).astype(int))):
+            _draw_zebra(street_marks, street, int(index), street_half_m, outward=bool(_inside(on_main, street)[index]))
+        ground[(street_marks > 0) & (on_main == 0) & (ground == ASPHALT)] = PAINT_MARK
+
+
+def _inside(mask: UInt8[np.ndarray, "h w"], line: Line) -> UInt8[np.ndarray, " n"]:
+    index = np.clip(pixels(line).astype(int), 0, len(mask) - 1)
+    result: UInt8[np.ndarray, " n"] = mask[index[:, 1], index[:, 0]]
+    return result
+
+
+def _draw_zebra(marks: UInt8[np.ndarray, "h w"], street: Line, index: int, half_m: float, *, outward: bool) -> None:
+    step = 1 if outward else -1
+    here = street[np.clip(index + 3 * step, 0, len(street) - 1)]
+    there = street[np.clip(index + 9 * step, 0, len(street) - 1)]
+    forward = (there - here) / np.linalg.norm(there - here)
+    side = np.array([-forward[1], forward[0]])
+    for offset in np.arange(-half_m + 0.6, half_m - 0.3, 1.0):
+        _stroke(marks, np.stack([here, there]) + offset * side, 0.25, 1)
+
+
+def draw_island(ground: UInt8[np.ndarray, "h w"], corners_m: Line) -> None:
+    """Paves a polygon as other flat ground, raised by the kerb."""
+    cv2.fillPoly(ground, [np.round(pixels(corners_m) * 16).astype(np.int32)], ISLAND, cv2.LINE_8, 4)
+
+
+@compiled
+def code_at(ground: UInt8[np.ndarray, "h w"], x: float, y: float) -> int:
+    """Ground code at a point, metres from the middle; terrain outside the raster."""
+    column = int(np.floor((x + HALF_SIZE_M) / RESOLUTION_M))
+    row = int(np.floor((y + HALF_SIZE_M) / RESOLUTION_M))
+    if column < 0 or row < 0 or column >= ground.shape[1] or row >= ground.shape[0]:
+        return TERRAIN
+    return int(ground[row, column])
+
+
+@compiled
+def height_of(code: int) -> float:
+    """Height of a ground code: the road lies at 0, everything else a kerb higher."""
+    return 0.0 if code <= PAINT_MARK else KERB_M
+
+
+@compiled
+def hit_ground(
+    ground: UInt8[np.ndarray, "h w"], ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> tuple[float, int, bool]:
+    """Where a ray from above the kerb meets the ground.
+
+    Returns:
+        Distance (inf when it never does), ground code, and whether it is the upright face of a kerb.
+    """
+    if dz >= -1e-6:
+        return np.inf, TERRAIN, False
+    top, bottom = (KERB_M - oz) / dz, -oz / dz
+    code = code_at(ground, ox + top * dx, oy + top * dy)
+    if height_of(code) > 0.0:
+        return top, code, False
+    code = code_at(ground, ox + bottom * dx, oy + bottom * dy)
+    if height_of(code) == 0.0:
+        return bottom, code, False
+    for _ in range(10):
+        middle = 0.5 * (top + bottom)
+        if height_of(code_at(ground, ox + middle * dx, oy + middle * dy)) > 0.0:
+            bottom = middle
+        else:
+            top = middle
+    return bottom, code_at(ground, ox + bottom * dx, oy + bottom * dy), True

@@ -1,0 +1,229 @@
+"""One keyframe of a generated scene: its files, and the report that the tables are made from."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, Shaped, UInt8
+
+from pipelines.files import write_bytes, write_json
+from pipelines.synth.config import SynthConfig
+from pipelines.synth.ground import HALF_SIZE_M, PAINT_MARK
+from pipelines.synth.rig import CAMERAS, KEYFRAME_US, LIDAR, Mount, build_rig, quaternion
+from pipelines.synth.sensors import Cloud, Geometry, scan, take_picture
+from pipelines.synth.tables import (
+    VERSION,
+    Box,
+    KeyframeReport,
+    Shot,
+    instance_token,
+    log_name,
+    sample_token,
+    scene_name,
+    shot_token,
+    token,
+)
+from pipelines.synth.truth import semantics, visibility, visible_shares
+from pipelines.synth.world import Thing, build_world
+from schemas.classes import FREE
+from schemas.geometry import Pose, invert_rigid, rigid_transform, transform_points
+
+BOX_RANGE_M = 75.0
+_START_US = 1_600_000_000_000_000
+_SCENE_US = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene ready to be seen."""
+
+    config: SynthConfig
+    index: int
+    rig: dict[str, Mount]
+    geometry: Geometry
+
+    def time_s(self, timestamp_us: int) -> float:
+        """Seconds since the first keyframe."""
+        return (timestamp_us - self.start_us) * 1e-6
+
+    @property
+    def start_us(self) -> int:
+        """Timestamp of the first keyframe."""
+        return _START_US + self.index * _SCENE_US
+
+    def ego_pose(self, timestamp_us: int) -> Pose:
+        """``world_from_ego`` at a time."""
+        return self.geometry.world.ego_pose(self.time_s(timestamp_us))
+
+
+@lru_cache(maxsize=2)
+def load_scene(config: SynthConfig, index: int) -> Scene:
+    """Builds a scene, or takes the one that this process built last."""
+    generator = np.random.default_rng([config.seed, index])
+    rig = build_rig(config.image_width, generator)
+    return Scene(config, index, rig, Geometry(build_world(generator)))
+
+
+def make_keyframe(root: Path, report_path: Path, config: SynthConfig, index: int, keyframe: int) -> None:
+    """Writes all files of a keyframe below ``root``, then its report.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    scene = load_scene(config, index)
+    if keyframe == 0:
+        _write_scene_files(root, scene)
+    now_us = scene.start_us + keyframe * KEYFRAME_US
+    shots, cloud = _lidar(root, scene, keyframe, now_us)
+    for channel in CAMERAS:
+        shots.append(_camera(root, scene, keyframe, channel, now_us))
+    voxels = _occupancy(root, scene, keyframe, now_us)
+    report = KeyframeReport(
+        scene=index, keyframe=keyframe, shots=tuple(shots), boxes=_boxes(scene, now_us, cloud), voxels=voxels
+    )
+    write_json(report_path, report.model_dump(mode="json"))
+
+
+def _encoded(extension: str, image: Shaped[np.ndarray, "h w *c"], *options: int) -> bytes:
+    _, data = cv2.imencode(extension, image, list(options))
+    return bytes(data)
+
+
+def _write_scene_files(root: Path, scene: Scene) -> None:
+    """The map mask (0.1 m per pixel, north up, driveable = 255) and the list of things behind the pixel numbers."""
+    seed = scene.config.seed
+    driveable = scene.geometry.world.ground[1::2, 1::2] <= PAINT_MARK
+    mask = np.where(driveable[::-1], 255, 0).astype(np.uint8)
+    write_bytes(root / "maps" / f"{token(seed, 'map', scene.index)}.png", _encoded(".png", mask))
+    things = {
+        str(thing.number): {
+            "category": thing.category,
+            "instance_token": instance_token(seed, scene.index, thing.number) if thing.is_annotated else None,
+        }
+        for thing in scene.geometry.things
+    }
+    write_json(root / "truth" / scene_name(scene.index) / "things.json", things)
+
+
+def _shot(scene: Scene, channel: str, timestamp_us: int, *, is_key_frame: bool) -> Shot:
+    world_from_ego = scene.ego_pose(timestamp_us)
+    folder, extension = ("samples" if is_key_frame else "sweeps"), ("pcd.bin" if channel == LIDAR else "jpg")
+    log = log_name(scene.config.seed, scene.index)
+    x, y, z = (float(value) for value in world_from_ego[:3, 3] + _origin())
+    return Shot(
+        channel=channel,
+        timestamp_us=timestamp_us,
+        is_key_frame=is_key_frame,
+        filename=f"{folder}/{channel}/{log}__{channel}__{timestamp_us}.{extension}",
+        ego_translation=(x, y, z),
+        ego_rotation=quaternion(world_from_ego[:3, :3]),
+    )
+
+
+def _origin() -> Float[np.ndarray, " 3"]:
+    """Middle of the world in the global frame: the map starts at (0, 0)."""
+    return np.array([HALF_SIZE_M, HALF_SIZE_M, 0.0])
+
+
+def _lidar(root: Path, scene: Scene, keyframe: int, now_us: int) -> tuple[list[Shot], Cloud]:
+    """Scans the sweeps since the last keyframe and the keyframe itself, which comes last."""
+    step_us = KEYFRAME_US // (scene.config.sweeps_per_keyframe + 1)
+    before = range(scene.config.sweeps_per_keyframe, 0, -1) if keyframe > 0 else range(0)
+    shots = []
+    for back in [*before, 0]:
+        timestamp_us = now_us - back * step_us
+        shot = _shot(scene, LIDAR, timestamp_us, is_key_frame=back == 0)
+        generator = np.random.default_rng([scene.config.seed, scene.index, timestamp_us])
+        snapshot = scene.geometry.at(scene.time_s(timestamp_us))
+        cloud = scan(snapshot, scene.rig[LIDAR], scene.ego_pose(timestamp_us), generator)
+        write_bytes(root / shot.filename, cloud.points.tobytes())
+        shots.append(shot)
+    own = shot_token(scene.config.seed, shots[-1].filename)
+    write_bytes(root / "lidarseg" / VERSION / f"{own}_lidarseg.bin", cloud.category.tobytes())
+    return shots, cloud
+
+
+def _camera(root: Path, scene: Scene, keyframe: int, channel: str, now_us: int) -> Shot:
+    mount = scene.rig[channel]
+    shot = _shot(scene, channel, now_us + mount.delay_us, is_key_frame=True)
+    snapshot = scene.geometry.at(scene.time_s(shot.timestamp_us))
+    salt = (scene.index * 7919 + keyframe * 31 + CAMERAS.index(channel)) % 100_003
+    picture = take_picture(snapshot, mount, scene.ego_pose(shot.timestamp_us), scene.config.image_size, salt=salt)
+    write_bytes(root / shot.filename, _encoded(".jpg", picture.bgr, cv2.IMWRITE_JPEG_QUALITY, 92))
+    sample = sample_token(scene.config.seed, scene.index, keyframe)
+    truth = root / "truth" / scene_name(scene.index) / sample / f"{channel}.png"
+    write_bytes(truth, _encoded(".png", picture.truth))
+    return shot
+
+
+def _occupancy(root: Path, scene: Scene, keyframe: int, now_us: int) -> tuple[int, ...]:
+    snapshot = scene.geometry.at(scene.time_s(now_us))
+    poses = {channel: scene.ego_pose(now_us + mount.delay_us) for channel, mount in scene.rig.items()}
+    times = [scene.start_us + k * KEYFRAME_US for k in range(scene.config.keyframes)]
+    lidar_poses = [scene.ego_pose(time_us) @ scene.rig[LIDAR].ego_from_sensor for time_us in times]
+    labels = semantics(snapshot, poses[LIDAR])
+    mask_lidar, mask_camera = visibility(snapshot, scene.rig, poses, lidar_poses, scene.config.image_size)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, semantics=labels, mask_lidar=mask_lidar, mask_camera=mask_camera)
+    sample = sample_token(scene.config.seed, scene.index, keyframe)
+    write_bytes(root / "gts" / scene_name(scene.index) / sample / "labels.npz", buffer.getvalue())
+    return tuple(int(count) for count in np.bincount(labels.ravel(), minlength=FREE + 1)[:FREE])
+
+
+def _boxes(scene: Scene, now_us: int, cloud: Cloud) -> tuple[Box, ...]:
+    world, time_s = scene.geometry.world, scene.time_s(now_us)
+    world_from_ego = scene.ego_pose(now_us)
+    near = [
+        thing
+        for thing in sorted(world.things, key=lambda thing: thing.number)
+        if thing.is_annotated and np.linalg.norm(world.pose(thing, time_s)[:2, 3] - world_from_ego[:2, 3]) < BOX_RANGE_M
+    ]
+    if not near:
+        return ()
+    eye = (world_from_ego @ [1.0, 0.0, 1.55, 1.0])[:3]
+    shares = visible_shares(scene.geometry.at(time_s), near, eye)
+    points = cloud.points[:, :3].astype(np.float64)
+    points_world = transform_points(world_from_ego @ scene.rig[LIDAR].ego_from_sensor, points)
+    return tuple(
+        _box(thing, world.pose(thing, time_s), float(share), points_world)
+        for thing, share in zip(near, shares, strict=True)
+    )
+
+
+def _box(thing: Thing, world_from_thing: Pose, share: float, points_world: Float[np.ndarray, "n 3"]) -> Box:
+    size = thing.size_wlh_m
+    x, y, z = (round(float(value), 3) for value in world_from_thing[:3, 3] + [0.0, 0.0, size[2] / 2])
+    rotation = quaternion(world_from_thing[:3, :3])
+    inside = _inside(rigid_transform(rotation, (x, y, z)), size, points_world)
+    return Box(
+        number=thing.number,
+        category=thing.category,
+        attribute=_attribute(thing),
+        translation=tuple(float(value) for value in np.array([x, y, z]) + _origin()),
+        size_wlh=size,
+        rotation=rotation,
+        visible_share=round(share, 4),
+        num_lidar_pts=inside,
+    )
+
+
+def _inside(world_from_box: Pose, size_wlh_m: tuple[float, float, float], points: Float[np.ndarray, "n 3"]) -> int:
+    """Number of points in a box, its faces included."""
+    width, length, height = size_wlh_m
+    local = transform_points(invert_rigid(world_from_box), points)
+    return int(np.all(np.abs(local) <= np.array([length, width, height]) / 2, axis=1).sum())
+
+
+def _attribute(thing: Thing) -> str | None:
+    if thing.category in ("vehicle.bicycle", "vehicle.motorcycle"):
+        return "cycle.without_rider" if thing.track is None else "cycle.with_rider"
+    if thing.category.startswith("vehicle."):
+        return "vehicle.parked" if thing.track is None else "vehicle.moving"
+    if thing.category.startswith("human."):
+        return "pedestrian.standing" if thing.track is None else "pedestrian.moving"
+    return None

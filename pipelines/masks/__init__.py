@@ -1,0 +1,154 @@
+"""Stage `masks`: class-free pseudo masks of every camera image, by SEEDS or Segment Anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, UInt8, UInt16
+
+from pipelines.files import sha256_of
+from pipelines.images import read_image
+from pipelines.masks.config import SamConfig, SeedsConfig
+from pipelines.masks.label_map import to_network_image
+from pipelines.masks.sam import sam_segmenter
+from pipelines.masks.sam_checkpoint import find_checkpoint
+from pipelines.masks.seeds import require_ximgproc, seeds_segmenter
+from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, read_manifest, run_stage, units_of
+from pipelines.zarr_io import create_store, write_record
+from schemas.datasets import DatasetSpec
+from schemas.errors import DataError
+from schemas.records import SampleRecord, read_records
+
+__all__ = ["SamConfig", "SeedsConfig", "make_masks", "masks_store"]
+
+UNIT_SIZE = {"seeds": 16, "sam": 4}
+"""Keyframes per task: a few seconds with SEEDS, some minutes with Segment Anything on a GPU."""
+
+Segmenter = Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "H W"]]
+
+
+def generator_name(generator: SeedsConfig | SamConfig) -> str:
+    """`seeds` or `sam`."""
+    return "seeds" if isinstance(generator, SeedsConfig) else "sam"
+
+
+def masks_store(work: Path, generator: SeedsConfig | SamConfig) -> Path:
+    """Folder of the store: ``work/masks-seeds.zarr`` or ``work/masks-sam.zarr``."""
+    return work / f"masks-{generator_name(generator)}.zarr"
+
+
+def make_masks(dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamConfig, runtime: Runtime) -> StageSummary:
+    """Writes one label map per image of every keyframe that is in a split (array `segment_id`).
+
+    Segments are made on the whole image, before the crop, so their ids and `segment_count` are those of the whole
+    image. Rows of keyframes outside all splits keep the fill value; the manifest's `outside_splits` counts them.
+
+    Args:
+        dataset: the entry of `datasets.yaml`.
+        work: work folder with finished `records`.
+        generator: which generator, with its settings.
+        runtime: where to run and what to do with bad samples.
+
+    Returns:
+        Figures; `counts.segments` is the number of segments over all images.
+
+    Raises:
+        DataError: `prepare` has not finished.
+        SetupError: OpenCV lacks ximgproc, or the device is missing.
+        CheckpointError: Segment Anything's weights are missing or of another size.
+        StageError: an image is missing or truncated (names it), or every sample was dropped.
+    """
+    records = read_records(work / "records")
+    read_manifest(work / "records")
+    name = generator_name(generator)
+    height, width = dataset.image.shape
+    sizes = {"N": len(records), "V": len(dataset.cameras), "H": height, "W": width}
+    stage = Stage(
+        name=f"masks-{name}",
+        folder=masks_store(work, generator),
+        config={
+            "cameras": list(dataset.cameras),
+            "image": dataset.image.model_dump(mode="json"),
+            "generator": name,
+            "settings": generator.model_dump(mode="json", exclude={"checkpoint"}),
+        },
+        inputs={"records": sha256_of([work / "records" / "manifest.json"]), **_fingerprint(generator)},
+        units=units_of(len(records), UNIT_SIZE[name]),
+        work=partial(segment_unit, dataset, work, generator, runtime.on_error),
+        create=partial(create_store, kind="masks", sizes=sizes),
+    )
+    return run_stage(stage, runtime)
+
+
+def _fingerprint(generator: SeedsConfig | SamConfig) -> dict[str, str]:
+    """Checks what the generator needs, before anything is written."""
+    if isinstance(generator, SeedsConfig):
+        require_ximgproc()
+        return {}
+    return {"checkpoint": sha256_of([find_checkpoint(generator)])}
+
+
+def segment_unit(
+    dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamConfig, on_error: OnError, unit: Unit
+) -> UnitReport:
+    """Writes the rows of one unit.
+
+    Raises:
+        DataError: an image is missing or truncated and ``on_error`` is `fail`.
+    """
+    records = read_records(work / "records", start=unit.start, stop=unit.stop)
+    segmenter = _segmenter(dataset, generator)
+    dropped: dict[str, str] = {}
+    counts = {"images": 0.0, "segments": 0.0, "outside_splits": 0.0}
+    done = 0
+    for index, record in enumerate(records, start=unit.start):
+        if not record.splits:
+            counts["outside_splits"] += 1
+            continue
+        try:
+            arrays = segment_record(dataset, record, segmenter)
+        except DataError as error:
+            if on_error == "fail":
+                raise
+            dropped[record.token] = str(error)
+            continue
+        write_record(masks_store(work, generator), index, arrays)
+        done += 1
+        counts["images"] += len(dataset.cameras)
+        counts["segments"] += float(arrays["segment_count"].sum())
+    return UnitReport(done=done, dropped=dropped, counts=counts)
+
+
+def _segmenter(dataset: DatasetSpec, generator: SeedsConfig | SamConfig) -> Segmenter:
+    if isinstance(generator, SeedsConfig):
+        return seeds_segmenter(generator)
+    return sam_segmenter(generator, dataset.image.resize)
+
+
+def segment_record(
+    dataset: DatasetSpec, record: SampleRecord, segmenter: Segmenter
+) -> dict[str, UInt16[np.ndarray, "..."]]:  # noqa: UP037  jaxtyping takes the string
+    """Segments of all camera images of one keyframe.
+
+    Args:
+        dataset: root, cameras, resize and crop.
+        record: the keyframe.
+        segmenter: image -> label map of the whole image.
+
+    Returns:
+        `segment_id` (V, H, W) and `segment_count` (V).
+
+    Raises:
+        DataError: an image is missing or cannot be decoded.
+    """
+    ids: list[Any] = []
+    totals: list[int] = []
+    for channel in dataset.cameras:
+        labels = segmenter(read_image(dataset.root / record.cameras[channel].path, record.token))
+        ids.append(to_network_image(labels, dataset.image))
+        totals.append(int(labels.max()) + 1)
+    return {"segment_id": np.stack(ids), "segment_count": np.array(totals, dtype=np.uint16)}

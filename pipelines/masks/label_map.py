@@ -1,0 +1,81 @@
+"""From any number of overlapping masks to one label map that covers the image; label maps to the network's image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int32, Integer, UInt16
+
+from schemas.datasets import ImageSpec
+from schemas.errors import DataError
+from schemas.store import NO_SEGMENT
+
+OWN_REGION_SHARE: Final = 0.001
+"""An uncovered region of at least this share of the image becomes a segment of its own."""
+
+
+def paint_masks(masks: Sequence[Bool[np.ndarray, "H W"]], shape: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
+    """Disjoint segments that cover the image.
+
+    Masks are painted from the largest to the smallest, so a small one keeps its pixels. Of the pixels that no mask
+    covers, connected regions of 0.1 % of the image and more become segments of their own; smaller ones take the label
+    of the nearest labelled pixel.
+
+    Args:
+        masks: masks (H, W), in any overlap, possibly none.
+        shape: (H, W) in pixels.
+
+    Returns:
+        Labels (H, W) in 0..S-1, all of which occur.
+    """
+    labels = np.full(shape, -1, dtype=np.int32)
+    areas = [int(mask.sum()) for mask in masks]
+    for label in sorted(range(len(masks)), key=lambda index: (-areas[index], index)):
+        labels[masks[label]] = label
+    labels = _add_own_regions(labels, first_label=len(masks))
+    labels = _fill_nearest(labels)
+    compact = np.unique(labels, return_inverse=True)[1]
+    return compact.reshape(shape).astype(np.int32)
+
+
+def _add_own_regions(labels: Int32[np.ndarray, "H W"], *, first_label: int) -> Int32[np.ndarray, "H W"]:
+    uncovered = (labels < 0).astype(np.uint8)
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(uncovered, connectivity=4)
+    is_large = stats[:, cv2.CC_STAT_AREA] >= OWN_REGION_SHARE * labels.size
+    is_own = is_large[regions] & (uncovered > 0)
+    return np.where(is_own, first_label + regions, labels).astype(np.int32)
+
+
+def _fill_nearest(labels: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
+    uncovered = labels < 0
+    if not uncovered.any():
+        return labels
+    _, nearest = cv2.distanceTransformWithLabels(
+        uncovered.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    label_of = np.zeros(int(nearest.max()) + 1, dtype=np.int32)
+    label_of[nearest[~uncovered]] = labels[~uncovered]
+    return np.where(uncovered, label_of[nearest], labels).astype(np.int32)
+
+
+def to_network_image(labels: Integer[np.ndarray, "h w"], image: ImageSpec) -> UInt16[np.ndarray, "H W"]:
+    """Segment ids of the network's image: nearest neighbour to ``image.resize``, then the crop.
+
+    Args:
+        labels: labels (h, w) of the whole image, any size.
+        image: resize and crop.
+
+    Returns:
+        (H, W); the ids stay those of the whole image.
+
+    Raises:
+        DataError: more labels than uint16 holds.
+    """
+    if int(labels.max()) >= NO_SEGMENT:
+        raise DataError(f"{int(labels.max()) + 1} segments in one image, at most {NO_SEGMENT} can be stored")
+    left, top, width, height = image.crop
+    resized = cv2.resize(labels.astype(np.uint16), image.resize, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.ascontiguousarray(resized[top : top + height, left : left + width])

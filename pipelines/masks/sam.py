@@ -1,0 +1,84 @@
+"""Segment Anything's automatic masks, as one label map per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from pipelines.masks.config import SamConfig
+from pipelines.masks.label_map import paint_masks
+from pipelines.masks.sam_checkpoint import find_checkpoint, load_sam
+from schemas.errors import SetupError
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+MASKS_PER_RUN = 64
+"""Point prompts that the decoder takes at once."""
+
+
+def sam_segmenter(
+    config: SamConfig, size: tuple[int, int]
+) -> Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "H W"]]:
+    """Loads the model, once per process, and returns a function from an image to its label map.
+
+    Args:
+        config: checkpoint and thresholds.
+        size: (width, height) in pixels that the image gets first: masks are made at the network's scale.
+
+    Returns:
+        Function: BGR image (h, w, 3) -> labels (height, width) in 0..S-1 that cover the image.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is no Sam of the wanted size.
+        SetupError: the device is not available.
+    """
+    from segment_anything import SamAutomaticMaskGenerator
+
+    model = _load_once(find_checkpoint(config), config.model_type, config.device)
+    generator = SamAutomaticMaskGenerator(
+        model,
+        points_per_side=config.points_per_side,
+        points_per_batch=MASKS_PER_RUN,
+        pred_iou_thresh=config.pred_iou_thresh,
+        stability_score_thresh=config.stability_score_thresh,
+    )
+
+    def segment(image_bgr: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "H W"]:
+        resized = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
+        with _one_thread():
+            masks = generator.generate(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
+        return paint_masks([mask["segmentation"] for mask in masks], (size[1], size[0]))
+
+    return segment
+
+
+@cache
+def _load_once(path: Path, model_type: str | None, device: str) -> Sam:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SetupError(
+            f"--device {device}: torch finds no CUDA device. Run with --device cpu or see `protoocc doctor`."
+        )
+    return load_sam(path, model_type).to(device)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread: sums get the same order, and masks the same bytes, with any number of workers."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -72,7 +72,11 @@ def _connect(scheduler: Scheduler, num_tasks: int) -> Client:
     from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    local: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
+    local: dict[str, Any] = {
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.CRITICAL,
+        "set_as_default": False,
+    }
     workers = max(1, min(scheduler.workers, num_tasks))
     if scheduler.kind == "processes":
         return Client(n_workers=workers, threads_per_worker=1, memory_limit=scheduler.memory_limit, **local)

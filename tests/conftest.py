@@ -1,0 +1,69 @@
+"""A tiny generated world through the real stages, once per session; the real data where it is present."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.prepare import prepare
+from pipelines.scheduler import Scheduler
+from pipelines.stage import Runtime
+from pipelines.synth import SynthConfig, generate_world
+from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+
+SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+"""Real data in the shared data folder beside the repository; non-commercial licences keep it out of it."""
+
+
+@pytest.fixture(scope="session")
+def sync_runtime() -> Runtime:
+    """Runs stages in this thread."""
+    return Runtime(scheduler=Scheduler(kind="sync"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a generated world: 2 scenes of 2 keyframes, images of 400x225. Read-only: copy before you damage it."""
+    root = tmp_path_factory.mktemp("synth") / "world"
+    config = SynthConfig(scenes=2, keyframes=2, seed=0, image_width=400, sweeps_per_keyframe=2, workers=1)
+    return generate_world(root, config).root
+
+
+@pytest.fixture(scope="session")
+def world_dataset(world: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
+    """Entry for `world`: one scene to train on, one to validate; network images of 200x104."""
+    return DatasetSpec(
+        name="tiny",
+        format="nuscenes",
+        root=world,
+        version="v1.0-synth",
+        work=tmp_path_factory.mktemp("tiny"),
+        image=ImageSpec(resize=(200, 112), crop=(0, 8, 200, 104)),
+        splits={"train": SplitSpec(scenes=("synth-0000",)), "val": SplitSpec(scenes=("synth-0001",))},
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared(world_dataset: DatasetSpec, sync_runtime: Runtime) -> Path:
+    """Work folder of `world_dataset` with finished `records` and `geometry.zarr`."""
+    prepare(world_dataset, world_dataset.work, sync_runtime)
+    return world_dataset.work
+
+
+@pytest.fixture(scope="session")
+def real_nuscenes() -> Path:
+    """Root of the real keyframes, version v1.0-mini: scene-0916 (41) and scene-0061 (1)."""
+    root = (SHARED_DATA / "nuscenes").resolve()
+    if not root.is_dir():
+        pytest.skip("no real nuScenes keyframes in the shared data folder beside the repository")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_occ3d() -> Path:
+    """Folder that holds one real Occ3D label file below `gts`."""
+    root = (SHARED_DATA / "occ3d").resolve()
+    if not root.is_dir():
+        pytest.skip("no real Occ3D labels in the shared data folder beside the repository")
+    return root

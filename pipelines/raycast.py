@@ -119,7 +119,7 @@ def _carve(counts, origins, origin_of, ends, weights, on_ground, limits):
     for ray in range(len(ends)):
         start, end = origins[origin_of[ray]], ends[ray]
         for step in range(_path(start, end, shape, None, path)):
-            x, y, z = path[step]
+            x, y, z = path[step, 0], path[step, 1], path[step, 2]
             if x == np.floor(end[0]) and y == np.floor(end[1]) and z == np.floor(end[2]):
                 break
             to_x, to_y, to_z = x + 0.5 - end[0], y + 0.5 - end[1], z + 0.5 - end[2]
@@ -177,7 +177,7 @@ def _look(visible, occupied, origin, directions, reach):
     path = np.empty((shape[0] + shape[1] + shape[2] + 1, 3), dtype=np.int64)
     for ray in range(len(directions)):
         for step in range(_path(origin, origin + reach * directions[ray], shape, occupied, path)):
-            x, y, z = path[step]
+            x, y, z = path[step, 0], path[step, 1], path[step, 2]
             visible[x, y, z] = True
 
 

@@ -1,0 +1,104 @@
+"""Occupancy stage: imports Occ3D labels or makes them from sweeps, boxes and point labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from pipelines.files import sha256_of
+from pipelines.occupancy.config import LIDAR_PRESETS, LidarConfig, Occ3dConfig
+from pipelines.occupancy.occ3d import read_labels
+from pipelines.occupancy.scene import label_scene, read_scene
+from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
+from pipelines.zarr_io import create_store, write_record
+from schemas.datasets import DatasetSpec
+from schemas.errors import DataError
+from schemas.records import SampleRecord, read_records
+
+__all__ = ["LIDAR_PRESETS", "LidarConfig", "Occ3dConfig", "make_occupancy"]
+
+
+def make_occupancy(
+    dataset: DatasetSpec, work: Path, source: Occ3dConfig | LidarConfig, runtime: Runtime
+) -> StageSummary:
+    """Writes `work/occupancy.zarr` (see `schemas.store.OCCUPANCY`) for every keyframe that a split names.
+
+    Rows of keyframes without a split keep the fill values; with LiDAR labels their sweeps still serve their neighbours.
+
+    Args:
+        dataset: root, grid, class table.
+        work: folder that holds the dataset's `records`.
+        source: where labels come from.
+        runtime: scheduler, overwrite, what happens to bad samples.
+
+    Returns:
+        Figures of the run; `counts` says what the classes of occupied voxels rest on: `voxels_lidarseg` (point labels
+        and their neighbours), `voxels_boxes`, `voxels_map` (ground inside the map mask), `voxels_ignored` (unknown).
+
+    Raises:
+        DataError: `prepare` has not finished.
+        ConfigError: the folder was made with another configuration.
+        StageError: samples are broken (names them), or all were dropped.
+    """
+    records = read_records(work / "records")
+    folder = work / "occupancy.zarr"
+    x, y, z = dataset.grid.shape
+    label_unit: Callable[[Unit], UnitReport] = (
+        partial(_import_scene, dataset, work, runtime.on_error)
+        if isinstance(source, Occ3dConfig)
+        else partial(_make_scene, dataset, work, runtime.on_error, source)
+    )
+    stage = Stage(
+        name="occupancy",
+        folder=folder,
+        config={
+            "source": source.model_dump(mode="json"),
+            "grid": dataset.grid.model_dump(mode="json"),
+            "categories": dataset.categories,
+            **({"labels": dataset.labels} if isinstance(source, Occ3dConfig) else {}),
+        },
+        inputs={"records": sha256_of([work / "records" / "manifest.json"])},
+        units=scene_units([record.scene for record in records]),
+        work=label_unit,
+        create=partial(create_store, kind="occupancy", sizes={"N": len(records), "X": x, "Y": y, "Z": z}),
+    )
+    return run_stage(stage, runtime)
+
+
+def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list[int]]:
+    """Keyframes of a unit and positions of those that a split names."""
+    records = read_records(work / "records", start=unit.start, stop=unit.stop)
+    return records, [index for index, record in enumerate(records) if record.splits]
+
+
+def _import_scene(dataset: DatasetSpec, work: Path, on_error: OnError, unit: Unit) -> UnitReport:
+    records, wanted = _scene_records(work, unit)
+    dropped: dict[str, str] = {}
+    for index in wanted:
+        record = records[index]
+        path = dataset.root / dataset.labels / record.scene / record.token / "labels.npz"
+        try:
+            labels = read_labels(path, record.token, dataset.grid.shape)
+        except DataError as error:
+            if on_error == "fail":
+                raise
+            dropped[record.token] = str(error)
+            continue
+        write_record(work / "occupancy.zarr", unit.start + index, labels)
+    return UnitReport(done=len(wanted) - len(dropped), dropped=dropped)
+
+
+def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: LidarConfig, unit: Unit) -> UnitReport:
+    records, wanted = _scene_records(work, unit)
+    if not wanted:
+        return UnitReport(done=0)
+    parts = read_scene(dataset, config, records, drop_broken=on_error == "drop")
+    counts: Counter[str] = Counter()
+    done = 0
+    for index, labels, sources in label_scene(parts, records, wanted):
+        write_record(work / "occupancy.zarr", unit.start + index, labels)
+        counts.update(sources)
+        done += 1
+    return UnitReport(done=done, dropped=dict(parts.broken), counts=dict(counts))

@@ -1,0 +1,73 @@
+"""Settings of the occupancy stage: where labels come from and every threshold on the way."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Occ3dConfig(_Frozen):
+    """Import of published labels."""
+
+    kind: Literal["occ3d"] = Field("occ3d", description="Source: `labels.npz` files in Occ3D format.")
+
+
+class LidarConfig(_Frozen):
+    """Labels from sweeps, boxes and point labels; the defaults are preset `paper`."""
+
+    kind: Literal["lidar"] = Field("lidar", description="Source: LiDAR sweeps of the dataset.")
+    window_keyframes: int = Field(
+        10, ge=0, description="Static points come from so many keyframes before and after; nuScenes poses drift beyond."
+    )
+    cell_m: float = Field(0.1, gt=0, description="Static points within one cell of this edge become one, in metres.")
+    ray_cell_m: float = Field(
+        0.2, gt=0, description="Rays whose sensors and hits share cells of this edge become one, in metres."
+    )
+    ego_box_m: tuple[float, float, float, float, float, float] = Field(
+        (-1.5, -1.3, -0.5, 4.0, 1.3, 2.6),
+        description="Lower and upper corner (x, y, z, x, y, z) of the own vehicle, ego frame, metres; points in it go.",
+    )
+    box_margin_m: float = Field(
+        0.15, ge=0, description="Boxes grow by this much on every side before points count as static, in metres."
+    )
+    box_bottom_m: float = Field(
+        0.15, ge=0, description="Points without a label this low in a box are neither object nor ground, in metres."
+    )
+    neighbours: int = Field(5, ge=1, description="Labelled neighbours that vote on a point without a label.")
+    neighbour_radius_m: float = Field(
+        2.0, gt=0, description="Neighbours farther away do not vote; without one the point is ignored. Metres."
+    )
+    ground_band_m: float = Field(
+        0.3, gt=0, description="Without point labels: points so near the fitted ground belong to it, in metres."
+    )
+    free_above: int = Field(0, ge=0, description="A voxel is free if more than so many rays passed through it.")
+    occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")
+    ignore_ends_m: float = Field(
+        0.0, ge=0, description="L1 distance to either end of a ray within which nothing becomes free, in metres."
+    )
+    ignore_above_road_m: float = Field(
+        0.0, ge=0, description="Height above a hit on the ground within which its ray frees nothing, in metres."
+    )
+    stop_before_hit_m: float = Field(0.0, ge=0, description="Distance to the hit at which a ray ends, in metres.")
+    far_rays: bool = Field(False, description="Whether rays that hit beyond the grid free voxels too.")
+    rays_per_voxel: float = Field(
+        2.0, gt=0, description="Camera rays across one voxel at the grid's far corner; decides the pixel stride."
+    )
+
+
+LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
+    "paper": LidarConfig(),
+    "release-like": LidarConfig(
+        free_above=10,
+        occupied_above=1,
+        ignore_ends_m=1.0,
+        ignore_above_road_m=1.0,
+        stop_before_hit_m=0.4,
+    ),
+}
+"""`paper`: Occ3D's text. `release-like`: thresholds of the published files as far as anyone outside knows them."""

@@ -1,0 +1,136 @@
+"""The ground of a scene as a height map, and the map's mask, for data without point labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+from schemas.errors import DataError
+from schemas.geometry import Pose
+
+_CELL_M: Final = 1.0
+_REACH_M: Final = 60.0
+_SLOPE: Final = 0.08
+"""Steepest rise over the vehicle's own plane that still counts as ground."""
+_BUMP_M: Final = 0.25
+"""A cell that lies this much above its smooth surroundings shows no ground."""
+_SMOOTH_CELLS: Final = 1.5
+_MASK_PIXEL_M: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Height over the plane, in metres from the scene's anchor; NaN where nobody knows."""
+
+    corner_m: Float64[np.ndarray, " 2"]
+    height_m: Float64[np.ndarray, "w h"]
+    band_m: float
+
+    def holds(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+        """Whether each point lies within the band around the ground."""
+        column, inside = _cells(points, self.corner_m, self.height_m.shape)
+        height = np.full(len(points), np.nan)
+        height[inside] = self.height_m[column[inside, 0], column[inside, 1]]
+        return np.abs(points[:, 2] - height) <= self.band_m
+
+
+def fit_ground(
+    points: Float32[np.ndarray, "n 3"], anchor_from_ego: Sequence[Pose], band_m: float
+) -> Ground:
+    """Fits the ground under a drive.
+
+    The lowest points of each square metre are taken where they agree with the plane that the vehicle stood on (plus a
+    slope that grows with the distance), and smoothed; cells that stick out of the smooth surface are left out and the
+    rest is smoothed again.
+
+    Args:
+        points: static points, metres from the anchor.
+        anchor_from_ego: vehicle poses of the scene's keyframes; the vehicle frame's origin is on the ground.
+        band_m: see `Ground.holds`.
+    """
+    places = np.array([pose[:3, 3] for pose in anchor_from_ego])
+    corner = places[:, :2].min(axis=0) - _REACH_M
+    width, height = np.ceil((places[:, :2].max(axis=0) + _REACH_M - corner) / _CELL_M).astype(int)
+    column, inside = _cells(points, corner, (width, height))
+    lows = np.full((width, height), np.inf)
+    np.minimum.at(lows, (column[inside, 0], column[inside, 1]), points[inside, 2].astype(np.float64))
+    plane, distance = _own_plane(corner, (width, height), anchor_from_ego)
+    accepted = np.abs(lows - plane) <= np.minimum(band_m + _SLOPE * distance, 2.0)
+    surface = _smooth(lows, accepted)
+    accepted &= lows - surface <= _BUMP_M
+    return Ground(corner, _smooth(lows, accepted), band_m)
+
+
+def _cells(
+    points: Float[np.ndarray, "n 3"], corner_m: Float64[np.ndarray, " 2"], shape: tuple[int, ...]
+) -> tuple[np.ndarray, Bool[np.ndarray, " n"]]:
+    column = np.floor((points[:, :2] - corner_m) / _CELL_M).astype(np.int64)
+    return column, np.all((column >= 0) & (column < np.array(shape)), axis=1)
+
+
+def _own_plane(
+    corner_m: Float64[np.ndarray, " 2"], shape: tuple[int, int], anchor_from_ego: Sequence[Pose]
+) -> tuple[Float64[np.ndarray, "w h"], Float64[np.ndarray, "w h"]]:
+    """Height of the nearest vehicle's ground plane and distance to that vehicle, per cell."""
+    grid = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), axis=-1)
+    middle = (corner_m + (grid + 0.5) * _CELL_M).reshape(-1, 2)
+    places = np.array([pose[:3, 3] for pose in anchor_from_ego])
+    distance, nearest = cKDTree(places[:, :2]).query(middle)
+    normals = np.array([pose[:3, 2] for pose in anchor_from_ego])[nearest]
+    offset = middle - places[nearest, :2]
+    plane = places[nearest, 2] - (normals[:, :2] * offset).sum(axis=1) / normals[:, 2]
+    return plane.reshape(shape), distance.reshape(shape)
+
+
+def _smooth(lows: Float64[np.ndarray, "w h"], accepted: Bool[np.ndarray, "w h"]) -> Float64[np.ndarray, "w h"]:
+    """Gaussian mean of the accepted cells; NaN where none is near."""
+    weight = gaussian_filter(accepted.astype(np.float64), _SMOOTH_CELLS)
+    total = gaussian_filter(np.where(accepted, lows, 0.0), _SMOOTH_CELLS)
+    return np.where(weight > 1e-3, total / np.maximum(weight, 1e-3), np.nan)
+
+
+@dataclass(frozen=True)
+class MapMask:
+    """A cut-out of the map's mask, in metres from the scene's anchor: row 0 lies in the south, column 0 in the west."""
+
+    corner_m: Float64[np.ndarray, " 2"]
+    inside: Bool[np.ndarray, "h w"]
+
+    def holds(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+        """Whether each point lies over the mask."""
+        pixel = np.floor((points[:, :2] - self.corner_m) / _MASK_PIXEL_M).astype(np.int64)
+        known = np.all((pixel >= 0) & (pixel < np.array(self.inside.shape[::-1])), axis=1)
+        result = np.zeros(len(points), dtype=bool)
+        result[known] = self.inside[pixel[known, 1], pixel[known, 0]]
+        return result
+
+
+def read_map_mask(
+    path: Path, places_m: Float64[np.ndarray, "k 3"], anchor_m: Float64[np.ndarray, " 3"]
+) -> MapMask:
+    """Reads a nuScenes map mask around a drive.
+
+    Args:
+        path: PNG, 0.1 m per pixel; the lower left corner of the image is the map's origin.
+        places_m: (K, 3) vehicle positions, global frame.
+        anchor_m: what the result's positions are relative to, global frame.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    image: UInt8[np.ndarray, "h w"] | None = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
+    if image is None:
+        raise DataError(f"{path}: map mask is missing or no image; set map rows right or copy the file again")
+    low = np.floor((places_m[:, :2].min(axis=0) - 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
+    high = np.ceil((places_m[:, :2].max(axis=0) + 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
+    low, high = np.maximum(low, 0), np.minimum(high, image.shape[::-1])
+    cut = image[::-1][low[1] : high[1], low[0] : high[0]] > 127
+    return MapMask(low * _MASK_PIXEL_M - anchor_m[:2], cut.copy())

@@ -1,0 +1,59 @@
+"""Occ3D label files: read, check, compare with the grid."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from schemas.classes import FREE
+from schemas.errors import DataError
+
+LABEL_ARRAYS: Final = ("semantics", "mask_lidar", "mask_camera")
+_HIGHEST: Final = {"semantics": FREE, "mask_lidar": 1, "mask_camera": 1}
+
+Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
+"""`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
+
+
+def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
+    """Reads one `labels.npz`.
+
+    Args:
+        path: the file, `<labels>/<scene>/<token>/labels.npz`.
+        token: sample token, for messages.
+        shape: voxels along x, y, z of the dataset's grid.
+
+    Returns:
+        `semantics` with classes 0..16 and 17 free, `mask_lidar` and `mask_camera` with 1 = observed, all uint8.
+
+    Raises:
+        DataError: the file is missing, cut short, or holds other arrays, another shape, dtype or value.
+
+    Source: Occ3D-nuScenes (CVPR 2023 challenge), axis order x, y, z in the ego frame of the LIDAR_TOP keyframe.
+    """
+    where = f"{path} (sample {token})"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in LABEL_ARRAYS if name not in file]
+            if missing:
+                raise DataError(f"{where}: array '{missing[0]}' is missing; expected {', '.join(LABEL_ARRAYS)}")
+            labels = {name: file[name] for name in LABEL_ARRAYS}
+    except FileNotFoundError:
+        raise DataError(f"{where}: not found. Check `labels` and `root` in datasets.yaml.") from None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
+    for name, values in labels.items():
+        _check(where, name, values, shape)
+    return labels
+
+
+def _check(where: str, name: str, values: np.ndarray, shape: tuple[int, int, int]) -> None:
+    if values.dtype != np.uint8 or values.shape != shape:
+        raise DataError(f"{where}: '{name}' is {values.dtype} {values.shape}, expected uint8 {shape} as in datasets.yaml")
+    if values.max() > _HIGHEST[name]:
+        raise DataError(f"{where}: '{name}' holds {values.max()}, expected 0..{_HIGHEST[name]}")

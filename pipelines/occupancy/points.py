@@ -1,0 +1,103 @@
+"""LiDAR files and their point labels, checked."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from schemas.datasets import DatasetSpec
+from schemas.errors import DataError
+from schemas.records import LidarRecord
+
+UNLABELLED: Final = 254
+"""Point without a label of its own."""
+NOT_MATTER: Final = 253
+"""Point that the annotators call noise or own vehicle: it is dropped."""
+_UNKNOWN_INDEX: Final = 252
+_POINT_BYTES: Final = 20
+
+
+def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
+    """Class of each value that a point-label file may hold, by the category's name.
+
+    Returns:
+        (256,) uint8: class 0..16, `NOT_MATTER` for noise and the own vehicle, another number where no category is.
+
+    Raises:
+        DataError: `category.json` is missing, has no `index`, or names a category without a class.
+    """
+    path = dataset.root / dataset.version / "category.json"
+    table = np.full(256, _UNKNOWN_INDEX, dtype=np.uint8)
+    try:
+        for row in json.loads(path.read_text()):
+            name, index = row["name"], row["index"]
+            table[index] = NOT_MATTER if name in ("noise", "vehicle.ego") else dataset.class_of(name)
+    except FileNotFoundError:
+        raise DataError(f"{path} not found; the point labels need it.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    except KeyError as error:
+        raise DataError(
+            f"{path}: {error} is missing. Point labels need the category.json of nuScenes-lidarseg (32 rows with "
+            "`index`); a category of your own needs a line under `categories` in datasets.yaml."
+        ) from error
+    return table
+
+
+def read_points(dataset: DatasetSpec, lidar: LidarRecord, token: str) -> Float64[np.ndarray, "n 3"]:
+    """Points of one sweep, (N, 3) metres, LiDAR frame.
+
+    Raises:
+        DataError: the file is missing, cut short, or holds a NaN or infinite coordinate.
+    """
+    path = dataset.root / lidar.path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} (sample {token}): LiDAR file cannot be read ({error.strerror})") from error
+    if len(data) % _POINT_BYTES or not data:
+        raise DataError(
+            f"{path} (sample {token}): {len(data)} bytes, expected a multiple of {_POINT_BYTES} (five float32 per "
+            "point). The file is cut short; copy it again."
+        )
+    points = np.frombuffer(data, dtype="<f4").reshape(-1, 5)[:, :3].astype(np.float64)
+    bad = ~np.isfinite(points).all(axis=1)
+    if bad.any():
+        raise DataError(f"{path} (sample {token}): point {int(bad.argmax())} has a NaN or infinite coordinate")
+    return points
+
+
+def read_point_labels(
+    dataset: DatasetSpec, lidar: LidarRecord, token: str, table: UInt8[np.ndarray, " 256"], count: int
+) -> UInt8[np.ndarray, " n"]:
+    """Class of each point of one sweep; `UNLABELLED` throughout if the sweep has no label file.
+
+    Args:
+        dataset: whose root holds the files.
+        lidar: the sweep.
+        token: sample token, for messages.
+        table: from `class_of_index`.
+        count: number of points of the sweep.
+
+    Raises:
+        DataError: the label file is missing, has another length, or holds an index that no category has.
+
+    Source: nuScenes-lidarseg, one uint8 category index per point in the order of the point file.
+    """
+    if lidar.labels_path is None:
+        return np.full(count, UNLABELLED, dtype=np.uint8)
+    path = dataset.root / lidar.labels_path
+    try:
+        indices = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} (sample {token}): label file cannot be read ({error.strerror})") from error
+    if len(indices) != count:
+        raise DataError(f"{path} (sample {token}): {len(indices)} labels for {count} points of {lidar.path}")
+    labels = table[indices]
+    if (labels == _UNKNOWN_INDEX).any():
+        index = int(indices[(labels == _UNKNOWN_INDEX).argmax()])
+        raise DataError(f"{path} (sample {token}): label {index} is the index of no row of category.json")
+    return labels

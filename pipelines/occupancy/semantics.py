@@ -1,0 +1,68 @@
+"""Classes of static cells: their own point labels, the nearest labelled cells, or ground and map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from scipy.spatial import cKDTree
+
+from pipelines.occupancy.chunks import Chunk
+from pipelines.occupancy.config import LidarConfig
+from pipelines.occupancy.ground import Ground, MapMask
+from pipelines.occupancy.points import UNLABELLED
+from schemas.classes import IGNORED, OCC3D_CLASSES
+
+_DRIVEABLE = OCC3D_CLASSES.index("driveable_surface")
+
+
+def spread_labels(chunks: Sequence[Chunk], config: LidarConfig) -> list[Chunk]:
+    """Gives every cell without a point label the majority class of its nearest labelled cells in the whole scene.
+
+    Cells without a labelled cell within ``neighbour_radius_m`` become `IGNORED`; ties go to the lower class.
+
+    Source: Occ3D (arXiv 2304.14365), section 3.3: labels of non-keyframe points from K nearest keyframe points.
+    """
+    cells = np.concatenate([chunk.cells for chunk in chunks])
+    labels = np.concatenate([chunk.labels for chunk in chunks])
+    known = labels != UNLABELLED
+    tree = cKDTree(cells[known])
+    classes = np.append(labels[known], 17).astype(np.int64)
+    result = []
+    for chunk in chunks:
+        unknown = chunk.labels == UNLABELLED
+        spread = chunk.labels.copy()
+        spread[unknown] = _vote_of_neighbours(tree, classes, chunk.cells[unknown], config)
+        result.append(replace(chunk, labels=spread))
+    return result
+
+
+def _vote_of_neighbours(
+    tree: cKDTree, classes: np.ndarray, cells: Float32[np.ndarray, "c 3"], config: LidarConfig
+) -> UInt8[np.ndarray, " c"]:
+    _, index = tree.query(cells, k=config.neighbours, distance_upper_bound=config.neighbour_radius_m)
+    neighbours = classes[index.reshape(len(cells), config.neighbours)]
+    rows = np.repeat(np.arange(len(cells)), config.neighbours)
+    votes = np.bincount(rows * 18 + neighbours.reshape(-1), minlength=len(cells) * 18).reshape(-1, 18)[:, :17]
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), IGNORED).astype(np.uint8)
+
+
+def label_by_map(chunks: Sequence[Chunk], ground: Ground, mask: MapMask | None) -> list[Chunk]:
+    """Classes without any point labels: ground inside the map mask is driveable, all other static matter is ignored.
+
+    Nothing here tells sidewalk from terrain or a wall from a hedge, so neither is guessed.
+    """
+    result = []
+    for chunk in chunks:
+        labels = np.full(len(chunk.cells), IGNORED, dtype=np.uint8)
+        if mask is not None:
+            labels[ground.holds(chunk.cells) & mask.holds(chunk.cells)] = _DRIVEABLE
+        result.append(replace(chunk, labels=labels))
+    return result
+
+
+def is_ground_class(labels: UInt8[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Driveable surface, other flat, sidewalk, terrain: where rays end on the ground."""
+    return (labels >= _DRIVEABLE) & (labels <= OCC3D_CLASSES.index("terrain"))

@@ -84,7 +84,9 @@ def synth(
     from pipelines.scheduler import available_cores
     from pipelines.synth import SynthConfig, generate_world
 
-    config = SynthConfig(scenes=scenes, keyframes=keyframes, seed=seed, image_width=width)
+    config = SynthConfig(
+        scenes=scenes, keyframes=keyframes, seed=seed, image_width=width, workers=workers or available_cores()
+    )
     done = 0
     with progress_bar("synth", "keyframes") as update:
         update(0, scenes * keyframes)
@@ -94,8 +96,14 @@ def synth(
             done += 1
             update(done, scenes * keyframes)
 
-        summary = generate_world(out, config, workers=workers or available_cores(), on_keyframe=count)
-    console.print(f"synth: {summary.keyframes} keyframes in {summary.seconds:.1f} s in {out}", highlight=False)
+        summary = generate_world(out, config, on_keyframe=count)
+    done_before = "already done, " if summary.is_skipped else ""
+    console.print(
+        f"synth: {done_before}{summary.keyframes} keyframes of {len(summary.voxels)} classes in {summary.seconds:.1f} s, "
+        f"{summary.num_bytes / 1e6:.1f} MB in {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def prepare(

@@ -29,8 +29,6 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import SampleRecord, read_records
 
-STORE_NAMES = ("geometry", "occupancy", "masks")
-
 
 class PackConfig(BaseModel):
     """How samples are packed."""
@@ -119,8 +117,8 @@ def _pack_shard(
     plan = plans[unit.name]
     records = read_records(work / "records")
     arrays: dict[str, Any] = {}
-    for path in _stores(work, config).values():
-        arrays.update(open_store(path))
+    for kind, path in _stores(work, config).items():
+        arrays.update(open_store(path, kind))
     buffer = io.BytesIO()
     samples: list[dict[str, Any]] = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:

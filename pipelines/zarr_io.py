@@ -63,18 +63,18 @@ def write_record(path: Path, index: int, arrays: Mapping[str, np.ndarray]) -> No
             target[index] = values
 
 
-def open_store(path: Path) -> dict[str, zarr.Array[Any]]:
+def open_store(path: Path, kind: str) -> dict[str, zarr.Array[Any]]:
     """Arrays of a finished store, by name, for reading.
 
+    Args:
+        path: folder of the store.
+        kind: `geometry`, `occupancy` or `masks`.
+
     Raises:
-        DataError: the stage has not finished.
+        DataError: the stage has not finished, or an array is missing.
     """
     read_manifest(path)
-    group = zarr.open_group(path, mode="r", zarr_format=3)
-    return dict(group.arrays())
-
-
-def store_tokens(tokens: Sequence[str], manifest: Mapping[str, Any]) -> list[int]:
-    """Rows that hold data: all records but the dropped ones."""
-    dropped = manifest["dropped"]
-    return [index for index, token in enumerate(tokens) if token not in dropped]
+    try:
+        return {spec.name: zarr.open_array(path / spec.name, mode="r", zarr_format=3) for spec in STORES[kind]}
+    except FileNotFoundError as error:
+        raise DataError(f"{path} lacks an array of a {kind} store ({error}); run its stage with --overwrite") from error

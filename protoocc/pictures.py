@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from protoocc.checkpoint import load_model
+from protoocc.compatibility import check_grid
 from protoocc.data import ShardDataset, ShardSet, collate, open_shards
 from protoocc.data.decode import Keyframe
 from protoocc.inference import default_device
 from protoocc.metrics import Confusion
-from protoocc.trainer import check_grid
 from protoocc.view import SampleView, render_sample, sample_title, write_png
 
 

@@ -6,17 +6,16 @@ import torch
 
 from protoocc.config import TrainConfig
 from protoocc.data import ShardSet
-from protoocc.model import ModelConfig
 from schemas.errors import ConfigError
 
 
-def check_grid(model: ModelConfig, shards: ShardSet) -> None:
+def check_grid(config: TrainConfig, shards: ShardSet) -> None:
     """Compares the network's output with the labels.
 
     Raises:
         ConfigError: another grid or number of classes.
     """
-    labels = shards.dataset
+    model, labels = config.model, shards.dataset
     if model.grid != labels.grid:
         raise ConfigError(f"the network's grid is ({model.grid}), the labels in {shards.folder} have ({labels.grid})")
     if model.num_classes != len(labels.classes):
@@ -29,7 +28,7 @@ def check_training(config: TrainConfig, shards: ShardSet, device: torch.device) 
     Raises:
         ConfigError: another grid, a precision that the device lacks, or no pseudo masks for the contrastive loss.
     """
-    check_grid(config.model, shards)
+    check_grid(config, shards)
     if config.precision == "bfloat16" and device.type != "cuda":
         raise ConfigError(f"precision 'bfloat16' needs a GPU, this run uses '{device.type}'; set precision=float32")
     if config.model.prototype_optimisation and shards.manifest.masks is None:

@@ -80,7 +80,7 @@ def evaluate(
     model, config = load_model(checkpoint)
     evaluated = open_shards(shards, split)
     voting = open_shards(shards, config.data.split)
-    check_grid(config.model, evaluated)
+    check_grid(config, evaluated)
     model = model.to(device or default_device())
     total = len(voting.samples) + len(evaluated.samples)
     frequent = frequent_class(ShardDataset(voting), lambda done, _: on_progress(done, total))

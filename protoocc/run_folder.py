@@ -67,18 +67,17 @@ class RunLog:
         self._file = self.path.open("a")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
 
-    def write(self, row: Mapping[str, float]) -> None:
-        """Appends the numbers of one step; ``row`` holds `step`.
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Appends the numbers of one step.
 
         Raises:
             DataError: the disk is full.
         """
         with disk_errors(self.path):
-            self._file.write(json.dumps(dict(row)) + "\n")
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
             self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(f"train/{name}", value, int(row["step"]))
+        for name, value in numbers.items():
+            self._board.add_scalar(f"train/{name}", value, step)
 
     def close(self) -> None:
         """Closes both files."""
@@ -86,7 +85,7 @@ class RunLog:
         self._board.close()
 
 
-def read_metrics(out: Path) -> list[dict[str, float]]:
+def read_metrics(out: Path) -> list[dict[str, int | float]]:
     """Rows of `metrics.jsonl`, in order of steps; a line that a kill cut off is left out."""
     path = out / METRICS
     if not path.is_file():

@@ -94,7 +94,7 @@ class _Run:
                 lr = self._learning_rate()
                 losses = self._train_step(next(batches))
                 report = StepReport(self.step, self.steps, lr, losses, time.perf_counter() - started)
-                log.write({"step": self.step, "lr": lr, **losses, "seconds": report.seconds})
+                log.write(self.step, {"lr": lr, **losses, "seconds": report.seconds})
                 on_step(report)
                 if self.step % self.config.checkpoint_every == 0 or self.step == self.steps:
                     self._save(out / CHECKPOINTS)

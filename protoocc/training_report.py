@@ -78,7 +78,7 @@ def finite_numbers(values: Mapping[str, Tensor], tokens: Sequence[str], step: in
     return numbers
 
 
-def mean_losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def mean_losses(rows: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
     """Mean of each loss over rows of `metrics.jsonl`."""
     names = [name for name in (rows[0] if rows else {}) if name not in NO_LOSS]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}

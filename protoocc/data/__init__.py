@@ -2,15 +2,17 @@
 
 from protoocc.data.dataset import ShardDataset, collate, make_loader
 from protoocc.data.sampler import EpochSampler
-from protoocc.data.shards import DatasetInfo, SampleEntry, ShardSet, open_shards
+from protoocc.data.shards import DatasetInfo, Manifest, SampleEntry, ShardSet, open_shards, read_shard_manifest
 
 __all__ = [
     "DatasetInfo",
     "EpochSampler",
+    "Manifest",
     "SampleEntry",
     "ShardDataset",
     "ShardSet",
     "collate",
     "make_loader",
     "open_shards",
+    "read_shard_manifest",
 ]

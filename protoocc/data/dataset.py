@@ -46,7 +46,7 @@ class ShardDataset(Dataset[Keyframe]):
             return self._cache[index]
         shard, sample = self.shards.samples[index]
         descriptor = self._descriptor(shard)
-        members = {name: read_member(shard, sample, name, descriptor) for name in self.shards.extensions}
+        members = {name: read_member(shard, sample, name, descriptor) for name in self.shards.manifest.extensions}
         keyframe = decode_keyframe(shard, sample, members, self.shards.dataset)
         if self._cache is not None:
             self._cache[index] = keyframe

@@ -53,9 +53,17 @@ class ShardEntry(_Read):
 class Manifest(_Read):
     """`manifest.json`."""
 
+    name: str = Field(description="Entry of datasets.yaml that was packed.")
     dataset: DatasetInfo = Field(description="Shapes and names.")
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
     shardlist: tuple[ShardEntry, ...] = Field(min_length=1, description="All shards of all splits.")
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Members that every sample must have."""
+        images = tuple(f"{camera.lower()}.jpg" for camera in self.dataset.cameras)
+        masks = () if self.masks is None else ("masks.png",)
+        return (*images, *masks, "occupancy.npz", "meta.json")
 
 
 class SampleEntry(_Read):
@@ -88,20 +96,12 @@ class ShardSet:
         """Shapes and names that all samples share."""
         return self.manifest.dataset
 
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """Members that every sample must have."""
-        images = tuple(f"{camera.lower()}.jpg" for camera in self.dataset.cameras)
-        masks = () if self.manifest.masks is None else ("masks.png",)
-        return (*images, *masks, "occupancy.npz", "meta.json")
 
-
-def open_shards(folder: Path, split: str) -> ShardSet:
-    """Reads and checks manifest and indexes of one split.
+def read_shard_manifest(folder: Path) -> Manifest:
+    """Reads and checks `manifest.json` of a shards folder.
 
     Raises:
-        DataError: no manifest, another format version, an unknown split, a shard that is missing or has another size
-            than the manifest says, an index that points outside its shard, a missing member, an unsafe name.
+        DataError: the folder is not finished, or the manifest is damaged or has another format version.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -113,14 +113,23 @@ def open_shards(folder: Path, split: str) -> ShardSet:
             f"{path} has kind {found[0]!r}, format version {found[1]!r}; this program reads 'wids-shard-index-v1', "
             f"{FORMAT_VERSION}. {PACK_AGAIN}"
         )
-    manifest = _validate(Manifest, raw, path)
+    return _validate(Manifest, raw, path)
+
+
+def open_shards(folder: Path, split: str) -> ShardSet:
+    """Reads and checks manifest and indexes of one split.
+
+    Raises:
+        DataError: no manifest, another format version, an unknown split, a shard that is missing or has another size
+            than the manifest says, an index that points outside its shard, a missing member, an unsafe name.
+    """
+    manifest, path = read_shard_manifest(folder), folder / MANIFEST
     shards = [shard for shard in manifest.shardlist if shard.split == split]
     if not shards:
         known = ", ".join(sorted({shard.split for shard in manifest.shardlist}))
         raise DataError(f"{path} has no split '{split}'; known: {known}")
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-    empty = ShardSet(folder, split, manifest, fingerprint, ())
-    samples = [entry for shard in shards for entry in _shard_samples(folder, shard, empty.extensions)]
+    samples = [entry for shard in shards for entry in _shard_samples(folder, shard, manifest.extensions)]
     return ShardSet(folder, split, manifest, fingerprint, tuple(samples))
 
 

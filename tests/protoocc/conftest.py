@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -107,9 +108,9 @@ def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
     return folder
 
 
-def make_config(**changes: object) -> TrainConfig:
+def make_config() -> TrainConfig:
     """A network of some thousand parameters with all parts of the paper, 8 steps of 2 samples."""
-    config = TrainConfig(
+    return TrainConfig(
         model=ModelConfig(
             grid=GRID,
             backbone="resnet18",
@@ -133,7 +134,6 @@ def make_config(**changes: object) -> TrainConfig:
         seed=3,
         checkpoint_every=3,
     )
-    return config.model_copy(update=changes)
 
 
 def _encode(suffix: str, image: np.ndarray) -> bytes:
@@ -153,6 +153,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_shards(tmp_path: Path) -> Path:
     """The same shards, to be damaged."""
     return write_shards(tmp_path / "shards", {"train": [3, 2], "val": [2]})
+
+
+@pytest.fixture(scope="session")
+def make_tiny_config() -> Callable[[], TrainConfig]:
+    """For fixtures of a wider scope than a test."""
+    return make_config
 
 
 @pytest.fixture

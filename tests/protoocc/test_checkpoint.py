@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from protoocc.checkpoint import find_checkpoint, list_checkpoints, load_model, load_state, save_checkpoint
+from protoocc.config import TrainConfig
+from protoocc.model import ProtoOcc
+from schemas.errors import CheckpointError
+
+
+def save(folder: Path, config: TrainConfig, step: int = 1) -> Path:
+    torch.manual_seed(step)
+    return save_checkpoint(
+        folder, step, weights=ProtoOcc(config.model).state_dict(), config=config, state={"step": step}
+    )
+
+
+def edit_weights(checkpoint: Path, **changes: torch.Tensor | None) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    for name, value in changes.items():
+        name = name.replace("__", ".")
+        if value is None:
+            del weights[name]
+        else:
+            weights[name] = value
+    save_file(weights, checkpoint / "model.safetensors")
+
+
+def test_round_trip(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    checkpoint = save(tmp_path / "checkpoints", tiny_config)
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["config.json", "model.safetensors", "state.pt"]
+    torch.manual_seed(1)
+    original = ProtoOcc(tiny_config.model).state_dict()
+    for path in (checkpoint, checkpoint / "model.safetensors", tmp_path, tmp_path / "checkpoints"):
+        model, config = load_model(path)
+        assert config == tiny_config
+        assert not model.training
+        assert all(torch.equal(value, original[name]) for name, value in model.state_dict().items())
+    assert load_state(checkpoint / "state.pt") == {"step": 1}
+
+
+def test_last_and_previous_are_kept(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    (tmp_path / "step-000009.partial").mkdir()
+    for step in (1, 2, 10):
+        save(tmp_path, tiny_config, step)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000002", "step-000010"]
+    assert find_checkpoint(tmp_path).name == "step-000010"
+
+
+def test_same_weights_give_the_same_bytes(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    first, second = save(tmp_path / "a", tiny_config), save(tmp_path / "b", tiny_config)
+    for name in ("model.safetensors", "config.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_other_names_and_shapes_are_listed(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    checkpoint = save(tmp_path, tiny_config)
+    edit_weights(checkpoint, extra=torch.zeros(2), decoder__classifier__2__bias=torch.zeros(3))
+    edit_weights(checkpoint, decoder__classifier__2__weight=None)
+    with pytest.raises(CheckpointError) as error:
+        load_model(checkpoint)
+    lines = str(error.value).splitlines()
+    assert lines[0].endswith("does not fit the network in 3 places:")
+    assert lines[1:] == [
+        "  missing: decoder.classifier.2.weight (18, 8)",
+        "  unexpected: extra (2,)",
+        "  shape: decoder.classifier.2.bias is (3,) in the file, (18,) in the network",
+    ]
+
+
+def test_unreadable_files_are_named(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    checkpoint = save(tmp_path, tiny_config)
+    (checkpoint / "state.pt").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="state.pt cannot be read"):
+        load_state(checkpoint / "state.pt")
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(weights[:-9])
+    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+        load_model(checkpoint)
+    (checkpoint / "config.json").write_text('{"modell": {}}')
+    with pytest.raises(CheckpointError, match="unknown field 'modell'"):
+        load_model(checkpoint)
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        load_model(checkpoint)
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    torch.save({"path": Path("x")}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_state(tmp_path / "state.pt")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no checkpoint and no run with one"):
+        load_model(tmp_path / "absent")

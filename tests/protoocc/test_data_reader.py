@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from protoocc.data import EpochSampler, ShardDataset, collate, make_loader, open_shards
+from schemas.errors import DataError
+
+ROAD, CAR, FREE, IGNORED = 11, 4, 17, 255
+
+
+def overwrite(folder: Path, extension: str, data: bytes) -> None:
+    """Puts other bytes over the start of the second training sample's member."""
+    index = json.loads((folder / "train-00000.index.json").read_text())
+    offset, size = index["samples"][1]["members"][extension]
+    tar = bytearray((folder / "train-00000.tar").read_bytes())
+    tar[offset : offset + size] = data[:size].ljust(size, b"\0")
+    (folder / "train-00000.tar").write_bytes(bytes(tar))
+
+
+def test_keyframe_has_the_packed_values(shards: Path) -> None:
+    keyframe = ShardDataset(open_shards(shards, "train"))[3]
+    assert keyframe.token == "token-3"
+    assert keyframe.images.shape == (2, 32, 64, 3)
+    # OpenCV wrote BGR (20..39, 30..49, 200..219) for sample 3, camera 0: red is the last one.
+    assert np.allclose(keyframe.images[0].mean((0, 1)), (209.5, 39.5, 29.5), atol=3)
+    assert keyframe.segment_id is not None
+    # Row 0 of the second camera is pixel 32 * 64 = 2048 of the stack: 2048 // 512 % 8 + 300 = 304.
+    assert keyframe.segment_id[1, 0, 0] == 304
+    # Sample 3: car at (4 + 3 % 4, 2 + 3 % 5, 1) = (7, 5, 1).
+    assert keyframe.semantics[7, 5, 1] == CAR
+    assert keyframe.semantics[0, 0].tolist() == [ROAD, FREE, FREE, IGNORED]
+    assert keyframe.mask_camera[:3, 0, 0].tolist() == [0, 0, 1]
+    assert keyframe.image_from_camera[0, 0].tolist() == [30.0, 0.0, 32.0]
+
+
+def test_collate_gives_the_batch_types(shards: Path) -> None:
+    dataset = ShardDataset(open_shards(shards, "train"))
+    batch = collate([dataset[0], dataset[4]])
+    assert batch.tokens == ["token-0", "token-4"]
+    assert batch.images.shape == (2, 2, 3, 32, 64)
+    assert torch.equal(batch.images[1, 0, :, 5, 6], torch.from_numpy(dataset[4].images[0, 5, 6]))
+    assert batch.semantics is not None and batch.semantics.dtype == torch.int64
+    assert int(batch.semantics[0].max()) == IGNORED
+    assert batch.mask_camera is not None and batch.mask_camera.dtype == torch.bool
+    assert batch.segment_id is not None and int(batch.segment_id.max()) == 307
+    with pytest.raises(DataError, match="at least one"):
+        collate([])
+
+
+def test_shards_without_masks_have_no_segments(own_shards: Path) -> None:
+    manifest = json.loads((own_shards / "manifest.json").read_text())
+    (own_shards / "manifest.json").write_text(json.dumps({**manifest, "masks": None}))
+    keyframe = ShardDataset(open_shards(own_shards, "train"))[0]
+    assert keyframe.segment_id is None
+    assert collate([keyframe]).segment_id is None
+
+
+@pytest.mark.parametrize(
+    ("extension", "message"),
+    [
+        ("cam_back.jpg", "CAM_BACK: image is damaged"),
+        ("masks.png", "masks.png: image is damaged"),
+        ("occupancy.npz", "occupancy.npz is damaged"),
+        ("meta.json", "meta.json is damaged"),
+    ],
+)
+def test_damaged_member_names_shard_and_sample(own_shards: Path, extension: str, message: str) -> None:
+    overwrite(own_shards, extension, b"no such file")
+    dataset = ShardDataset(open_shards(own_shards, "train"))
+    with pytest.raises(DataError, match=rf"train-00000.tar, sample scene-train-00000-0001.*{message}"):
+        dataset[1]
+    assert dataset[2].token == "token-2"
+
+
+def test_pickled_array_is_refused(own_shards: Path) -> None:
+    data = io.BytesIO()
+    np.savez(data, semantics=np.array([{}], dtype=object))
+    overwrite(own_shards, "occupancy.npz", data.getvalue())
+    with pytest.raises(DataError, match="occupancy.npz is damaged"):
+        ShardDataset(open_shards(own_shards, "train"))[1]
+
+
+def test_meta_of_another_sample_is_refused(own_shards: Path) -> None:
+    overwrite(own_shards, "meta.json", b'{"token": "x", "image_from_camera": [], "camera_from_ego": []}'.ljust(9999))
+    with pytest.raises(DataError, match="has token 'x', the index says 'token-1'"):
+        ShardDataset(open_shards(own_shards, "train"))[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image_shape", [32, 60], r"image is \(32, 64\) \(H, W\), the manifest says \(32, 60\)"),
+        ("grid", {"minimum_m": [0, 0, 0], "voxel_size_m": 1, "shape": [8, 8, 5]}, r"\(8, 8, 4\), the manifest says"),
+        ("cameras", ["CAM_FRONT"], r"masks.png is uint16 \(64, 64\), expected"),
+    ],
+)
+def test_shapes_must_be_those_of_the_manifest(own_shards: Path, field: str, value: object, message: str) -> None:
+    manifest = json.loads((own_shards / "manifest.json").read_text())
+    manifest["dataset"][field] = value
+    (own_shards / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=message):
+        ShardDataset(open_shards(own_shards, "train"))[0]
+
+
+def test_shard_that_shrinks_while_open_is_an_error(own_shards: Path) -> None:
+    dataset = ShardDataset(open_shards(own_shards, "train"))
+    (own_shards / "train-00001.tar").write_bytes(b"short")
+    with pytest.raises(DataError, match="ends after 0 of"):
+        dataset[4]
+
+
+def test_cache_gives_the_same_keyframe_without_reading(own_shards: Path) -> None:
+    dataset = ShardDataset(open_shards(own_shards, "train"), cache=True)
+    first = dataset[0]
+    dataset.close()
+    (own_shards / "train-00000.tar").unlink()
+    assert dataset[0] is first
+    with pytest.raises(DataError, match="cannot open"):
+        dataset[1]
+
+
+def _read_token(dataset: ShardDataset, index: int) -> str:
+    return dataset[index].token
+
+
+def test_open_dataset_works_after_fork_and_pickling(shards: Path) -> None:
+    dataset = ShardDataset(open_shards(shards, "train"), cache=True)
+    dataset[0]
+    assert pickle.loads(pickle.dumps(dataset))[1].token == "token-1"
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(_read_token, [(dataset, i) for i in range(5)]) == [f"token-{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_reads_epochs_in_the_sampler_order(shards: Path, workers: int) -> None:
+    sampler = EpochSampler(5, 2, seed=1)
+    order = [f"token-{i}" for batch, _ in zip(EpochSampler(5, 2, seed=1), range(5), strict=False) for i in batch]
+    before = torch.get_rng_state()
+    loader = make_loader(ShardDataset(open_shards(shards, "train")), sampler, workers=workers, pin_memory=False)
+    tokens = [token for batch, _ in zip(loader, range(5), strict=False) for token in batch.tokens]
+    assert tokens == order
+    assert sorted(tokens[:5]) == sorted(tokens[5:]) == [f"token-{i}" for i in range(5)]
+    assert torch.equal(before, torch.get_rng_state())

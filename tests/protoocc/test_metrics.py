@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from protoocc.metrics import Confusion
+from schemas.errors import DataError
+
+FREE = 17
+
+
+def line(*classes: int) -> np.ndarray:
+    return np.array(classes, np.uint8).reshape(-1, 1, 1)
+
+
+def scored(label: np.ndarray, prediction: np.ndarray, mask: np.ndarray | None = None) -> Confusion:
+    confusion = Confusion()
+    confusion.add(prediction, label, np.ones(label.shape, bool) if mask is None else mask)
+    return confusion
+
+
+def test_scores_by_hand() -> None:
+    confusion = scored(line(4, 4, 4, 11, 11, FREE, FREE), line(4, 4, FREE, 11, 4, 11, FREE))
+    scores = confusion.scores()
+    # car: 2 hits, 3 labelled, 3 predicted -> 2 / 4; road: 1 hit, 2 labelled, 2 predicted -> 1 / 3.
+    assert scores.classes[4] == pytest.approx(1 / 2)
+    assert scores.classes[11] == pytest.approx(1 / 3)
+    assert scores.miou == pytest.approx((1 / 2 + 1 / 3) / 2)
+    # Occupied in both: 4, 4, 11->11, 11->4 = 4; occupied in either: all but the last voxel = 6.
+    assert scores.iou == pytest.approx(4 / 6)
+    assert scores.voxels == 7
+
+
+def test_masked_and_unknown_voxels_do_not_count() -> None:
+    mask = line(1, 1, 0).astype(bool)
+    scores = scored(line(4, 255, 4), line(4, 4, 11), mask).scores()
+    assert (scores.voxels, scores.miou, scores.iou) == (1, 1.0, 1.0)
+
+
+def test_absent_rules_differ_for_a_class_that_is_only_predicted() -> None:
+    confusion = scored(line(4, FREE), line(4, 3))
+    # car 1 / 1; bus predicted once, never labelled: 0 / 1 counts, or is left out.
+    assert confusion.scores("original").miou == pytest.approx(0.5)
+    assert confusion.scores("labelled").miou == pytest.approx(1.0)
+    assert confusion.scores("original").classes[3] == 0.0
+    assert math.isnan(confusion.scores("labelled").classes[3])
+
+
+def test_others_counts_and_free_does_not() -> None:
+    scores = scored(line(0, FREE), line(0, FREE)).scores()
+    assert len(scores.classes) == 17
+    assert scores.classes[0] == 1.0
+    assert scores.miou == 1.0
+
+
+def test_nothing_scored_is_nan() -> None:
+    empty = Confusion().scores()
+    assert math.isnan(empty.miou) and math.isnan(empty.iou) and empty.voxels == 0
+    free = scored(line(FREE), line(FREE)).scores()
+    assert math.isnan(free.miou) and math.isnan(free.iou) and free.voxels == 1
+
+
+def test_samples_are_added_up_not_averaged() -> None:
+    confusion = scored(line(4), line(4))
+    confusion.add(line(FREE, FREE, FREE), line(4, 4, 4), np.ones((3, 1, 1), bool))
+    # 1 hit of 4 labelled; the mean per sample would be (1 + 0) / 2.
+    assert confusion.scores().classes[4] == pytest.approx(0.25)
+
+
+def test_agrees_with_sklearn_on_random_volumes() -> None:
+    random = np.random.default_rng(0)
+    label = random.integers(0, 18, (20, 20, 8), np.uint8)
+    prediction = random.integers(0, 18, label.shape, np.uint8)
+    mask = random.random(label.shape) < 0.3
+    label[0] = 255
+    known = mask & (label != 255)
+    expected = confusion_matrix(label[known], prediction[known], labels=np.arange(18))
+    assert np.array_equal(scored(label, prediction, mask).counts, expected)
+
+
+def test_refuses_classes_outside_the_table() -> None:
+    with pytest.raises(DataError, match="prediction holds class 18"):
+        scored(line(4), line(18))
+    with pytest.raises(DataError, match="label holds class 200"):
+        scored(line(200), line(4))

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from protoocc.checkpoint import load_model
+from protoocc.config import TrainConfig, override
+from protoocc.model import ProtoOcc
+from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
+from protoocc.run_folder import read_metrics
+from protoocc.trainer import train
+from protoocc.training_report import StepReport
+from schemas.errors import ConfigError, StageError
+
+
+class KilledError(Exception):
+    """Stands for a kill signal."""
+
+
+def losses_of(run: Path) -> list[dict[str, int | float]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in read_metrics(run)]
+
+
+@pytest.fixture(scope="module")
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """An uninterrupted run of 8 steps."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(request.getfixturevalue("base_config"), shards, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def base_config(request: pytest.FixtureRequest) -> TrainConfig:
+    return request.getfixturevalue("make_tiny_config")()
+
+
+def test_run_folder_holds_everything(finished: Path, base_config: TrainConfig) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
+    assert TrainConfig.model_validate_json((finished / "config.json").read_text()) == base_config
+    # Every 3 steps and the last one; the last two stay.
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-000006", "step-000008"]
+    rows = read_metrics(finished)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert set(rows[0]) >= {"lr", "ce", "lovasz", "cls", "cons", "total", "gradient_norm", "seconds"}
+    # Warm-up of 2 steps up to 0.01.
+    assert [row["lr"] for row in rows[:2]] == [0.005, 0.01]
+    assert load_model(finished)[1] == base_config
+
+
+def test_summary_and_reports(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
+    reports: list[StepReport] = []
+    summary = train(tiny_config, shards, tmp_path / "run", on_step=reports.append)
+    assert [report.step for report in reports] == list(range(1, 9))
+    assert {report.steps for report in reports} == {8}
+    assert (summary.steps, summary.samples) == (8, 5)
+    assert summary.checkpoint == tmp_path / "run" / "checkpoints" / "step-000008"
+    # A tenth of 8 steps is at least one step.
+    assert summary.first["ce"] == pytest.approx(reports[0].losses["ce"])
+    assert summary.last["total"] == pytest.approx(reports[-1].losses["total"])
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 5])
+def test_killed_and_resumed_run_gives_the_same_bytes(
+    shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig, kill_at: int
+) -> None:
+    def kill(report: StepReport) -> None:
+        if report.step == kill_at:
+            raise KilledError
+
+    run = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(base_config, shards, run, on_step=kill)
+    torch.manual_seed(99)
+    train(base_config, shards, run, resume=True)
+    assert losses_of(run) == losses_of(finished)
+    for name in ("step-000006", "step-000008"):
+        weights = [(path / "checkpoints" / name / "model.safetensors").read_bytes() for path in (run, finished)]
+        assert weights[0] == weights[1]
+
+
+def test_workers_and_cache_do_not_change_the_numbers(
+    shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig
+) -> None:
+    config = override(base_config, ["data.workers=1", "data.cache=true", "schedule.steps=8"])
+    train(config, shards, tmp_path / "run")
+    assert losses_of(tmp_path / "run") == losses_of(finished)
+
+
+def test_resuming_a_finished_run_does_nothing(
+    shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    steps: list[StepReport] = []
+    summary = train(base_config, shards, run, resume=True, on_step=steps.append)
+    assert (summary.steps, steps) == (8, [])
+    assert losses_of(run) == losses_of(finished)
+
+
+def test_run_folder_of_another_run_is_refused(
+    shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig
+) -> None:
+    other = override(base_config, ["optimizer.lr=0.5"])
+    with pytest.raises(ConfigError, match=r"optimizer.lr: was 0.01, now 0.5"):
+        train(other, shards, finished)
+    with pytest.raises(ConfigError, match=r"optimizer.lr: was 0.01, now 0.5"):
+        train(other, shards, finished, resume=True)
+    with pytest.raises(ConfigError, match="Continue it with --resume"):
+        train(base_config, shards, finished)
+    (tmp_path / "letters.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds 'letters.txt' and no config.json"):
+        train(base_config, shards, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_resume_refuses_other_shards(
+    own_shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig
+) -> None:
+    manifest = json.loads((own_shards / "manifest.json").read_text())
+    (own_shards / "manifest.json").write_text(json.dumps({**manifest, "name": "other"}))
+    run = shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(ConfigError, match="was trained on other shards"):
+        train(base_config, own_shards, run, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("precision=bfloat16", "needs a GPU"),
+        ("model.grid.voxel_size_m=0.5", "the network's grid is"),
+        ("model.num_classes=20", "the network has 20 classes, .* has 18"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+    shards: Path, tmp_path: Path, tiny_config: TrainConfig, assignment: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(override(tiny_config, [assignment]), shards, tmp_path / "run", device=torch.device("cpu"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_without_masks_need_the_loss_off(own_shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
+    manifest = json.loads((own_shards / "manifest.json").read_text())
+    (own_shards / "manifest.json").write_text(json.dumps({**manifest, "masks": None}))
+    with pytest.raises(ConfigError, match="holds no pseudo masks"):
+        train(tiny_config, own_shards, tmp_path / "run")
+    config = override(
+        tiny_config, ["model.prototype_optimisation=false", "schedule.steps=1"]
+    )
+    assert train(config, own_shards, tmp_path / "run").last["cls"] == 0.0
+
+
+def test_loss_that_is_not_finite_names_the_samples(
+    shards: Path, tmp_path: Path, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {"total": torch.tensor(float("nan"), requires_grad=True), "ce": torch.tensor(1.0)}
+    monkeypatch.setattr("protoocc.trainer.compute_losses", lambda *arguments: broken)
+    with pytest.raises(StageError, match=r"step 1: total not finite with samples token-\d, token-\d"):
+        train(tiny_config, shards, tmp_path / "run")
+
+
+def test_epochs_become_steps(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
+    # 2 epochs of 5 samples in batches of 2: 10 / 2 = 5 steps.
+    config = override(tiny_config, ["schedule.steps=null", "schedule.epochs=2"])
+    assert train(config, shards, tmp_path / "run").steps == 5
+
+
+def test_training_leaves_the_callers_state_alone(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(override(tiny_config, ["schedule.steps=1"]), shards, tmp_path / "run")
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_learning_rate_by_hand(tiny_config: TrainConfig) -> None:
+    schedule = tiny_config.schedule.model_copy(update={"warmup_steps": 4, "final_lr_factor": 0.1})
+    # 4 steps of warm-up: 1/4 .. 4/4; then a cosine over steps 4..8: 1, ..., middle (1 + 0.1) / 2, ..., 0.1.
+    shares = [lr_factor(step, 9, schedule) for step in range(9)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[6] == pytest.approx(0.55)
+    assert shares[8] == pytest.approx(0.1)
+    assert lr_factor(0, 1, schedule.model_copy(update={"warmup_steps": 0})) == 1.0
+
+
+def test_parameter_groups(tiny_config: TrainConfig) -> None:
+    model = ProtoOcc(tiny_config.model)
+    config = tiny_config.optimizer.model_copy(update={"backbone_lr_factor": 0.1, "weight_decay": 0.01})
+    optimizer = make_optimizer(model, config)
+    set_learning_rate(optimizer, 1.0)
+    places = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(places) == len(list(model.parameters()))
+    assert len(optimizer.param_groups) == 4
+    named = {name: places[id(parameter)] for name, parameter in model.named_parameters()}
+    assert named["image_features.resnet.conv1.weight"]["lr"] == pytest.approx(0.1)
+    assert named["image_features.resnet.conv1.weight"]["weight_decay"] == 0.01
+    assert named["image_features.resnet.bn1.weight"]["weight_decay"] == 0.0
+    assert named["decoder.classifier.2.weight"]["lr"] == 1.0
+    assert named["decoder.classifier.2.bias"]["weight_decay"] == 0.0
+    assert named["voxel_queries.table"]["weight_decay"] == 0.0

@@ -99,7 +99,7 @@ def synth(
         summary = generate_world(out, config, on_keyframe=count)
     done_before = "already done, " if summary.is_skipped else ""
     console.print(
-        f"synth: {done_before}{summary.keyframes} keyframes of {len(summary.voxels)} classes in {summary.seconds:.1f} s, "
+        f"synth: {done_before}{summary.keyframes} keyframes, {len(summary.voxels)} classes, {summary.seconds:.1f} s, "
         f"{summary.num_bytes / 1e6:.1f} MB in {out}",
         highlight=False,
         soft_wrap=True,

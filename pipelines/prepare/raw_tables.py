@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -104,7 +105,9 @@ def load_devkit(dataset: DatasetSpec) -> NuScenes:
 
     folder = table_folder(dataset)
     try:
-        return NuScenes(version=dataset.version, dataroot=str(dataset.root), verbose=False)
+        # with lidarseg the devkit looks up a colour for every category, and knows none for a user's own
+        colors = defaultdict[str, tuple[int, int, int]](lambda: (0, 0, 0))
+        return NuScenes(dataset.version, str(dataset.root), verbose=False, colormap=colors)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         for name in TABLES:
             read_table(folder, name)

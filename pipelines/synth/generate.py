@@ -32,10 +32,10 @@ _REPORTS = "reports"
 def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], None] | None = None) -> SynthSummary:
     """Writes a generated driving world in nuScenes format with its exact truth.
 
-    Below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy in Occ3D format
-    (`gts/<scene>/<sample token>/labels.npz`) and exact pixels (`truth/<scene>/<sample token>/<camera>.png`, 16 bit: Occ3D
-    class * 2048 + number of the thing; `truth/<scene>/things.json` names the things). Work goes on in ``out``.partial until
-    all is there. The same configuration gives the same bytes, whatever the number of workers.
+    Below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy in Occ3D
+    format (`gts/<scene>/<sample token>/labels.npz`) and exact pixels (`truth/<scene>/<sample token>/<camera>.png`,
+    16 bit: Occ3D class * 2048 + number of the thing; `truth/<scene>/things.json` names the things). Work goes on in
+    ``out``.partial until all is there. The same configuration gives the same bytes, whatever the number of workers.
 
     Args:
         out: folder to make; it may exist if it is empty or holds this very world.
@@ -146,7 +146,8 @@ def _run_pool(
                 on_keyframe()
     except BrokenProcessPool as error:
         raise StageError(
-            "a worker process died, most likely for lack of memory. Run again (finished keyframes stay) with fewer workers."
+            "a worker process died, most likely for lack of memory. "
+            "Run again with fewer workers; finished keyframes stay."
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -158,7 +159,7 @@ def _write_tables(partial: Path, config: SynthConfig) -> dict[str, Any]:
     for scene in range(config.scenes):
         paths = [_report_path(partial, scene, keyframe) for keyframe in range(config.keyframes)]
         reports = [KeyframeReport.model_validate_json(path.read_text()) for path in paths]
-        rig = build_rig(config.image_width, np.random.default_rng([config.seed, scene]))
+        rig = build_rig(config.image_size, np.random.default_rng([config.seed, scene]))
         for name, rows in scene_tables(config.seed, rig, reports, config.image_size).items():
             tables.setdefault(name, []).extend(rows)
         for report in reports:

@@ -63,7 +63,7 @@ def draw_ground(
 
 def _stroke(ground: UInt8[np.ndarray, "h w"], line: Line, half_m: float, code: int, *, closed: bool = False) -> None:
     points = np.round(pixels(line) * 16).astype(np.int32).reshape(-1, 1, 2)
-    cv2.polylines(ground, [points], closed, code, max(1, round(2 * half_m / RESOLUTION_M)), cv2.LINE_8, 4)
+    cv2.polylines(ground, [points], closed, (code,), max(1, round(2 * half_m / RESOLUTION_M)), cv2.LINE_8, 4)
 
 
 def _dashes(line: Line, dash: int, gap: int) -> list[Line]:
@@ -117,7 +117,7 @@ def _draw_zebra(marks: UInt8[np.ndarray, "h w"], street: Line, index: int, half_
 
 def draw_island(ground: UInt8[np.ndarray, "h w"], corners_m: Line) -> None:
     """Paves a polygon as other flat ground, raised by the kerb."""
-    cv2.fillPoly(ground, [np.round(pixels(corners_m) * 16).astype(np.int32)], ISLAND, cv2.LINE_8, 4)
+    cv2.fillPoly(ground, [np.round(pixels(corners_m) * 16).astype(np.int32)], (ISLAND,), cv2.LINE_8, 4)
 
 
 @compiled

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Float, Shaped
 
 from pipelines.files import write_bytes, write_json
 from pipelines.synth.config import SynthConfig
@@ -28,7 +28,7 @@ from pipelines.synth.tables import (
     shot_token,
     token,
 )
-from pipelines.synth.truth import semantics, visibility, visible_shares
+from pipelines.synth.truth import visibility, visible_shares, voxelise
 from pipelines.synth.world import Thing, build_world
 from schemas.classes import FREE
 from schemas.geometry import Pose, invert_rigid, rigid_transform, transform_points
@@ -65,7 +65,7 @@ class Scene:
 def load_scene(config: SynthConfig, index: int) -> Scene:
     """Builds a scene, or takes the one that this process built last."""
     generator = np.random.default_rng([config.seed, index])
-    rig = build_rig(config.image_width, generator)
+    rig = build_rig(config.image_size, generator)
     return Scene(config, index, rig, Geometry(build_world(generator)))
 
 
@@ -153,7 +153,7 @@ def _camera(root: Path, scene: Scene, keyframe: int, channel: str, now_us: int) 
     shot = _shot(scene, channel, now_us + mount.delay_us, is_key_frame=True)
     snapshot = scene.geometry.at(scene.time_s(shot.timestamp_us))
     salt = (scene.index * 7919 + keyframe * 31 + CAMERAS.index(channel)) % 100_003
-    picture = take_picture(snapshot, mount, scene.ego_pose(shot.timestamp_us), scene.config.image_size, salt=salt)
+    picture = take_picture(snapshot, mount, scene.ego_pose(shot.timestamp_us), salt=salt)
     write_bytes(root / shot.filename, _encoded(".jpg", picture.bgr, cv2.IMWRITE_JPEG_QUALITY, 92))
     sample = sample_token(scene.config.seed, scene.index, keyframe)
     truth = root / "truth" / scene_name(scene.index) / sample / f"{channel}.png"
@@ -166,8 +166,9 @@ def _occupancy(root: Path, scene: Scene, keyframe: int, now_us: int) -> tuple[in
     poses = {channel: scene.ego_pose(now_us + mount.delay_us) for channel, mount in scene.rig.items()}
     times = [scene.start_us + k * KEYFRAME_US for k in range(scene.config.keyframes)]
     lidar_poses = [scene.ego_pose(time_us) @ scene.rig[LIDAR].ego_from_sensor for time_us in times]
-    labels = semantics(snapshot, poses[LIDAR])
-    mask_lidar, mask_camera = visibility(snapshot, scene.rig, poses, lidar_poses, scene.config.image_size)
+    occupancy = voxelise(snapshot, poses[LIDAR])
+    labels = occupancy.semantics
+    mask_lidar, mask_camera = visibility(occupancy, snapshot, scene.rig, poses, lidar_poses)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, semantics=labels, mask_lidar=mask_lidar, mask_camera=mask_camera)
     sample = sample_token(scene.config.seed, scene.index, keyframe)

@@ -31,7 +31,7 @@ _CAMERA_AXES: Final = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0
 BEAMS: Final = 32
 AZIMUTHS: Final = 1080
 LIDAR_RANGE_M: Final = 70.0
-_BEAM_LIMITS_DEG: Final = (-30.67, 10.67)
+BEAM_LIMITS_DEG: Final = (-30.67, 10.67)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Mount:
     rotation_wxyz: tuple[float, float, float, float]
     image_from_camera: Float[np.ndarray, "3 3"] | None
     """Intrinsics in pixels; none for the LiDAR."""
+    image_size: tuple[int, int] | None
+    """Width and height in pixels; none for the LiDAR."""
     delay_us: int
     """Exposure minus the time of the LiDAR keyframe."""
 
@@ -58,14 +60,14 @@ def quaternion(rotation: Float[np.ndarray, "3 3"]) -> tuple[float, float, float,
     return (w, x, y, z)
 
 
-def build_rig(image_width: int, generator: np.random.Generator) -> dict[str, Mount]:
+def build_rig(image_size: tuple[int, int], generator: np.random.Generator) -> dict[str, Mount]:
     """Mounts by channel; each vehicle is built a little differently (0.2 degrees, 1 cm, 5 pixels of 1600).
 
     Args:
-        image_width: pixels; intrinsics scale with it.
+        image_size: width and height, pixels; intrinsics scale with it.
         generator: source of the small differences.
     """
-    scale = image_width / 1600.0
+    scale = image_size[0] / 1600.0
     rig = {}
     for channel, (yaw, x, y, z, focal, delay) in _CAMERA_MOUNTS.items():
         error = Rotation.from_rotvec(np.radians(generator.normal(0.0, 0.2, 3))).as_matrix()
@@ -73,27 +75,24 @@ def build_rig(image_width: int, generator: np.random.Generator) -> dict[str, Mou
         focal_px, center = (focal + generator.normal(0.0, 5.0)) * scale, generator.normal((810.0, 490.0), 5.0) * scale
         intrinsics = np.array([[focal_px, 0.0, center[0]], [0.0, focal_px, center[1]], [0.0, 0.0, 1.0]])
         dx, dy, dz = (float(value) for value in generator.normal(0.0, 0.01, 3))
-        rig[channel] = Mount(channel, (x + dx, y + dy, z + dz), quaternion(rotation), intrinsics, delay)
+        rig[channel] = Mount(channel, (x + dx, y + dy, z + dz), quaternion(rotation), intrinsics, image_size, delay)
     tilt = Rotation.from_euler("zyx", [-90.0, generator.normal(0.0, 0.5), generator.normal(0.0, 0.5)], degrees=True)
-    rig[LIDAR] = Mount(LIDAR, (0.94, 0.0, 1.84), quaternion(tilt.as_matrix()), None, 0)
+    rig[LIDAR] = Mount(LIDAR, (0.94, 0.0, 1.84), quaternion(tilt.as_matrix()), None, None, 0)
     return rig
 
 
-def pixel_rays(
-    image_from_camera: Float[np.ndarray, "3 3"], width: int, height: int, *, stride: int = 1
-) -> Float32[np.ndarray, "n 3"]:
+def pixel_rays(image_from_camera: Float[np.ndarray, "3 3"], width: int, height: int) -> Float32[np.ndarray, "n 3"]:
     """Directions through pixel centres, row by row.
 
     Args:
         image_from_camera: intrinsics.
         width: image width, pixels.
         height: image height, pixels.
-        stride: take every so many pixels along u and v.
 
     Returns:
         (N, 3) unit vectors in the camera frame.
     """
-    v, u = np.mgrid[0:height:stride, 0:width:stride] + 0.5
+    v, u = np.mgrid[0:height, 0:width] + 0.5
     rays = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], axis=1) @ np.linalg.inv(image_from_camera).T
     return (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
 
@@ -101,6 +100,6 @@ def pixel_rays(
 def lidar_rays() -> Float32[np.ndarray, "n 3"]:
     """Directions of one turn, azimuth by azimuth, beam 0 lowest: (AZIMUTHS * BEAMS, 3) unit vectors, LiDAR frame."""
     azimuth = np.arange(AZIMUTHS) * 2 * np.pi / AZIMUTHS
-    pitch = np.radians(np.linspace(*_BEAM_LIMITS_DEG, BEAMS))
+    pitch = np.radians(np.linspace(*BEAM_LIMITS_DEG, BEAMS))
     a, p = (grid.ravel() for grid in np.meshgrid(azimuth, pitch, indexing="ij"))
     return np.stack([np.cos(p) * np.sin(a), np.cos(p) * np.cos(a), np.sin(p)], axis=1).astype(np.float32)

@@ -193,22 +193,19 @@ class Picture:
     """Occ3D class (17: sky) * TRUTH_BASE + number of the thing (0: ground, sky)."""
 
 
-def take_picture(
-    snapshot: Snapshot, mount: Mount, world_from_ego: Pose, size: tuple[int, int], *, salt: int
-) -> Picture:
+def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt: int) -> Picture:
     """Renders one camera.
 
     Args:
         snapshot: the world at the moment of exposure.
         mount: the camera.
         world_from_ego: vehicle pose at that moment.
-        size: width and height, pixels.
         salt: seed of sensor noise.
     """
-    geometry, (width, height) = snapshot.geometry, size
-    intrinsics = mount.image_from_camera
-    if intrinsics is None:
+    geometry, intrinsics = snapshot.geometry, mount.image_from_camera
+    if intrinsics is None or mount.image_size is None:
         raise ValueError(f"{mount.channel} is no camera")
+    width, height = mount.image_size
     world_from_camera = world_from_ego @ mount.ego_from_sensor
     rays = pixel_rays(intrinsics, width, height) @ world_from_camera[:3, :3].T.astype(np.float32)
     origin = world_from_camera[:3, 3]
@@ -220,6 +217,7 @@ def take_picture(
         hits.normal,
         snapshot.is_lit(origin, rays, hits),
         rays,
+        geometry.world.ground,
         geometry.axis,
         geometry.material,
         geometry.color,

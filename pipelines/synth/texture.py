@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
-from pipelines.synth.ground import ASPHALT, ISLAND, KERB, PAINT_MARK, TERRAIN, compiled
+from pipelines.synth.ground import HALF_SIZE_M, ISLAND, KERB, PAINT_MARK, RESOLUTION_M, TERRAIN, compiled
 from pipelines.synth.shapes import Material
 
 SKY: Final = -1
@@ -52,16 +52,30 @@ def grain(x: float, y: float, z: float, frequency: float, footprint_m: float) ->
 
 
 @compiled
-def ground_color(code: int, x: float, y: float, footprint_m: float) -> Rgb:
+def mark_cover(ground: UInt8[np.ndarray, "h w"], x: float, y: float) -> float:
+    """Share of road paint around a point, 0 .. 1, smooth across the cells of the raster."""
+    column, row = (x + HALF_SIZE_M) / RESOLUTION_M - 0.5, (y + HALF_SIZE_M) / RESOLUTION_M - 0.5
+    i, j = int(np.floor(column)), int(np.floor(row))
+    if i < 0 or j < 0 or i + 1 >= ground.shape[1] or j + 1 >= ground.shape[0]:
+        return 0.0
+    u, v = column - i, row - j
+    cover = 0.0
+    for a in range(2):
+        for b in range(2):
+            if ground[j + b, i + a] == PAINT_MARK:
+                cover += (u if a else 1 - u) * (v if b else 1 - v)
+    return cover
+
+
+@compiled
+def ground_color(ground: UInt8[np.ndarray, "h w"], code: int, x: float, y: float, footprint_m: float) -> Rgb:
     """Reflectance of the ground at a point."""
     fine = grain(x, y, 0.0, 14.0, footprint_m)
     coarse = noise(x * 0.35, y * 0.35, 7.5)
-    if code == ASPHALT:
-        tone = 0.135 + 0.05 * coarse + 0.09 * fine
-        return tone, tone, tone * 1.05
-    if code == PAINT_MARK:
-        tone = 0.72 + 0.2 * fine - 0.15 * coarse
-        return tone, tone, tone * 0.95
+    if code <= PAINT_MARK:
+        cover = mark_cover(ground, x, y)
+        tone = (1 - cover) * (0.135 + 0.05 * coarse + 0.09 * fine) + cover * (0.72 + 0.2 * fine - 0.15 * coarse)
+        return tone, tone, tone * (1.05 - 0.1 * cover)
     if code == TERRAIN:
         bare = min(1.0, max(0.0, 2.5 * noise(x * 0.22, y * 0.22, 3.5) - 0.9))
         blades = 1.0 + 1.3 * fine + 0.7 * grain(x, y, 2.0, 5.0, footprint_m)
@@ -143,7 +157,9 @@ def surface_color(material: int, base: Rgb, p: Rgb, axis: int, number: int, foot
         frame = x / 1.35 - np.floor(x / 1.35)
         tone = 0.35 if frame < 0.06 and axis == 1 else 0.8 + 0.8 * noise(x * 0.9, y * 0.9 + z, number)
     elif material == _PAINT:
-        tone = 0.95 + 0.1 * (noise(x * 1.5, y, z * 2.0 + number) - 0.5) - (0.25 if z < 0.35 else 0.0)
+        tone = 0.98 + 0.25 * (noise(x * 0.9, y, z * 1.5 + number) - 0.5) - (0.3 if z < 0.4 else 0.0)
+        if axis == 1 and x / 1.1 - np.floor(x / 1.1) < 0.025:
+            tone *= 0.6
     return base[0] * tone, base[1] * tone, base[2] * tone
 
 
@@ -169,6 +185,7 @@ def shade(
     normal: Float32[np.ndarray, "n 3"],
     is_lit: Bool[np.ndarray, " n"],
     directions: Float32[np.ndarray, "n 3"],
+    ground: UInt8[np.ndarray, "h w"],
     axis: UInt8[np.ndarray, " t"],
     material: UInt8[np.ndarray, " t"],
     color: Float32[np.ndarray, "t 3"],
@@ -187,6 +204,7 @@ def shade(
         normal: unit normal towards the camera, world frame.
         is_lit: whether the sun reaches the point.
         directions: unit ray directions, world frame.
+        ground: raster of ground codes.
         axis: axis that each triangle faces most in its thing's frame.
         material: per triangle.
         color: per triangle.
@@ -212,7 +230,7 @@ def shade(
             p = (local_m[i, 0], local_m[i, 1], local_m[i, 2])
             soft = 0.0
             if hit <= GROUND:
-                base = ground_color(GROUND - hit, p[0], p[1], footprint)
+                base = ground_color(ground, GROUND - hit, p[0], p[1], footprint)
             else:
                 paint = (color[hit, 0], color[hit, 1], color[hit, 2])
                 base = surface_color(material[hit], paint, p, axis[hit], number[hit], footprint)

@@ -31,9 +31,9 @@ _CELL_M: Final = 0.2
 
 _PARKED: Final = (
     *("car",) * 5,
-    *("truck", "bus", "trailer", "excavator", "motorcycles", "works", "works", "gap"),
+    *("truck", "bus", "trailer", "excavator", "motorcycles", "works", "works", "gap", "gap"),
 )
-"""What stands at the kerb; the deck is shuffled and dealt again and again, so each scene holds each kind several times."""
+"""What stands at the kerb: the deck is shuffled and dealt again and again, so a scene holds each kind several times."""
 _WALKWAY: Final = (
     *("tree",) * 4,
     *("bystander",) * 3,
@@ -150,6 +150,7 @@ def build_world(generator: np.random.Generator) -> World:
         road.line, streets, road_half_m=ROAD_HALF_M, street_half_m=STREET_HALF_M, sidewalk_m=SIDEWALK_M
     )
     builder = _Builder(generator, road, ground)
+    builder.keep_clear(streets)
     builder.islands()
     builder.kerbside()
     builder.walkways()
@@ -213,6 +214,8 @@ class _Builder:
         category, build = BUILDERS[kind]
         shape = _centered(build(self.generator))
         low, high = shape.bounds
+        if kind == "tree":
+            low, high = np.full(3, -0.4), np.full(3, 0.4)
         corners = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
         corners = corners + margin_m * np.sign(corners)
         corners = corners @ yaw_rotation(yaw)[:2, :2].T + (x, y)
@@ -228,6 +231,12 @@ class _Builder:
         found = self.ground[rows * scale + scale // 2, columns * scale + scale // 2]
         allowed = {"road": found < SIDEWALK, "walk": found >= SIDEWALK, "off": found > SIDEWALK + 1}[codes]
         return bool(np.all(allowed))
+
+    def keep_clear(self, streets: list[Float[np.ndarray, "n 2"]]) -> None:
+        """Lets nothing stand still on the side streets, nor where they cross the main road."""
+        for street in streets:
+            ends = np.round((street[[0, -1]] + HALF_SIZE_M) / _CELL_M).astype(np.int32)
+            cv2.polylines(self.used, [ends.reshape(-1, 1, 2)], False, (1,), round(2 * (STREET_HALF_M + 1.0) / _CELL_M))
 
     def islands(self) -> None:
         """Paves a strip of other flat ground beside the sidewalk every 45 m or so, both sides."""
@@ -348,7 +357,7 @@ def _cells(corners_m: Float[np.ndarray, "n 2"]) -> tuple[Int64[np.ndarray, " c"]
     first = cells.min(axis=0)
     width, height = cells.max(axis=0) - first + 1
     mask = np.zeros((height, width), np.uint8)
-    cv2.fillConvexPoly(mask, cells - first, 1)
+    cv2.fillConvexPoly(mask, cells - first, (1,))
     rows, columns = np.nonzero(mask)
     return rows + int(first[1]), columns + int(first[0])
 

@@ -59,10 +59,14 @@ def _without_pale_above(paint: Paint) -> Paint:
 def perspective_view(
     paint: Paint, grid: VoxelGrid, *, width_px: int, height_px: int
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
-    """Perspective picture from behind and above the vehicle, over a floor with lines every 10 m."""
+    """Perspective picture from behind and above the vehicle, over a floor with lines every 10 m.
+
+    The floor lies below the lowest painted voxel.
+    """
     width, height = width_px * SUPERSAMPLING, height_px * SUPERSAMPLING
     rays = perspective_rays(grid.shape, width, height)
-    background = _floor(grid, rays, width, height)
+    lowest = int(np.argmax(paint.any(axis=(0, 1))))
+    background = _floor(grid, lowest, rays, np.full((height, width, 3), PANEL_COLOR, dtype=np.uint8))
     picture = draw_voxels(_without_pale_above(paint), PALETTE, rays, background)
     return cv2.resize(picture, (width_px, height_px), interpolation=cv2.INTER_AREA)
 
@@ -87,22 +91,24 @@ def perspective_rays(shape: tuple[int, int, int], width_px: int, height_px: int)
     return np.array([eye, zero, zero, forward + first[0] * right + first[1] * down, pixel * right, pixel * down])
 
 
-def _floor(grid: VoxelGrid, rays: RayBundle, width_px: int, height_px: int) -> UInt8[np.ndarray, "H W 3"]:
-    picture = np.full((height_px, width_px, 3), PANEL_COLOR, dtype=np.uint8)
+def _floor(
+    grid: VoxelGrid, height_cells: int, rays: RayBundle, panel: UInt8[np.ndarray, "H W 3"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    picture = panel.copy()
     x_cells, y_cells, _ = grid.shape
     corners = np.array([[0, 0], [x_cells, 0], [x_cells, y_cells], [0, y_cells]], dtype=np.float64)
-    cv2.fillPoly(picture, [_pixels(corners, rays)], FLOOR_COLOR, cv2.LINE_AA, 8)
+    cv2.fillPoly(picture, [_pixels(corners, height_cells, rays)], FLOOR_COLOR, cv2.LINE_AA, 8)
     spacing = 10.0 / grid.voxel_size_m
     for axis, cells, other in ((0, x_cells, y_cells), (1, y_cells, x_cells)):
         for at in np.arange(0.0, cells + 1e-6, spacing):
             ends = np.array([[at, 0.0], [at, other]]) if axis == 0 else np.array([[0.0, at], [other, at]])
-            cv2.polylines(picture, [_pixels(ends, rays)], False, LINE_COLOR, 2, cv2.LINE_AA, 8)
+            cv2.polylines(picture, [_pixels(ends, height_cells, rays)], False, LINE_COLOR, 2, cv2.LINE_AA, 8)
     return picture
 
 
-def _pixels(points: Float64[np.ndarray, "n 2"], rays: RayBundle) -> np.ndarray:
+def _pixels(points: Float64[np.ndarray, "n 2"], height_cells: int, rays: RayBundle) -> np.ndarray:
     """Floor points (x, y) in voxel units as picture coordinates with 8 fractional bits (`shift` of OpenCV)."""
     eye, _, _, first, du, dv = rays
-    offsets = np.column_stack([points, np.zeros(len(points))]) - eye
+    offsets = np.column_stack([points, np.full(len(points), height_cells)]) - eye
     solved = np.linalg.solve(np.column_stack([du, dv, first]), offsets.T)
     return np.rint(solved[:2] / solved[2] * 256).T.astype(np.int32)

@@ -120,9 +120,7 @@ def test_title() -> None:
 
 
 def test_wrong_shapes_are_named(view: SampleView) -> None:
-    with pytest.raises(
-        DataError, match=r"'semantics' has shape \(20, 20, 4\), the grid .* \(200, 200, 16\)"
-    ):
+    with pytest.raises(DataError, match=r"'semantics' has shape \(20, 20, 4\), the grid .* \(200, 200, 16\)"):
         dataclasses.replace(view, grid=OCC3D_GRID)
     with pytest.raises(DataError, match="6 images, but 1 camera names"):
         dataclasses.replace(view, cameras=("CAM_FRONT",))

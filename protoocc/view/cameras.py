@@ -57,16 +57,20 @@ def _without_pale_above(paint: Paint) -> Paint:
 
 
 def perspective_view(
-    paint: Paint, grid: VoxelGrid, *, width_px: int, height_px: int
+    paint: Paint, grid: VoxelGrid, *, floor_cells: int, width_px: int, height_px: int
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
     """Perspective picture from behind and above the vehicle, over a floor with lines every 10 m.
 
-    The floor lies below the lowest painted voxel.
+    Args:
+        paint: palette row per voxel.
+        grid: its size.
+        floor_cells: height of the floor above the grid's lower end, voxels.
+        width_px: width of the picture.
+        height_px: height of the picture.
     """
     width, height = width_px * SUPERSAMPLING, height_px * SUPERSAMPLING
     rays = perspective_rays(grid.shape, width, height)
-    lowest = int(np.argmax(paint.any(axis=(0, 1))))
-    background = _floor(grid, lowest, rays, np.full((height, width, 3), PANEL_COLOR, dtype=np.uint8))
+    background = _floor(grid, floor_cells, rays, np.full((height, width, 3), PANEL_COLOR, dtype=np.uint8))
     picture = draw_voxels(_without_pale_above(paint), PALETTE, rays, background)
     return cv2.resize(picture, (width_px, height_px), interpolation=cv2.INTER_AREA)
 
@@ -89,6 +93,11 @@ def perspective_rays(shape: tuple[int, int, int], width_px: int, height_px: int)
     first = (lower + upper) / 2 - pixel * (np.array([width_px, height_px]) - 1) / 2
     zero = np.zeros(3)
     return np.array([eye, zero, zero, forward + first[0] * right + first[1] * down, pixel * right, pixel * down])
+
+
+def floor_of(paint: Paint) -> int:
+    """Index of the lowest layer that holds painted voxels; 0 when none does."""
+    return int(np.argmax(paint.any(axis=(0, 1))))
 
 
 def _floor(

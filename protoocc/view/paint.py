@@ -36,7 +36,7 @@ def _palette() -> UInt8[np.ndarray, "64 3"]:
     palette = np.full((64, 3), 255, dtype=np.uint8)
     palette[1:19] = OCC3D_COLORS
     palette[IGNORED_LIGHT], palette[IGNORED_DARK] = (188, 190, 194), (142, 145, 150)
-    palette[EGO_BODY], palette[EGO_CABIN] = (22, 26, 34), (250, 250, 252)
+    palette[EGO_BODY], palette[EGO_CABIN] = (22, 26, 34), (158, 170, 190)
     palette[CORRECT], palette[WRONG_CLASS] = (172, 196, 178), (245, 166, 35)
     palette[MISSED], palette[INVENTED] = (206, 44, 60), (47, 110, 214)
     palette[PALE:] = np.round(0.22 * palette[:32] + 0.78 * np.array([236, 239, 243])).astype(np.uint8)

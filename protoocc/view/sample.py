@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from protoocc.view.cameras import perspective_view, top_view
+from protoocc.view.cameras import floor_of, perspective_view, top_view
 from protoocc.view.images import camera_panel, spatial_order
 from protoocc.view.page import CONTENT_WIDTH, GAP, Color, LegendEntry, Page, Panel
 from protoocc.view.paint import (
@@ -109,7 +109,8 @@ def _camera(view: SampleView, index: int) -> Panel:
 
 
 def _add_truth(page: Page, view: SampleView, truth: Paint) -> None:
-    perspective = perspective_view(truth, view.grid, width_px=WIDE_PX, height_px=COLUMN_PX)
+    floor = floor_of(truth)
+    perspective = perspective_view(truth, view.grid, floor_cells=floor, width_px=WIDE_PX, height_px=COLUMN_PX)
     page.add_row(
         [
             Panel(f"Ground truth from above, {_extent(view.grid)}", top_view(truth, COLUMN_PX)),
@@ -129,10 +130,10 @@ def _add_comparison(page: Page, view: SampleView, truth: Paint, prediction: UInt
             Panel("Errors from above, within the camera mask", top_view(add_ego(errors, view.grid), COLUMN_PX)),
         ]
     )
-    height = round(HALF_PX * 0.58)
+    size = {"floor_cells": floor_of(truth), "width_px": HALF_PX, "height_px": round(HALF_PX * 0.58)}
     page.add_row(
         [
-            Panel(caption, perspective_view(paint, view.grid, width_px=HALF_PX, height_px=height))
+            Panel(caption, perspective_view(paint, view.grid, **size))
             for caption, paint in (
                 ("Ground truth from behind the vehicle, grid lines every 10 m", truth),
                 ("Prediction from behind the vehicle", predicted),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from protoocc.view.cameras import FLOOR_COLOR, PANEL_COLOR, perspective_view, top_view
+from protoocc.view.cameras import FLOOR_COLOR, PANEL_COLOR, floor_of, perspective_view, top_view
 from protoocc.view.paint import (
     CORRECT,
     EGO_BODY,
@@ -154,7 +154,7 @@ def test_perspective_is_from_behind_and_the_left_is_left() -> None:
     paint = np.zeros(grid.shape, dtype=np.uint8)
     paint[18, 18, 0] = CAR + 1  # ahead, left
     paint[1, 1, 0] = BUS + 1  # behind, right
-    picture = perspective_view(paint, grid, width_px=120, height_px=90).astype(int)
+    picture = perspective_view(paint, grid, floor_cells=0, width_px=120, height_px=90).astype(int)
     blue = np.argwhere(picture[..., 2] - picture[..., 0] > 90).mean(axis=0)
     yellow = np.argwhere(picture[..., 0] - picture[..., 2] > 90).mean(axis=0)
     assert blue[0] < yellow[0] - 20  # what lies ahead is higher in the picture
@@ -172,6 +172,13 @@ def test_wall_hides_what_is_behind_it_in_perspective() -> None:
     assert is_yellow[1] == 0
 
 
+def test_floor_lies_below_the_lowest_voxel() -> None:
+    paint = np.zeros((2, 2, 5), dtype=np.uint8)
+    assert floor_of(paint) == 0
+    paint[1, 0, 3] = CAR + 1
+    assert floor_of(paint) == 3
+
+
 def _yellow(paint: np.ndarray, grid: VoxelGrid) -> int:
-    picture = perspective_view(paint, grid, width_px=120, height_px=90).astype(int)
+    picture = perspective_view(paint, grid, floor_cells=0, width_px=120, height_px=90).astype(int)
     return int(np.count_nonzero(picture[..., 0] - picture[..., 2] > 60))

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from cli.model import Run, Shards, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Work, load_dataset
-from cli.progress import console, progress_bar
+from cli.progress import progress_bar
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +70,7 @@ def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work =
 
         typer.echo(json.dumps([dataclasses.asdict(row) for row in rows], default=str, indent=1))
     else:
-        print_status(rows, console)
+        print_status(rows, Console())
 
 
 def doctor(as_json: Json = False) -> None:

@@ -18,7 +18,7 @@ class Occ3dConfig(_Frozen):
 
 
 class LidarConfig(_Frozen):
-    """Labels from sweeps, boxes and point labels; the defaults are preset `paper`."""
+    """Labels from sweeps, boxes and point labels; the defaults use all evidence and agree best with exact truth."""
 
     kind: Literal["lidar"] = Field("lidar", description="Source: LiDAR sweeps of the dataset.")
     window_keyframes: int = Field(
@@ -45,6 +45,9 @@ class LidarConfig(_Frozen):
     ground_band_m: float = Field(
         0.3, gt=0, description="Without point labels: points so near the fitted ground belong to it, in metres."
     )
+    fill_ground_m: float = Field(
+        2.0, ge=0, description="Columns without a hit take the ground of a neighbour up to this far away, in metres."
+    )
     free_above: int = Field(0, ge=0, description="A voxel is free if more than so many rays passed through it.")
     occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")
     ignore_ends_m: float = Field(
@@ -54,15 +57,24 @@ class LidarConfig(_Frozen):
         0.0, ge=0, description="Height above a hit on the ground within which its ray frees nothing, in metres."
     )
     stop_before_hit_m: float = Field(0.0, ge=0, description="Distance to the hit at which a ray ends, in metres.")
-    far_rays: bool = Field(False, description="Whether rays that hit beyond the grid free voxels too.")
+    far_rays: bool = Field(True, description="Whether rays that hit beyond the grid free voxels too.")
+    porous_above: float | None = Field(
+        30.0,
+        ge=0,
+        description="Camera rays go on through voxels that more than this many times as many LiDAR rays passed as hit; "
+        "None: every occupied voxel stops them.",
+    )
     rays_per_voxel: float = Field(
         2.0, gt=0, description="Camera rays across one voxel at the grid's far corner; decides the pixel stride."
     )
 
 
 LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
-    "paper": LidarConfig(),
+    "default": LidarConfig(),
+    "paper": LidarConfig(far_rays=False, porous_above=None),
     "release-like": LidarConfig(
+        far_rays=False,
+        porous_above=None,
         free_above=10,
         occupied_above=1,
         ignore_ends_m=1.0,
@@ -70,4 +82,7 @@ LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
         stop_before_hit_m=0.4,
     ),
 }
-"""`paper`: Occ3D's text. `release-like`: thresholds of the published files as far as anyone outside knows them."""
+"""`paper`: Occ3D's text, where only points within the grid cast rays and the first occupied voxel hides what is behind.
+
+`release-like`: also the thresholds of the published files, as far as anyone outside knows them.
+"""

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
 from pipelines.occupancy.chunks import Chunk, Rays
+from pipelines.occupancy.completion import fill_ground
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.kernels import add_votes
 from pipelines.occupancy.occ3d import Labels
@@ -51,12 +52,16 @@ def label_frame(scene: Scene, record: SampleRecord, chunks: Sequence[Chunk]) -> 
     voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m)
     static, moved = _collect_votes(scene, record, chunks, voxel_from_anchor)
     semantics = _elect(static, moved, config.occupied_above)
-    occupied = semantics != FREE
+    hit = semantics != FREE
+    semantics = fill_ground(semantics, static, config.fill_ground_m / grid.voxel_size_m)
     passes = np.zeros(grid.shape, dtype=np.int32)
     for chunk in chunks:
         _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
-    observed = occupied | (passes > config.free_above)
-    visible = see(record, scene.dataset.cameras, grid, occupied, config.rays_per_voxel) & observed
+    observed = hit | (passes > config.free_above)
+    opaque = semantics != FREE
+    if config.porous_above is not None:
+        opaque &= passes <= config.porous_above * (static.sum(axis=3) + moved.sum(axis=3))
+    visible = see(record, scene.dataset.cameras, grid, opaque, config.rays_per_voxel) & observed
     labels = {
         "semantics": semantics,
         "mask_lidar": observed.astype(np.uint8),

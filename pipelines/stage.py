@@ -106,6 +106,7 @@ def run_stage(stage: Stage, runtime: Runtime) -> StageSummary:
     """
     started = time.monotonic()
     if runtime.overwrite and stage.folder.exists():
+        _refuse_foreign(stage.folder)
         shutil.rmtree(stage.folder)
     plan = _plan(stage, runtime)
     _check_plan(stage, plan)
@@ -124,7 +125,8 @@ def run_stage(stage: Stage, runtime: Runtime) -> StageSummary:
     done = sum(report["done"] for report in reports)
     if done == 0:
         raise StageError(
-            f"{stage.name}: every sample was dropped; first reason: {next(iter(dropped.values()), 'none')}"
+            f"{stage.name}: every sample was dropped; first reason: {next(iter(dropped.values()), 'none')}\n"
+            "Correct the data and run again with --overwrite."
         )
     counts: Counter[str] = Counter()
     for report in reports:
@@ -197,7 +199,7 @@ def _plan(stage: Stage, runtime: Runtime) -> dict[str, Any]:
 def _check_plan(stage: Stage, plan: dict[str, Any]) -> None:
     path = stage.folder / "plan.json"
     if not path.is_file():
-        if stage.folder.exists() and any(stage.folder.iterdir()) and not (stage.folder / "units").exists():
+        if stage.folder.exists():
             _refuse_foreign(stage.folder)
         return
     old = _flatten(json.loads(path.read_text()))
@@ -215,7 +217,7 @@ def _check_plan(stage: Stage, plan: dict[str, Any]) -> None:
 def _refuse_foreign(folder: Path) -> None:
     known = {"zarr.json", "units", "plan.json"}
     names = {entry.name for entry in folder.iterdir()}
-    if not names & known:
+    if names and not names & known:
         raise ConfigError(f"{folder} exists and was not made by this stage (holds {min(names)}). Choose another --out.")
 
 
@@ -254,7 +256,8 @@ def _run_units(stage: Stage, runtime: Runtime) -> None:
         shown = "\n".join(f"  {failure}" for failure in sorted(failures)[:5])
         raise StageError(
             f"{stage.name}: {len(failures)} of {len(stage.units)} units failed:\n{shown}\n"
-            "Correct the data and run again (finished units are kept), or pass --on-error drop to leave them out."
+            "Correct the data and run again (finished units are kept), or leave them out with "
+            "--on-error drop --overwrite."
         )
 
 

@@ -1,0 +1,222 @@
+"""The stage contract on a toy stage: kill and rerun, changed configuration, drop, fail, schedulers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipelines.files import write_bytes
+from pipelines.scheduler import Scheduler
+from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage, scene_units, units_of
+from schemas.errors import ConfigError, DataError, StageError
+
+NUM_RECORDS = 7
+SYNC = Runtime(scheduler=Scheduler(kind="sync"))
+
+
+def write_squares(folder: Path, bad: frozenset[int], on_error: str, unit: Unit) -> UnitReport:
+    """Writes one file per record; records in ``bad`` are broken."""
+    dropped = {}
+    for index in range(unit.start, unit.stop):
+        if index in bad:
+            if on_error == "fail":
+                raise DataError(f"sample s{index}: file f{index} is missing. Restore it.")
+            dropped[f"s{index}"] = f"file f{index} is missing"
+            continue
+        write_bytes(folder / f"{index}.txt", str(index * index).encode())
+    return UnitReport(done=unit.size - len(dropped), dropped=dropped, counts={"records": float(unit.size)})
+
+
+def toy_stage(folder: Path, *, bad: frozenset[int] = frozenset(), on_error: str = "fail", factor: int = 1) -> Stage:
+    return Stage(
+        name="toy",
+        folder=folder,
+        config={"settings": {"factor": factor}},
+        inputs={"records": "abc"},
+        units=units_of(NUM_RECORDS, 3),
+        work=partial(write_squares, folder, bad, on_error),
+        create=lambda path: write_bytes(path / "zarr.json", b"{}"),
+        finish=lambda path: {"files": len(list(path.glob("*.txt")))},
+    )
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> dict[str, bytes]:
+    """Files of an uninterrupted run."""
+    run_stage(toy_stage(tmp_path / "clean"), SYNC)
+    return files_below(tmp_path / "clean")
+
+
+def test_units_cover_all_records_once() -> None:
+    assert [(u.name, u.start, u.stop) for u in units_of(7, 3)] == [
+        ("part-00000", 0, 3),
+        ("part-00001", 3, 6),
+        ("part-00002", 6, 7),
+    ]
+    assert units_of(0, 3) == []
+    assert [u.size for u in units_of(3, 3)] == [3]
+
+
+def test_scene_units_join_neighbours() -> None:
+    assert scene_units(["a", "a", "b"]) == [Unit("a", 0, 2), Unit("b", 2, 3)]
+    assert scene_units([]) == []
+
+
+def test_manifest_comes_last_and_says_all(tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    summary = run_stage(
+        toy_stage(tmp_path / "toy"), replace(SYNC, on_progress=lambda done, total: progress.append((done, total)))
+    )
+    manifest = read_manifest(tmp_path / "toy")
+    assert (manifest["done"], manifest["dropped"], manifest["counts"]) == (7, {}, {"records": 7.0})
+    assert manifest["files"] == 7
+    assert (summary.done, summary.skipped) == (7, False)
+    assert progress == [(0, 7), (3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_scheduler_does_not_change_the_bytes(kind: str, tmp_path: Path, clean: dict[str, bytes]) -> None:
+    run_stage(toy_stage(tmp_path / "toy"), Runtime(scheduler=Scheduler(kind=kind, workers=2)))
+    assert files_below(tmp_path / "toy") == clean
+
+
+def test_unknown_scheduler_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--scheduler fast: expected sync, threads, processes or an address"):
+        run_stage(toy_stage(tmp_path / "toy"), Runtime(scheduler=Scheduler(kind="fast")))
+
+
+def test_finished_stage_is_skipped(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    stage = toy_stage(tmp_path / "clean", bad=frozenset(range(7)))  # would fail if it ran
+    assert run_stage(stage, SYNC).skipped
+    assert files_below(tmp_path / "clean") == clean
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 2, 3])
+def test_finished_units_are_kept(num_done: int, tmp_path: Path, clean: dict[str, bytes]) -> None:
+    folder = tmp_path / "clean"
+    (folder / "manifest.json").unlink()
+    for unit in units_of(NUM_RECORDS, 3)[num_done:]:
+        (folder / "units" / f"{unit.name}.json").unlink()
+    (folder / "6.txt.partial").write_bytes(b"3")
+    kept_s = [(folder / f"{i}.txt").stat().st_mtime_ns for i in range(3 * num_done)[:NUM_RECORDS]]
+    run_stage(toy_stage(folder), SYNC)
+    assert files_below(folder) == clean
+    assert [(folder / f"{i}.txt").stat().st_mtime_ns for i in range(len(kept_s))] == kept_s
+
+
+KILLED_RUN = """
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+from dataclasses import replace
+from pipelines.stage import run_stage, UnitReport
+from tests.pipelines.test_stage import SYNC, toy_stage
+stage = toy_stage(Path(sys.argv[1]))
+def work(unit):
+    report = stage.work(unit)
+    if unit.name == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)  # after the bytes, before the marker
+    return report
+run_stage(replace(stage, work=work), SYNC)
+"""
+
+
+@pytest.mark.parametrize("unit", ["part-00000", "part-00002"])
+def test_killed_run_ends_in_the_same_bytes(unit: str, tmp_path: Path, clean: dict[str, bytes]) -> None:
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, str(tmp_path / "toy"), unit], cwd=root, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(DataError, match="is not finished"):
+        read_manifest(tmp_path / "toy")
+    run_stage(toy_stage(tmp_path / "toy"), SYNC)
+    assert files_below(tmp_path / "toy") == clean
+
+
+def test_interrupted_create_starts_afresh(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    write_bytes(tmp_path / "toy/zarr.json", b"half")
+    run_stage(toy_stage(tmp_path / "toy"), SYNC)
+    assert files_below(tmp_path / "toy") == clean
+
+
+def test_changed_config_is_refused_by_name(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    with pytest.raises(ConfigError, match=r"config.settings.factor: was 1, now 2\nRun again with --overwrite"):
+        run_stage(toy_stage(tmp_path / "clean", factor=2), SYNC)
+    assert files_below(tmp_path / "clean") == clean
+    run_stage(toy_stage(tmp_path / "clean", factor=2), replace(SYNC, overwrite=True))
+    assert read_manifest(tmp_path / "clean")["config"] == {"settings": {"factor": 2}}
+
+
+def test_changed_input_is_refused_by_name(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    stage = replace(toy_stage(tmp_path / "clean"), inputs={"records": "xyz"})
+    with pytest.raises(ConfigError, match="inputs.records: was 'abc', now 'xyz'"):
+        run_stage(stage, SYNC)
+
+
+def test_failure_names_every_bad_unit_and_keeps_the_good(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    folder = tmp_path / "toy"
+    with pytest.raises(StageError) as caught:
+        run_stage(toy_stage(folder, bad=frozenset({1, 6})), SYNC)
+    message = str(caught.value)
+    assert "2 of 3 units failed" in message
+    assert "part-00000: sample s1: file f1 is missing" in message
+    assert "part-00002: sample s6: file f6 is missing" in message
+    assert "--on-error drop --overwrite" in message
+    assert [path.name for path in (folder / "units").iterdir()] == ["part-00001.json"]
+    assert not (folder / "manifest.json").exists()
+    run_stage(toy_stage(folder), SYNC)  # repaired
+    assert files_below(folder) == clean
+
+
+def test_dropped_samples_are_counted_with_reason(tmp_path: Path) -> None:
+    runtime = replace(SYNC, on_error="drop")
+    summary = run_stage(toy_stage(tmp_path / "toy", bad=frozenset({1, 6}), on_error="drop"), runtime)
+    assert summary.done == 5
+    assert summary.dropped == {"s1": "file f1 is missing", "s6": "file f6 is missing"}
+    assert read_manifest(tmp_path / "toy")["dropped"] == summary.dropped
+
+
+def test_dropping_everything_fails(tmp_path: Path) -> None:
+    stage = toy_stage(tmp_path / "toy", bad=frozenset(range(7)), on_error="drop")
+    with pytest.raises(StageError, match="toy: every sample was dropped; first reason: file f0 is missing"):
+        run_stage(stage, replace(SYNC, on_error="drop"))
+    assert not (tmp_path / "toy/manifest.json").exists()
+
+
+def test_bugs_are_not_dressed_as_user_errors(tmp_path: Path) -> None:
+    def broken(unit: Unit) -> UnitReport:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        run_stage(replace(toy_stage(tmp_path / "toy"), work=broken), SYNC)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_foreign_folder_is_left_alone(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"holiday")
+    with pytest.raises(ConfigError, match="exists and was not made by this stage"):
+        run_stage(toy_stage(tmp_path), replace(SYNC, overwrite=overwrite))
+    assert (tmp_path / "photo.png").read_bytes() == b"holiday"
+
+
+def test_other_format_version_is_refused(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    path = tmp_path / "clean/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    with pytest.raises(DataError, match="has format version 99, this program reads 1"):
+        read_manifest(tmp_path / "clean")
+
+
+def test_damaged_manifest_is_named(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    (tmp_path / "clean/manifest.json").write_text('{"done": 7')
+    with pytest.raises(DataError, match=r"manifest.json is damaged: .*--overwrite"):
+        run_stage(toy_stage(tmp_path / "clean"), SYNC)

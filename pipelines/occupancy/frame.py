@@ -109,7 +109,7 @@ def _collect_votes(
 def _elect(
     static: Int32[np.ndarray, "X Y Z 18"], moved: Int32[np.ndarray, "X Y Z 18"], occupied_above: int
 ) -> np.ndarray:
-    """Majority per voxel, ties to the lower class, a known class before the unknown one; 17 where it is not occupied."""
+    """Majority per voxel; ties go to the lower class, to a known one before the unknown; 17 where it is not occupied."""
     votes = static + moved
     winner = votes.argmax(axis=3).astype(np.uint8)
     winner[winner == _IGNORED_SLOT] = IGNORED

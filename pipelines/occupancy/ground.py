@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64
+from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
@@ -24,6 +24,7 @@ _BUMP_M: Final = 0.25
 """A cell that lies this much above its smooth surroundings shows no ground."""
 _SMOOTH_CELLS: Final = 1.5
 _MASK_PIXEL_M: Final = 0.1
+_MASK_THRESHOLD: Final = 127
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class Ground:
         return np.abs(points[:, 2] - height) <= self.band_m
 
 
-def fit_ground(
-    points: Float32[np.ndarray, "n 3"], anchor_from_ego: Sequence[Pose], band_m: float
-) -> Ground:
+def fit_ground(points: Float32[np.ndarray, "n 3"], anchor_from_ego: Sequence[Pose], band_m: float) -> Ground:
     """Fits the ground under a drive.
 
     The lowest points of each square metre are taken where they agree with the plane that the vehicle stood on (plus a
@@ -113,9 +112,7 @@ class MapMask:
         return result
 
 
-def read_map_mask(
-    path: Path, places_m: Float64[np.ndarray, "k 3"], anchor_m: Float64[np.ndarray, " 3"]
-) -> MapMask:
+def read_map_mask(path: Path, places_m: Float64[np.ndarray, "k 3"], anchor_m: Float64[np.ndarray, " 3"]) -> MapMask:
     """Reads a nuScenes map mask around a drive.
 
     Args:
@@ -126,11 +123,14 @@ def read_map_mask(
     Raises:
         DataError: the file is missing or no image.
     """
-    image: UInt8[np.ndarray, "h w"] | None = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-    if image is None:
-        raise DataError(f"{path}: map mask is missing or no image; set map rows right or copy the file again")
+    Image.MAX_IMAGE_PIXELS = None  # masks of nuScenes hold up to 1.2e9 pixels, more than PIL and OpenCV take by default
     low = np.floor((places_m[:, :2].min(axis=0) - 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
     high = np.ceil((places_m[:, :2].max(axis=0) + 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
-    low, high = np.maximum(low, 0), np.minimum(high, image.shape[::-1])
-    cut = image[::-1][low[1] : high[1], low[0] : high[0]] > 127
-    return MapMask(low * _MASK_PIXEL_M - anchor_m[:2], cut.copy())
+    try:
+        with Image.open(path) as image:
+            low, high = np.maximum(low, 0), np.minimum(high, image.size)
+            cut = image.crop((low[0], image.height - high[1], high[0], image.height - low[1])).convert("L")
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{path}: map mask is missing or no whole image ({error}); copy it again") from error
+    inside = np.asarray(cut)[::-1] > _MASK_THRESHOLD
+    return MapMask(low * _MASK_PIXEL_M - anchor_m[:2], inside)

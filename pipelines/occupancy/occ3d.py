@@ -54,6 +54,8 @@ def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
 
 def _check(where: str, name: str, values: np.ndarray, shape: tuple[int, int, int]) -> None:
     if values.dtype != np.uint8 or values.shape != shape:
-        raise DataError(f"{where}: '{name}' is {values.dtype} {values.shape}, expected uint8 {shape} as in datasets.yaml")
+        raise DataError(
+            f"{where}: '{name}' is {values.dtype} {values.shape}, expected uint8 {shape} as in datasets.yaml"
+        )
     if values.max() > _HIGHEST[name]:
         raise DataError(f"{where}: '{name}' holds {values.max()}, expected 0..{_HIGHEST[name]}")

@@ -1,4 +1,4 @@
-"""Shapes of the things that stand and move in the world, one builder per category."""
+"""Vehicles, cycles and people, and the table of everything that can stand or move in the world."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from pipelines.synth.shapes import Color, Material, Shape, Vector, blob, block, merge, tube
+from pipelines.synth import street
+from pipelines.synth.shapes import STEEL, Color, Material, Shape, Vector, blob, block, merge, pick, tube
 
 CAR_PAINTS: Final[tuple[Color, ...]] = (
     (0.80, 0.80, 0.82),
@@ -29,14 +30,9 @@ CLOTHES: Final[tuple[Color, ...]] = (
 )
 RUBBER: Final[Color] = (0.04, 0.04, 0.045)
 DARK_GLASS: Final[Color] = (0.06, 0.09, 0.12)
-STEEL: Final[Color] = (0.42, 0.43, 0.45)
 SKIN: Final[Color] = (0.62, 0.42, 0.32)
 HEAD_LAMP: Final[Color] = (0.95, 0.95, 0.85)
 TAIL_LAMP: Final[Color] = (0.75, 0.03, 0.03)
-
-
-def _pick(generator: np.random.Generator, colors: tuple[Color, ...]) -> Color:
-    return colors[int(generator.integers(len(colors)))]
 
 
 def _wheels(axles_m: tuple[float, ...], half_width_m: float, radius_m: float) -> Shape:
@@ -72,7 +68,7 @@ def car(generator: np.random.Generator) -> Shape:
     """Saloon, estate or van by chance, 4.0 to 4.9 m long."""
     length, width = generator.uniform(4.0, 4.9), generator.uniform(1.75, 1.95)
     kind = generator.choice(["saloon", "estate", "van"])
-    paint = _pick(generator, CAR_PAINTS)
+    paint = pick(generator, CAR_PAINTS)
     belt = {"saloon": 0.82, "estate": 0.92, "van": 1.0}[kind]
     cabin, shift = {"saloon": (0.55, -0.25), "estate": (0.68, -0.5), "van": (0.80, -0.4)}[kind]
     roof = generator.uniform(0.5, 0.6) + (0.25 if kind == "van" else 0.0)
@@ -102,8 +98,8 @@ def car(generator: np.random.Generator) -> Shape:
 def truck(generator: np.random.Generator) -> Shape:
     """Cab and cargo box, 7 to 8.5 m long, 3.1 m high."""
     length, width = generator.uniform(7.0, 8.5), 2.45
-    cab = _pick(generator, ((0.70, 0.70, 0.72), (0.12, 0.25, 0.55), (0.60, 0.10, 0.08), (0.10, 0.35, 0.25)))
-    cargo = _pick(generator, ((0.85, 0.85, 0.84), (0.75, 0.76, 0.70), (0.55, 0.66, 0.72)))
+    cab = pick(generator, ((0.70, 0.70, 0.72), (0.12, 0.25, 0.55), (0.60, 0.10, 0.08), (0.10, 0.35, 0.25)))
+    cargo = pick(generator, ((0.85, 0.85, 0.84), (0.75, 0.76, 0.70), (0.55, 0.66, 0.72)))
     front = length / 2
     return merge(
         block((front - 0.95, 0, 0.5), (1.9, width * 0.95, 1.0), Material.PAINT, cab),
@@ -126,7 +122,7 @@ def truck(generator: np.random.Generator) -> Shape:
 def bus(generator: np.random.Generator) -> Shape:
     """City bus, 11 m long with a band of windows, 3 m high."""
     length, width = generator.uniform(10.5, 11.5), 2.5
-    paint = _pick(generator, ((0.78, 0.60, 0.06), (0.72, 0.10, 0.10), (0.12, 0.50, 0.62)))
+    paint = pick(generator, ((0.78, 0.60, 0.06), (0.72, 0.10, 0.10), (0.12, 0.50, 0.62)))
     return merge(
         block((0, 0, 0.35), (length, width, 0.95), Material.PAINT, paint),
         block((0, 0, 1.3), (length * 0.995, width * 0.98, 1.05), Material.GLASS, DARK_GLASS),
@@ -139,7 +135,7 @@ def bus(generator: np.random.Generator) -> Shape:
 def trailer(generator: np.random.Generator) -> Shape:
     """Semi-trailer without its tractor: a rusty red container on a frame, 7 m long."""
     length, width = generator.uniform(6.5, 7.5), 2.4
-    paint = _pick(generator, ((0.48, 0.17, 0.08), (0.55, 0.24, 0.08), (0.42, 0.12, 0.10)))
+    paint = pick(generator, ((0.48, 0.17, 0.08), (0.55, 0.24, 0.08), (0.42, 0.12, 0.10)))
     return merge(
         block((0, 0, 1.05), (length, width, 2.2), Material.RIBS, paint),
         block((0, 0, 0.75), (length, 1.1, 0.3), Material.PLAIN, RUBBER),
@@ -168,7 +164,7 @@ def construction_vehicle(generator: np.random.Generator) -> Shape:
 
 
 def _rider(generator: np.random.Generator, seat_m: float) -> Shape:
-    shirt = _pick(generator, CLOTHES)
+    shirt = pick(generator, CLOTHES)
     return merge(
         *(
             tube((-0.15, y, seat_m), (0.12, y, 0.35), (0.09, 0.07), Material.CLOTH, (0.10, 0.11, 0.16), sides=6)
@@ -179,13 +175,13 @@ def _rider(generator: np.random.Generator, seat_m: float) -> Shape:
             tube((0.02, y, seat_m + 0.5), (0.42, y, seat_m + 0.22), (0.055, 0.05), Material.CLOTH, shirt, sides=5)
             for y in (0.22, -0.22)
         ),
-        blob((0.02, 0, seat_m + 0.74), (0.13, 0.12, 0.15), Material.PLAIN, _pick(generator, CLOTHES)),
+        blob((0.02, 0, seat_m + 0.74), (0.13, 0.12, 0.15), Material.PLAIN, pick(generator, CLOTHES)),
     )
 
 
 def motorcycle(generator: np.random.Generator, *, has_rider: bool = False) -> Shape:
     """Scooter or motorcycle of 2 m, with or without a rider."""
-    paint = _pick(generator, ((0.60, 0.06, 0.05), (0.05, 0.05, 0.06), (0.10, 0.25, 0.60), (0.85, 0.83, 0.78)))
+    paint = pick(generator, ((0.60, 0.06, 0.05), (0.05, 0.05, 0.06), (0.10, 0.25, 0.60), (0.85, 0.83, 0.78)))
     parts = [
         *(
             tube((x, -0.07, 0.31), (x, 0.07, 0.31), (0.31, 0.31), Material.PLAIN, RUBBER, sides=12)
@@ -201,7 +197,7 @@ def motorcycle(generator: np.random.Generator, *, has_rider: bool = False) -> Sh
 
 def bicycle(generator: np.random.Generator, *, has_rider: bool = False) -> Shape:
     """Bicycle of 1.7 m, with or without a rider."""
-    paint = _pick(generator, ((0.10, 0.45, 0.70), (0.75, 0.40, 0.05), (0.20, 0.55, 0.25), (0.75, 0.75, 0.78)))
+    paint = pick(generator, ((0.10, 0.45, 0.70), (0.75, 0.40, 0.05), (0.20, 0.55, 0.25), (0.75, 0.75, 0.78)))
     bars: tuple[tuple[Vector, Vector], ...] = (
         ((-0.52, 0, 0.35), (-0.2, 0, 0.85)),
         ((-0.2, 0, 0.85), (0.4, 0, 0.8)),
@@ -225,9 +221,9 @@ def pedestrian(generator: np.random.Generator, *, stride_m: float = 0.18) -> Sha
     """A person of 1.6 to 1.9 m in mid-step."""
     height = generator.uniform(1.6, 1.9)
     shirt, trousers, hair = (
-        _pick(generator, CLOTHES),
-        _pick(generator, CLOTHES[1:4]),
-        _pick(generator, ((0.08, 0.06, 0.05), (0.35, 0.22, 0.1))),
+        pick(generator, CLOTHES),
+        pick(generator, CLOTHES[1:4]),
+        pick(generator, ((0.08, 0.06, 0.05), (0.35, 0.22, 0.1))),
     )
     hip, neck = height * 0.5, height * 0.83
     return merge(
@@ -242,161 +238,6 @@ def pedestrian(generator: np.random.Generator, *, stride_m: float = 0.18) -> Sha
         ),
         blob((0.02, 0, height * 0.915), (0.11, 0.1, 0.15), Material.PLAIN, SKIN),
         blob((-0.03, 0, height * 0.935), (0.12, 0.115, 0.14), Material.PLAIN, hair),
-    )
-
-
-def barrier(generator: np.random.Generator) -> Shape:
-    """Road-works barrier, 2 m wide across x, red and white."""
-    width = generator.uniform(1.8, 2.2)
-    return merge(
-        block((0, 0, 0.02), (0.55, width, 0.3), Material.STRIPES, (0.75, 0.08, 0.05), taper=(0.5, 1.0)),
-        block((0, 0, 0.32), (0.27, width, 0.68), Material.STRIPES, (0.75, 0.08, 0.05), taper=(0.6, 1.0)),
-    )
-
-
-def traffic_cone(generator: np.random.Generator) -> Shape:
-    """Orange cone with a white band, 0.75 to 0.95 m high on a 0.45 m foot."""
-    height = generator.uniform(0.75, 0.95)
-    orange: Color = (0.90, 0.28, 0.03)
-    middle, band = 0.4 * height, 0.65 * height
-    return merge(
-        block((0, 0, 0.02), (0.45, 0.45, 0.06), Material.PLAIN, orange),
-        tube((0, 0, 0.08), (0, 0, middle), (0.19, 0.135), Material.PLAIN, orange),
-        tube((0, 0, middle), (0, 0, band), (0.135, 0.085), Material.PLAIN, (0.9, 0.9, 0.88)),
-        tube((0, 0, band), (0, 0, height), (0.085, 0.03), Material.PLAIN, orange),
-    )
-
-
-def bin_(generator: np.random.Generator) -> Shape:
-    """Wheeled bin, 1.1 to 1.3 m high."""
-    paint = _pick(generator, ((0.30, 0.10, 0.35), (0.16, 0.16, 0.40), (0.32, 0.14, 0.30)))
-    height = generator.uniform(1.0, 1.2)
-    return merge(
-        block((0, 0, 0.03), (0.7, 0.95, height), Material.RIBS, paint, taper=(1.1, 1.05)),
-        block((0, 0, height + 0.03), (0.82, 1.05, 0.1), Material.PLAIN, (0.80, 0.70, 0.10)),
-    )
-
-
-def tree(generator: np.random.Generator) -> Shape:
-    """Trunk and a crown of rough blobs, 5 to 8 m high."""
-    height = generator.uniform(5.0, 8.0)
-    green = _leaf_color(generator)
-    crown = [
-        blob(
-            (generator.uniform(-0.9, 0.9), generator.uniform(-0.9, 0.9), height * generator.uniform(0.55, 0.8)),
-            (generator.uniform(1.2, 1.9), generator.uniform(1.2, 1.9), generator.uniform(1.1, 1.6)),
-            Material.FOLIAGE,
-            green,
-            generator=generator,
-            level=2,
-        )
-        for _ in range(3)
-    ]
-    return merge(tube((0, 0, 0), (0, 0, height * 0.6), (0.2, 0.13), Material.BARK, (0.27, 0.20, 0.14)), *crown)
-
-
-def bush(generator: np.random.Generator) -> Shape:
-    """A round bush, 0.8 to 1.5 m high."""
-    radius = generator.uniform(0.6, 1.0)
-    green = _leaf_color(generator)
-    return merge(
-        blob(
-            (0, 0, radius * 0.6),
-            (radius, radius * 1.3, radius * 0.8),
-            Material.FOLIAGE,
-            green,
-            generator=generator,
-            level=2,
-        ),
-        blob(
-            (0.4, 0.4, radius * 0.5),
-            (radius * 0.8, radius, radius * 0.6),
-            Material.FOLIAGE,
-            green,
-            generator=generator,
-            level=2,
-        ),
-    )
-
-
-def hedge(generator: np.random.Generator) -> Shape:
-    """A clipped hedge along x, 5 m long."""
-    return block(
-        (0, 0, 0), (5.0, 0.9, generator.uniform(1.0, 1.6)), Material.FOLIAGE, _leaf_color(generator), taper=(0.98, 0.9)
-    )
-
-
-def _leaf_color(generator: np.random.Generator) -> Color:
-    shade = generator.uniform(0.8, 1.2)
-    return (0.13 * shade * generator.uniform(0.7, 1.5), 0.27 * shade, 0.07 * shade)
-
-
-def lamp_post(generator: np.random.Generator) -> Shape:
-    """Street lamp, 6 to 7 m high, its arm along x."""
-    height = generator.uniform(6.0, 7.0)
-    return merge(
-        tube((0, 0, 0), (0, 0, height), (0.11, 0.07), Material.PLAIN, STEEL),
-        tube((0, 0, height), (1.8, 0, height + 0.3), (0.06, 0.05), Material.PLAIN, STEEL, sides=5),
-        block((1.8, 0, height + 0.2), (0.6, 0.25, 0.12), Material.PLAIN, (0.8, 0.8, 0.75)),
-    )
-
-
-def sign_post(generator: np.random.Generator) -> Shape:
-    """Traffic sign facing along x, 2.6 m high."""
-    face = _pick(generator, ((0.75, 0.06, 0.06), (0.06, 0.2, 0.65), (0.85, 0.75, 0.1)))
-    return merge(
-        tube((0, 0, 0), (0, 0, 2.7), (0.05, 0.05), Material.PLAIN, STEEL, sides=6),
-        tube((0.06, 0, 2.3), (0.1, 0, 2.3), (0.38, 0.38), Material.PLAIN, face, sides=10),
-        tube((0.1, 0, 2.3), (0.11, 0, 2.3), (0.26, 0.26), Material.PLAIN, (0.9, 0.9, 0.9), sides=10),
-    )
-
-
-def traffic_light(generator: np.random.Generator) -> Shape:
-    """Signal head on a pole, facing along x, 3.6 m high."""
-    lamp = _pick(generator, ((0.9, 0.05, 0.03), (0.05, 0.75, 0.3)))
-    return merge(
-        tube((0, 0, 0), (0, 0, 3.6), (0.08, 0.08), Material.PLAIN, (0.2, 0.22, 0.2), sides=6),
-        block((0.14, 0, 2.6), (0.25, 0.36, 1.0), Material.PLAIN, (0.05, 0.05, 0.05)),
-        tube((0.26, 0, 3.35), (0.29, 0, 3.35), (0.12, 0.12), Material.PLAIN, lamp),
-    )
-
-
-def building(generator: np.random.Generator) -> Shape:
-    """House front along x with windows, 10 to 17 m long and 5 to 16 m high."""
-    length, depth = generator.uniform(10.0, 17.0), generator.uniform(8.0, 11.0)
-    height = 3.2 * int(generator.integers(2, 6)) + 0.6
-    wall = _pick(
-        generator,
-        (
-            (0.55, 0.50, 0.44),
-            (0.50, 0.28, 0.20),
-            (0.62, 0.60, 0.56),
-            (0.58, 0.50, 0.34),
-            (0.40, 0.42, 0.45),
-            (0.66, 0.55, 0.48),
-        ),
-    )
-    roof: Color = (0.25, 0.22, 0.21)
-    return merge(
-        block((0, 0, 0), (length, depth, height), Material.FACADE, wall),
-        block((0, 0, height), (length + 0.5, depth + 0.5, 0.35), Material.PLAIN, roof),
-    )
-
-
-def wall(generator: np.random.Generator) -> Shape:
-    """Brick wall along x, 6 m long, 1.3 to 2.2 m high."""
-    return block((0, 0, 0), (6.0, 0.3, generator.uniform(1.3, 2.2)), Material.BRICK, (0.48, 0.25, 0.17))
-
-
-def fence(generator: np.random.Generator) -> Shape:
-    """Metal fence along x, 6 m long: posts and boards."""
-    height = generator.uniform(1.2, 1.7)
-    return merge(
-        *(tube((x, 0, 0), (x, 0, height), (0.05, 0.05), Material.PLAIN, STEEL, sides=5) for x in (-2.9, 0.0, 2.9)),
-        *(
-            block((0, 0, z * height), (6.0, 0.06, 0.2 * height), Material.PLAIN, (0.50, 0.50, 0.48))
-            for z in (0.15, 0.45, 0.75)
-        ),
     )
 
 
@@ -429,17 +270,17 @@ BUILDERS: Final[dict[str, tuple[str, Builder]]] = {
     "ridden bicycle": ("vehicle.bicycle", ridden_bicycle),
     "walker": ("human.pedestrian.adult", pedestrian),
     "bystander": ("human.pedestrian.adult", standing_person),
-    "barrier": ("movable_object.barrier", barrier),
-    "cone": ("movable_object.trafficcone", traffic_cone),
-    "bin": ("movable_object.pushable_pullable", bin_),
-    "tree": ("static.vegetation", tree),
-    "bush": ("static.vegetation", bush),
-    "hedge": ("static.vegetation", hedge),
-    "lamp post": ("static.manmade", lamp_post),
-    "sign": ("static.manmade", sign_post),
-    "traffic light": ("static.manmade", traffic_light),
-    "building": ("static.manmade", building),
-    "wall": ("static.manmade", wall),
-    "fence": ("static.manmade", fence),
+    "barrier": ("movable_object.barrier", street.barrier),
+    "cone": ("movable_object.trafficcone", street.traffic_cone),
+    "bin": ("movable_object.pushable_pullable", street.bin_),
+    "tree": ("static.vegetation", street.tree),
+    "bush": ("static.vegetation", street.bush),
+    "hedge": ("static.vegetation", street.hedge),
+    "lamp post": ("static.manmade", street.lamp_post),
+    "sign": ("static.manmade", street.sign_post),
+    "traffic light": ("static.manmade", street.traffic_light),
+    "building": ("static.manmade", street.building),
+    "wall": ("static.manmade", street.wall),
+    "fence": ("static.manmade", street.fence),
 }
 """Kind of thing -> its nuScenes category and its builder."""

@@ -50,7 +50,7 @@ def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], 
     manifest = _finished(out, config)
     if manifest is not None:
         return _summary(out, manifest, started, is_skipped=True)
-    partial = out.with_name(out.name + ".partial")
+    partial = out.absolute().with_name(out.absolute().name + ".partial")
     _prepare_partial(partial, config)
     _run(partial, config, on_keyframe)
     manifest = _write_tables(partial, config)

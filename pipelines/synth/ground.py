@@ -26,7 +26,8 @@ CATEGORY_OF_CODE: Final = (
     "flat.terrain",
     "flat.other",
 )
-Line = Float[np.ndarray, "n 2"]
+Line = Float[np.ndarray, "_ 2"]
+"""Points of a line or polygon, metres from the middle of the world."""
 
 
 def compiled(function: F) -> F:

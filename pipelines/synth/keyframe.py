@@ -10,12 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy.spatial import cKDTree
 
 from pipelines.files import write_bytes, write_json
 from pipelines.synth.config import SynthConfig
 from pipelines.synth.ground import HALF_SIZE_M, PAINT_MARK
 from pipelines.synth.rig import CAMERAS, KEYFRAME_US, LIDAR, Mount, build_rig, quaternion
-from pipelines.synth.sensors import Cloud, Geometry, scan, take_picture
+from pipelines.synth.sensors import Cloud, Geometry, Snapshot, scan, take_picture
 from pipelines.synth.tables import (
     VERSION,
     Box,
@@ -79,13 +80,13 @@ def make_keyframe(root: Path, report_path: Path, config: SynthConfig, index: int
     if keyframe == 0:
         _write_scene_files(root, scene)
     now_us = scene.start_us + keyframe * KEYFRAME_US
-    shots, cloud = _lidar(root, scene, keyframe, now_us)
+    snapshot = scene.geometry.at(scene.time_s(now_us))
+    shots, cloud = _lidar(root, scene, keyframe, snapshot, now_us)
     for channel in CAMERAS:
         shots.append(_camera(root, scene, keyframe, channel, now_us))
-    voxels = _occupancy(root, scene, keyframe, now_us)
-    report = KeyframeReport(
-        scene=index, keyframe=keyframe, shots=tuple(shots), boxes=_boxes(scene, now_us, cloud), voxels=voxels
-    )
+    voxels = _occupancy(root, scene, keyframe, snapshot, now_us)
+    boxes = _boxes(scene, snapshot, now_us, cloud)
+    report = KeyframeReport(scene=index, keyframe=keyframe, shots=tuple(shots), boxes=boxes, voxels=voxels)
     write_json(report_path, report.model_dump(mode="json"))
 
 
@@ -130,7 +131,7 @@ def _origin() -> Float[np.ndarray, " 3"]:
     return np.array([HALF_SIZE_M, HALF_SIZE_M, 0.0])
 
 
-def _lidar(root: Path, scene: Scene, keyframe: int, now_us: int) -> tuple[list[Shot], Cloud]:
+def _lidar(root: Path, scene: Scene, keyframe: int, now: Snapshot, now_us: int) -> tuple[list[Shot], Cloud]:
     """Scans the sweeps since the last keyframe and the keyframe itself, which comes last."""
     step_us = KEYFRAME_US // (scene.config.sweeps_per_keyframe + 1)
     before = range(scene.config.sweeps_per_keyframe, 0, -1) if keyframe > 0 else range(0)
@@ -139,7 +140,7 @@ def _lidar(root: Path, scene: Scene, keyframe: int, now_us: int) -> tuple[list[S
         timestamp_us = now_us - back * step_us
         shot = _shot(scene, LIDAR, timestamp_us, is_key_frame=back == 0)
         generator = np.random.default_rng([scene.config.seed, scene.index, timestamp_us])
-        snapshot = scene.geometry.at(scene.time_s(timestamp_us))
+        snapshot = scene.geometry.at(scene.time_s(timestamp_us)) if back else now
         cloud = scan(snapshot, scene.rig[LIDAR], scene.ego_pose(timestamp_us), generator)
         write_bytes(root / shot.filename, cloud.points.tobytes())
         shots.append(shot)
@@ -161,8 +162,7 @@ def _camera(root: Path, scene: Scene, keyframe: int, channel: str, now_us: int) 
     return shot
 
 
-def _occupancy(root: Path, scene: Scene, keyframe: int, now_us: int) -> tuple[int, ...]:
-    snapshot = scene.geometry.at(scene.time_s(now_us))
+def _occupancy(root: Path, scene: Scene, keyframe: int, snapshot: Snapshot, now_us: int) -> tuple[int, ...]:
     poses = {channel: scene.ego_pose(now_us + mount.delay_us) for channel, mount in scene.rig.items()}
     times = [scene.start_us + k * KEYFRAME_US for k in range(scene.config.keyframes)]
     lidar_poses = [scene.ego_pose(time_us) @ scene.rig[LIDAR].ego_from_sensor for time_us in times]
@@ -176,7 +176,7 @@ def _occupancy(root: Path, scene: Scene, keyframe: int, now_us: int) -> tuple[in
     return tuple(int(count) for count in np.bincount(labels.ravel(), minlength=FREE + 1)[:FREE])
 
 
-def _boxes(scene: Scene, now_us: int, cloud: Cloud) -> tuple[Box, ...]:
+def _boxes(scene: Scene, snapshot: Snapshot, now_us: int, cloud: Cloud) -> tuple[Box, ...]:
     world, time_s = scene.geometry.world, scene.time_s(now_us)
     world_from_ego = scene.ego_pose(now_us)
     near = [
@@ -187,16 +187,15 @@ def _boxes(scene: Scene, now_us: int, cloud: Cloud) -> tuple[Box, ...]:
     if not near:
         return ()
     eye = (world_from_ego @ [1.0, 0.0, 1.55, 1.0])[:3]
-    shares = visible_shares(scene.geometry.at(time_s), near, eye)
+    shares = visible_shares(snapshot, near, eye)
     points = cloud.points[:, :3].astype(np.float64)
-    points_world = transform_points(world_from_ego @ scene.rig[LIDAR].ego_from_sensor, points)
+    tree = cKDTree(transform_points(world_from_ego @ scene.rig[LIDAR].ego_from_sensor, points))
     return tuple(
-        _box(thing, world.pose(thing, time_s), float(share), points_world)
-        for thing, share in zip(near, shares, strict=True)
+        _box(thing, world.pose(thing, time_s), float(share), tree) for thing, share in zip(near, shares, strict=True)
     )
 
 
-def _box(thing: Thing, world_from_thing: Pose, share: float, points_world: Float[np.ndarray, "n 3"]) -> Box:
+def _box(thing: Thing, world_from_thing: Pose, share: float, points_world: cKDTree) -> Box:
     size = thing.size_wlh_m
     x, y, z = (round(float(value), 3) for value in world_from_thing[:3, 3] + [0.0, 0.0, size[2] / 2])
     rotation = quaternion(world_from_thing[:3, :3])
@@ -213,10 +212,11 @@ def _box(thing: Thing, world_from_thing: Pose, share: float, points_world: Float
     )
 
 
-def _inside(world_from_box: Pose, size_wlh_m: tuple[float, float, float], points: Float[np.ndarray, "n 3"]) -> int:
+def _inside(world_from_box: Pose, size_wlh_m: tuple[float, float, float], points: cKDTree) -> int:
     """Number of points in a box, its faces included."""
     width, length, height = size_wlh_m
-    local = transform_points(invert_rigid(world_from_box), points)
+    near = points.query_ball_point(world_from_box[:3, 3], 0.5 * float(np.linalg.norm(size_wlh_m)) + 0.01)
+    local = transform_points(invert_rigid(world_from_box), points.data[near])
     return int(np.all(np.abs(local) <= np.array([length, width, height]) / 2, axis=1).sum())
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import trimesh
 from jaxtyping import Float, Float32, Int64, UInt8
 
-Vector = tuple[float, float, float]
+Number = float | int
+Vector = tuple[Number, Number, Number]
 Color = tuple[float, float, float]
+STEEL: Final[Color] = (0.42, 0.43, 0.45)
 
 
 class Material(IntEnum):
@@ -54,6 +56,11 @@ def yaw_rotation(yaw_rad: float) -> Float[np.ndarray, "3 3"]:
     """Rotation about z, 3x3 float64."""
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def pick(generator: np.random.Generator, colors: tuple[Color, ...]) -> Color:
+    """One of several colours by chance."""
+    return colors[int(generator.integers(len(colors)))]
 
 
 def merge(*shapes: Shape) -> Shape:

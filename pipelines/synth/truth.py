@@ -113,14 +113,15 @@ def _cover_triangles(
         for i in range(n):
             for j in range(m):
                 u, v = (i + 0.5) / n, (j + 0.5) / m
-                if u + v > 1.0:
+                if u + v > 1.0 + 1e-9:
                     continue
+                own = share if u + v < 1.0 - 1e-9 else share // 2
                 p = (a[0] + u * ab[0] + v * ac[0], a[1] + u * ab[1] + v * ac[1], a[2] + u * ab[2] + v * ac[2])
                 x = int(np.floor((p[0] - low_m[0]) / voxel_m))
                 y = int(np.floor((p[1] - low_m[1]) / voxel_m))
                 z = int(np.floor((p[2] - low_m[2]) / voxel_m))
                 if 0 <= x < shape[0] and 0 <= y < shape[1] and 0 <= z < shape[2]:
-                    _add(area_mm2, samples_ego, (x, y, z), p, classes[t], share)
+                    _add(area_mm2, samples_ego, (x, y, z), p, classes[t], own)
 
 
 @compiled

@@ -13,6 +13,7 @@ from pipelines.synth.actors import BUILDERS
 from pipelines.synth.ground import (
     HALF_SIZE_M,
     SIDEWALK,
+    Line,
     code_at,
     draw_ground,
     draw_island,
@@ -232,7 +233,7 @@ class _Builder:
         allowed = {"road": found < SIDEWALK, "walk": found >= SIDEWALK, "off": found > SIDEWALK + 1}[codes]
         return bool(np.all(allowed))
 
-    def keep_clear(self, streets: list[Float[np.ndarray, "n 2"]]) -> None:
+    def keep_clear(self, streets: list[Line]) -> None:
         """Lets nothing stand still on the side streets, nor where they cross the main road."""
         for street in streets:
             ends = np.round((street[[0, -1]] + HALF_SIZE_M) / _CELL_M).astype(np.int32)
@@ -306,7 +307,7 @@ class _Builder:
                 )
                 self.add(kind, x, y, yaw + turn, codes="walk")
 
-    def buildings(self, streets: list[Float[np.ndarray, "n 2"]]) -> None:
+    def buildings(self, streets: list[Line]) -> None:
         """Lines the road and the side streets with houses, fronts along the street."""
         for side in (1, -1):
             for along in np.arange(0.0, self.road.length_m, 6.0):

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+
+from pipelines.synth.actors import BUILDERS
+from pipelines.synth.ground import HALF_SIZE_M, ISLAND, KERB, RESOLUTION_M, TERRAIN, code_at, draw_island, hit_ground
+from pipelines.synth.rig import CAMERAS, LIDAR, build_rig, lidar_rays, pixel_rays
+from pipelines.synth.shapes import Material, block, tube
+from pipelines.synth.texture import chance, noise
+from pipelines.synth.truth import _cover_triangles, _traverse
+from pipelines.synth.world import Road, build_world
+from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
+
+
+def raster(code: int) -> np.ndarray:
+    side = round(2 * HALF_SIZE_M / RESOLUTION_M)
+    return np.full((side, side), code, np.uint8)
+
+
+def test_block_stands_on_its_point() -> None:
+    low, high = block((1.0, 2.0, 0.5), (4.0, 2.0, 1.0), Material.PLAIN, (1.0, 0.0, 0.0)).bounds
+    assert low.tolist() == [-1.0, 1.0, 0.5]
+    assert high.tolist() == [3.0, 3.0, 1.5]
+
+
+def test_tube_is_closed_and_as_long_as_asked() -> None:
+    shape = tube((0.0, 0.0, 0.0), (0.0, 0.0, 2.0), (0.5, 0.5), Material.PLAIN, (1.0, 1.0, 1.0), sides=4)
+    # 4 sides: 4 x 2 triangles around, 4 at each end
+    assert len(shape.triangles) == 16
+    edges = np.sort(np.round(shape.triangles[:, [[0, 1], [1, 2], [2, 0]]], 4).reshape(-1, 2, 3), axis=1)
+    _, counts = np.unique(edges.reshape(-1, 6), axis=0, return_counts=True)
+    assert set(counts.tolist()) == {2}
+
+
+def test_every_builder_makes_a_thing_of_a_known_category() -> None:
+    for name, (category, build) in BUILDERS.items():
+        shape = build(np.random.default_rng(1))
+        low, high = shape.bounds
+        assert category in NUSCENES_CATEGORY_TO_OCC3D, name
+        assert low[2] + 0.6 >= 0.0 and 0.5 < high[2] < 20.0, name
+        assert np.isfinite(shape.triangles).all(), name
+
+
+def test_ray_meets_flat_ground_kerb_and_island() -> None:
+    ground = raster(0)
+    # from 1.5 m straight down, and at 45 degrees: 1.5 * sqrt(2)
+    assert hit_ground(ground, 0.0, 0.0, 1.5, 0.0, 0.0, -1.0)[0] == pytest.approx(1.5)
+    s = np.sqrt(0.5)
+    assert hit_ground(ground, 0.0, 0.0, 1.5, s, 0.0, -s)[0] == pytest.approx(1.5 / s)
+    assert hit_ground(ground, 0.0, 0.0, 1.5, 1.0, 0.0, 0.0)[0] == np.inf
+    draw_island(ground, np.array([[1.0, -5.0], [9.0, -5.0], [9.0, 5.0], [1.0, 5.0]]))
+    # at 45 degrees towards x = 1.4 the ray is 0.1 m high there: it meets the island's upright side at x = 1
+    distance, code, is_upright = hit_ground(ground, 0.0, 0.0, 1.1, s, 0.0, -s)
+    assert is_upright and code == ISLAND
+    assert distance * s == pytest.approx(1.0, abs=2 * RESOLUTION_M)
+    distance, code, is_upright = hit_ground(ground, 2.0, 0.0, 1.15, 0.0, 0.0, -1.0)
+    assert (code, is_upright) == (ISLAND, False) and distance == pytest.approx(1.0)
+
+
+def test_outside_the_raster_is_terrain() -> None:
+    ground = raster(KERB)
+    inside = HALF_SIZE_M - 1e-6
+    assert code_at(ground, -HALF_SIZE_M, inside) == KERB
+    assert code_at(ground, HALF_SIZE_M, 0.0) == TERRAIN
+    assert code_at(ground, 0.0, -HALF_SIZE_M - 1e-6) == TERRAIN
+
+
+def test_road_offsets_count_to_the_left() -> None:
+    # a square of 40 m, corners at (0, 0), driven anticlockwise
+    side = np.arange(0.0, 40.0, 0.5)
+    zero, full = np.zeros_like(side), np.full_like(side, 40.0)
+    line = np.concatenate(
+        [np.column_stack(pair) for pair in ((side, zero), (full, side), (40 - side, full), (zero, 40 - side))]
+    )
+    road = Road(line, np.arange(len(line) + 1) * 0.5)
+    assert road.length_m == 160.0
+    assert road.place(20.0, 3.0) == pytest.approx((20.0, 3.0, 0.0))
+    assert road.place(60.0 - 160.0, -1.0) == pytest.approx((41.0, 20.0, np.pi / 2))
+
+
+def test_rig_looks_where_its_names_say() -> None:
+    rig = build_rig((800, 450), np.random.default_rng(0))
+    assert list(rig) == [*CAMERAS, LIDAR]
+    expected_deg = {
+        "CAM_FRONT": 0,
+        "CAM_FRONT_RIGHT": -56,
+        "CAM_FRONT_LEFT": 55,
+        "CAM_BACK": 180,
+        "CAM_BACK_LEFT": 108,
+        "CAM_BACK_RIGHT": -110,
+    }
+    for channel, yaw_deg in expected_deg.items():
+        forward = rig[channel].ego_from_sensor[:3, 2]
+        turn = np.degrees(np.arctan2(forward[1], forward[0])) - yaw_deg
+        assert abs((turn + 180) % 360 - 180) < 1.5, channel
+        assert rig[channel].ego_from_sensor[2, 1] < -0.99
+    assert rig["CAM_FRONT"].image_from_camera is not None
+    # 1266 px at 1600 pixels width are 633 px at 800
+    assert rig["CAM_FRONT"].image_from_camera[0, 0] == pytest.approx(633, abs=12)
+    assert rig[LIDAR].ego_from_sensor[:3, 1] == pytest.approx([1.0, 0.0, 0.0], abs=0.05)
+
+
+def test_pixel_rays_pass_pixel_centres() -> None:
+    intrinsics = np.array([[2.0, 0.0, 2.0], [0.0, 2.0, 1.0], [0.0, 0.0, 1.0]])
+    rays = pixel_rays(intrinsics, 4, 2)
+    assert rays.shape == (8, 3)
+    # first pixel's centre (0.5, 0.5): ((0.5 - 2) / 2, (0.5 - 1) / 2, 1)
+    assert rays[0] / rays[0, 2] == pytest.approx([-0.75, -0.25, 1.0])
+    assert np.linalg.norm(rays, axis=1) == pytest.approx(np.ones(8), abs=1e-6)
+
+
+def test_lidar_turn_has_32_beams_from_low_to_high() -> None:
+    rays = lidar_rays().reshape(1080, 32, 3)
+    assert np.degrees(np.arcsin(rays[0, [0, -1], 2])) == pytest.approx([-30.67, 10.67], abs=1e-3)
+    assert rays[0, 0, 0] == 0.0 and rays[0, 0, 1] > 0
+
+
+def test_traversal_marks_the_cells_of_a_segment() -> None:
+    passes = np.zeros((5, 5, 5), np.int32)
+    low = np.zeros(3)
+    # from (0.5, 0.5, 0.5) to (3.5, 1.5, 0.5): x crosses 1, 2, 3; y crosses 1 at x = 2.0 together with x
+    _traverse(passes, np.array([0.5, 0.5, 0.5]), np.array([[3.5, 1.4, 0.5]]), low, 1.0)
+    assert np.argwhere(passes).tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0], [3, 1, 0]]
+    passes[:] = 0
+    _traverse(passes, np.array([0.5, 0.5, 0.5]), np.array([[-9.0, 0.5, 0.5], [0.5, 0.5, 0.5]]), low, 1.0)
+    assert np.argwhere(passes).tolist() == [[0, 0, 0]] and passes[0, 0, 0] == 2
+
+
+def test_triangles_cover_voxels_by_area() -> None:
+    area_mm2 = np.zeros((4, 4, 4, 17), np.int32)
+    samples = np.zeros((4, 4, 4, 2, 3), np.float32)
+    corners = np.array([[[0.0, 0.0, 0.4], [1.6, 0.0, 0.4], [0.0, 1.6, 0.4]], [[0.0, 0.0, 9.0]] * 3])
+    _cover_triangles(area_mm2, samples, corners, np.array([4, 5], np.uint8), np.zeros(3), 0.8)
+    # half of a 1.6 m square: 0.64 m2 in the first cell, half of that on either side
+    assert area_mm2[0, 0, 0, 4] == pytest.approx(640_000, rel=1e-3)
+    assert area_mm2[1, 0, 0, 4] == area_mm2[0, 1, 0, 4] == pytest.approx(320_000, rel=1e-3)
+    assert area_mm2[..., 5].sum() == 0
+    assert samples[0, 0, 0, 0, 2] == pytest.approx(0.4)
+
+
+def test_noise_is_smooth_and_bounded() -> None:
+    values = np.array([noise(0.01 * i, 0.3, 7.7) for i in range(500)])
+    assert values.min() >= 0.0 and values.max() < 1.0 and values.std() > 0.05
+    assert np.abs(np.diff(values)).max() < 0.03
+    assert noise(3.0, 4.0, 5.0) == pytest.approx(chance(3, 4, 5))
+
+
+def test_scene_holds_rare_things_and_keeps_them_apart() -> None:
+    world = build_world(np.random.default_rng([5, 0]))
+    kinds = {thing.kind for thing in world.things}
+    assert {"trailer", "excavator", "bus", "truck", "barrier", "cone", "bicycle", "motorcycle", "walker"} <= kinds
+    assert [thing.number for thing in world.things] == list(range(1, len(world.things) + 1))
+    assert len(world.things) < 2048
+    start, later = world.ego_pose(0.0), world.ego_pose(0.5)
+    # 6 m/s for half a second
+    assert np.linalg.norm(later[:3, 3] - start[:3, 3]) == pytest.approx(3.0, abs=0.15)
+    assert np.linalg.det(later[:3, :3]) == pytest.approx(1.0)

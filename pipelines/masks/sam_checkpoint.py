@@ -108,7 +108,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
     try:
         state: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is no readable checkpoint ({type(error).__name__}); download it again and compare the sha256"
         ) from error

@@ -290,5 +290,7 @@ def test_real_truncated_image(real_nuscenes: Path, tmp_path: Path, sync_runtime:
     )
     path = next((root / "samples/CAM_FRONT").glob("n015-2018-07-24*"))
     replace_file(path, path.read_bytes()[:70_000])
-    with pytest.raises(ProtoOccError, match=rf"sample ca9a282c9e77460f8360f564131a8af5: .*{re.escape(path.name)} .* is truncated"):
+    with pytest.raises(
+        ProtoOccError, match=rf"sample ca9a282c9e77460f8360f564131a8af5: .*{re.escape(path.name)} .* is truncated"
+    ):
         prepare(spec, spec.work, sync_runtime)

@@ -35,13 +35,16 @@ class Scene:
     """Points of each instance over the whole scene, metres, box frame."""
 
 
-def label_frame(scene: Scene, record: SampleRecord, chunks: Sequence[Chunk]) -> tuple[Labels, dict[str, int]]:
+def label_frame(
+    scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], rise_m: float
+) -> tuple[Labels, dict[str, int]]:
     """Occupancy of one keyframe.
 
     Args:
         scene: shared by all frames.
         record: the keyframe.
         chunks: static matter near it in time.
+        rise_m: height of the vehicle that its pose misses, contained in the positions of ``chunks``.
 
     Returns:
         Labels as in Occ3D's files: unobserved voxels are 17 in `semantics`, occupied ones of unknown class 255; and the
@@ -49,7 +52,7 @@ def label_frame(scene: Scene, record: SampleRecord, chunks: Sequence[Chunk]) -> 
     """
     grid, config = scene.dataset.grid, scene.config
     voxel_from_anchor = _voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
-    voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m)
+    voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m - np.array([0.0, 0.0, rise_m]))
     static, moved = _collect_votes(scene, record, chunks, voxel_from_anchor)
     semantics = _elect(static, moved, config.occupied_above)
     hit = semantics != FREE
@@ -109,7 +112,7 @@ def _collect_votes(
 def _elect(
     static: Int32[np.ndarray, "X Y Z 18"], moved: Int32[np.ndarray, "X Y Z 18"], occupied_above: int
 ) -> np.ndarray:
-    """Majority per voxel; ties go to the lower class, to a known one before the unknown; 17 where it is not occupied."""
+    """Majority per voxel; ties go to the lower class, a known one before the unknown; 17 where it is not occupied."""
     votes = static + moved
     winner = votes.argmax(axis=3).astype(np.uint8)
     winner[winner == _IGNORED_SLOT] = IGNORED

@@ -13,6 +13,7 @@ from pipelines.occupancy.chunks import Chunk, ChunkReader, make_reader
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.frame import Scene, label_frame
 from pipelines.occupancy.ground import fit_ground, read_map_mask
+from pipelines.occupancy.heights import lift, vehicle_heights
 from pipelines.occupancy.kernels import share_cells
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.points import UNLABELLED
@@ -31,6 +32,8 @@ class SceneChunks:
     scene: Scene
     chunks: Mapping[int, Chunk]
     """By position of the keyframe in the scene; keyframes with broken files are absent."""
+    rises_m: Mapping[int, float]
+    """Height of the vehicle that its pose misses, by the same position."""
     broken: Mapping[str, str]
     """Token of each keyframe with broken files and what is wrong."""
     has_point_labels: bool
@@ -61,25 +64,29 @@ def read_scene(
                 raise
             broken[record.token] = str(error)
             logger.warning("keyframe dropped: %s", error)
+    rises = dict(zip(chunks, vehicle_heights(list(chunks.values())).tolist(), strict=True)) if chunks else {}
+    lifted = {index: lift(chunk, rises[index]) for index, chunk in chunks.items()}
     has_labels = any((chunk.labels != UNLABELLED).any() for chunk in chunks.values())
-    if chunks and has_labels:
-        classified = spread_labels(list(chunks.values()), config)
-    elif chunks:
-        classified = _classify_by_map(reader, records, list(chunks.values()))
+    if has_labels:
+        classified = spread_labels(list(lifted.values()), config)
     else:
-        classified = []
+        classified = _classify_by_map(reader, {index: records[index] for index in lifted}, rises, list(lifted.values()))
     scene = Scene(dataset, config, reader.anchor_m, _gather_objects(list(chunks.values()), config))
-    return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), broken, has_labels)
+    return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), rises, broken, has_labels)
 
 
-def _classify_by_map(reader: ChunkReader, records: Sequence[SampleRecord], chunks: Sequence[Chunk]) -> list[Chunk]:
-    poses = [record.global_from_ego for record in records]
+def _classify_by_map(
+    reader: ChunkReader, records: Mapping[int, SampleRecord], rises_m: Mapping[int, float], chunks: Sequence[Chunk]
+) -> list[Chunk]:
+    if not chunks:
+        return []
+    poses = [record.global_from_ego for record in records.values()]
     places = np.array([pose[:3, 3] for pose in poses])
-    for pose in poses:
-        pose[:3, 3] -= reader.anchor_m
+    for pose, rise_m in zip(poses, rises_m.values(), strict=True):
+        pose[:3, 3] += np.array([0.0, 0.0, rise_m]) - reader.anchor_m
     points = np.concatenate([chunk.cells for chunk in chunks])
     ground = fit_ground(points, poses, reader.config.ground_band_m)
-    mask_path = records[0].map_mask
+    mask_path = next(iter(records.values())).map_mask
     mask = None if mask_path is None else read_map_mask(reader.dataset.root / mask_path, places, reader.anchor_m)
     return label_by_map(chunks, ground, mask)
 
@@ -111,6 +118,6 @@ def label_scene(
         if index not in parts.chunks:
             continue
         near = [chunk for other, chunk in sorted(parts.chunks.items()) if abs(other - index) <= window]
-        labels, counts = label_frame(parts.scene, records[index], near)
+        labels, counts = label_frame(parts.scene, records[index], near, parts.rises_m[index])
         counts[static_source] = counts.pop("voxels_static")
         yield index, labels, Counter(counts)

@@ -48,7 +48,9 @@ def find_checkpoint(config: SamConfig) -> Path:
     Raises:
         CheckpointError: none was named, it does not exist, or a published file has another size; lists the files.
     """
-    published = "\n".join(f"  {kind}: {name}, {size:,} bytes, sha256 {sha}" for kind, (name, size, sha) in _rows())
+    published = "\n".join(
+        f"  {kind}: {name}, {size:,} bytes, sha256 {sha}" for kind, (name, size, sha) in PUBLISHED.items()
+    )
     remedy = (
         f"The Segment Anything project publishes\n{published}\n"
         "Download one of them as its README tells, put it anywhere, for example weights/sam_vit_b_01ec64.pth, and run\n"
@@ -66,10 +68,6 @@ def find_checkpoint(config: SamConfig) -> Path:
             f"download is incomplete. {remedy}"
         )
     return config.checkpoint
-
-
-def _rows() -> list[tuple[str, tuple[str, int, str]]]:
-    return list(PUBLISHED.items())
 
 
 def load_sam(path: Path, model_type: str | None) -> Sam:

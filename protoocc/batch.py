@@ -40,9 +40,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (copies asynchronously from pinned memory)."""
-        moved = {
-            name: value.to(device, non_blocking=True) for name, value in _tensors(self).items()
-        }
+        moved = {name: value.to(device, non_blocking=True) for name, value in _tensors(self).items()}
         return dataclasses.replace(self, **moved)  # type: ignore[arg-type]
 
     def pin_memory(self) -> Batch:

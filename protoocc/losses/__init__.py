@@ -60,9 +60,7 @@ def compute_losses(
     return losses
 
 
-def _mask_loss(
-    output: ProtoOccOutput, batch: Batch, config: LossConfig
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def _mask_loss(output: ProtoOccOutput, batch: Batch, config: LossConfig) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     if output.pixel_features is None or output.pixel_seen is None or batch.segment_id is None:
         raise DataError(f"samples {batch.tokens} have no pseudo masks; run `protoocc masks` and pack again")
     grid = (output.pixel_features.shape[2], output.pixel_features.shape[3])

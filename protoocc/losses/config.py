@@ -17,7 +17,9 @@ class LossConfig(BaseModel):
     tau_cls: float = Field(0.1, gt=0, description="Temperature of the contrastive loss, equation (3).")
     tau_cons: float = Field(0.5, gt=0, description="Temperature that sharpens the mean distribution, equation (4).")
     supervised_voxels: int | None = Field(
-        None, ge=1, description="Observed voxels per batch that cross entropy and Lovasz see, drawn at random; null: all."
+        None,
+        ge=1,
+        description="Observed voxels per batch that cross entropy and Lovasz see, drawn at random; null: all.",
     )
     consistency_voxels: int | None = Field(
         None, ge=1, description="Voxels per batch that equation (5) averages, drawn at random (unbiased); null: all."

@@ -13,12 +13,11 @@ from protoocc.model.backbone import ImageFeatures, padded_size
 from protoocc.model.config import ModelConfig, UpsampleStage
 from protoocc.model.decoder import Decoder
 from protoocc.model.encoder import Encoder, MappingTrace, VoxelQueries
-from protoocc.model.presets import PRESETS, demo, protoocc_base, protoocc_small, protoocc_tiny
+from protoocc.model.presets import demo, protoocc_base, protoocc_small, protoocc_tiny
 from protoocc.model.projection import HitQueries, find_hits, query_centers
 from protoocc.model.prototypes import cluster
 
 __all__ = [
-    "PRESETS",
     "ModelConfig",
     "ProtoOcc",
     "ProtoOccOutput",

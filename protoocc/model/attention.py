@@ -41,11 +41,14 @@ def deformable_sample(
 
 
 def start_offsets(heads: int, points: int) -> Float[Tensor, "heads points 2"]:
-    """Offsets of an untrained attention, cells: each head looks into its own direction, point p at distance p + 1."""
+    """Offsets of an untrained attention, cells: each head looks into its own direction, point p at distance p.
+
+    The first point lies on the reference itself; starting at distance 1, as Deformable DETR does, learned slower.
+    """
     angles = torch.arange(heads) * (2.0 * math.pi / heads)
     direction = torch.stack([angles.cos(), angles.sin()], dim=-1)
     direction = direction / direction.abs().amax(dim=-1, keepdim=True)
-    return direction[:, None] * (torch.arange(points) + 1.0)[None, :, None]
+    return direction[:, None] * torch.arange(points, dtype=torch.float32)[None, :, None]
 
 
 def _start_sampling(offsets: nn.Linear, weights: nn.Linear, start: Tensor) -> None:

@@ -69,7 +69,9 @@ class ModelConfig(BaseModel):
         description="Transposed convolutions from (h, w, z) to the grid.",
     )
     classifier_channels: int = Field(32, ge=1, description="Hidden channels of the label classifier.")
-    free_prior: float = Field(0.8, gt=0, lt=1, description="Share of free voxels that the untrained classifier predicts.")
+    free_prior: float = Field(
+        0.8, gt=0, lt=1, description="Share of free voxels that the untrained classifier predicts."
+    )
 
     @property
     def views(self) -> int:
@@ -82,7 +84,9 @@ class ModelConfig(BaseModel):
         for stage in self.upsample:
             size = [n * s for n, s in zip(size, stage.stride, strict=True)]
         if tuple(size) != self.grid.shape:
-            raise ValueError(f"upsample turns query_shape {self.query_shape} into {size}, the grid is {self.grid.shape}")
+            raise ValueError(
+                f"upsample turns query_shape {self.query_shape} into {size}, the grid is {self.grid.shape}"
+            )
         if "transpose" in self.augmentations and self.grid.shape[0] != self.grid.shape[1]:
             raise ValueError(f"augmentation 'transpose' needs equal x and y sizes, the grid is {self.grid.shape}")
         if self.channels % self.heads:
@@ -100,5 +104,7 @@ class ModelConfig(BaseModel):
         if self.clustering_stride not in self.strides:
             raise ValueError(f"clustering_stride {self.clustering_stride} is not one of strides {self.strides}")
         if self.prototype_optimisation and not self.prototype_mapping:
-            raise ValueError("prototype_optimisation needs prototype_mapping: pixel features are made of its prototypes")
+            raise ValueError(
+                "prototype_optimisation needs prototype_mapping: pixel features are made of its prototypes"
+            )
         return self

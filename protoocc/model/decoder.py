@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from protoocc.model.config import Augmentation, ModelConfig, UpsampleStage
 
-
 SPATIAL: tuple[Augmentation, ...] = ("transpose", "flip_x", "flip_y")
 """Augmentations that move voxels and are undone after upsampling."""
 
@@ -67,12 +66,14 @@ class Upsample(nn.Module):
             )
             for before, stage in zip(inputs, stages, strict=False)
         )
+        for layer, stage in zip(self.stages, stages, strict=True):
+            reached = layer.in_channels * math.prod(stage.kernel) / math.prod(stage.stride)
+            nn.init.normal_(layer.weight, std=math.sqrt(2.0 / reached))
+            nn.init.zeros_(layer.bias)
         self.norms = nn.ModuleList(nn.BatchNorm3d(stage.channels) for stage in stages[:-1])
         self.is_product = stages[-1].kernel == stages[-1].stride
 
-    def forward(
-        self, queries: Float[Tensor, "n h w z d"], voxels: Int64[Tensor, " k"]
-    ) -> Float[Tensor, "k C"]:
+    def forward(self, queries: Float[Tensor, "n h w z d"], voxels: Int64[Tensor, " k"]) -> Float[Tensor, "k C"]:
         """Features of chosen voxels, positions in the flattened (n, X, Y, Z) volume of all views."""
         volume = queries.movedim(-1, 1)
         for stage, norm in zip(self.stages[:-1], self.norms, strict=True):

@@ -75,12 +75,13 @@ class EncoderLayer(nn.Module):
         voxel_prototypes, similarity = [], []
         if self.mapping is not None and prototypes is not None:
             parts = [
-                self.mapping(camera, part)
-                for camera, part in zip(prototypes, mapped.split(hits.counts), strict=True)
+                self.mapping(camera, part) for camera, part in zip(prototypes, mapped.split(hits.counts), strict=True)
             ]
             mapped = torch.cat([part[0] for part in parts])
             voxel_prototypes, similarity = [part[1] for part in parts], [part[2] for part in parts]
-        sampled, sampling = self.cross_attention(mapped + positions.flatten(0, 2).index_select(0, hits.query), features, hits)
+        sampled, sampling = self.cross_attention(
+            mapped + positions.flatten(0, 2).index_select(0, hits.query), features, hits
+        )
         seen = self.cross_attention.combine(mean_over_cameras(sampled, hits, len(flat)))
         dispatched = mean_over_cameras(mapped - hit_rows, hits, len(flat))
         flat = self.norms[1](flat + dispatched + seen)

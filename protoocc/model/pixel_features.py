@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from protoocc.model.attention import Sampling
+from protoocc.model.prototypes import START_SCALE, START_SHIFT
 
 
 @torch.no_grad()
@@ -25,24 +26,22 @@ def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> Float[Tenso
     """
     height, width = grid_size
     hits, heads = sampling.weights.shape[:2]
-    u = sampling.locations[..., 0].flatten(1) * width - 0.5
-    v = sampling.locations[..., 1].flatten(1) * height - 0.5
-    share = sampling.weights.flatten(1) / heads
+    u = (sampling.locations[..., 0].flatten(1) * width - 0.5).clamp(-1.0, width)
+    v = (sampling.locations[..., 1].flatten(1) * height - 0.5).clamp(-1.0, height)
     left, top = u.floor(), v.floor()
     right_share, bottom_share = u - left, v - top
-    flat = share.new_zeros(height * width * hits)
-    query = torch.arange(hits, device=share.device)[:, None]
-    for down in (0, 1):
-        row = top.long() + down
-        row_share = bottom_share if down else 1.0 - bottom_share
-        for across in (0, 1):
-            column = left.long() + across
-            column_share = right_share if across else 1.0 - right_share
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            index = ((row * width + column) * hits + query).where(inside, 0)
-            amount = (share * row_share * column_share).where(inside, 0.0)
-            flat.index_add_(0, index.flatten(), amount.flatten())
-    return flat.view(height * width, hits)
+    share = sampling.weights.flatten(1) / heads
+    lower = share * bottom_share
+    upper = share - lower
+    # One cell of border on the low side and two on the high side take what lies outside: no masks are needed.
+    row_length = width + 3
+    first = (top.long() + 1) * row_length + left.long() + 1
+    padded = share.new_zeros(hits, (height + 3) * row_length)
+    for step, side in ((0, upper), (row_length, lower)):
+        padded.scatter_add_(1, first + step, side * (1.0 - right_share))
+        padded.scatter_add_(1, first + step + 1, side * right_share)
+    inner = padded.view(hits, height + 3, row_length)[:, 1 : height + 1, 1 : width + 1]
+    return inner.reshape(hits, height * width).T
 
 
 class PixelFeatures(nn.Module):
@@ -51,8 +50,8 @@ class PixelFeatures(nn.Module):
     def __init__(self) -> None:
         """H is a linear map of the affinity with two scalars, a scale and a shift."""
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.shift = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.tensor(START_SCALE))
+        self.shift = nn.Parameter(torch.tensor(START_SHIFT))
 
     def forward(
         self,

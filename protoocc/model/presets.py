@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from protoocc.model.config import ModelConfig, UpsampleStage
 
 
@@ -38,20 +36,11 @@ def demo() -> ModelConfig:
         backbone_width=32,
         strides=(8, 16),
         channels=64,
-        query_shape=(50, 50, 4),
+        query_shape=(40, 40, 4),
         encoder_layers=2,
         heads=4,
-        points=4,
+        points=2,
         ffn_channels=128,
-        upsample=(UpsampleStage(kernel=(4, 4, 4), stride=(4, 4, 4), channels=32),),
+        upsample=(UpsampleStage(kernel=(5, 5, 4), stride=(5, 5, 4), channels=32),),
         classifier_channels=32,
     )
-
-
-PRESETS: dict[str, Callable[[], ModelConfig]] = {
-    "demo": demo,
-    "base": protoocc_base,
-    "small": protoocc_small,
-    "tiny": protoocc_tiny,
-}
-"""Presets by the name that the command line takes."""

@@ -7,6 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+START_SCALE, START_SHIFT = 10.0, -6.0
+"""Start of the learned scale and shift of the affinity. With 1 and 0 the sigmoid stays near one half for all of the
+thousands of hit queries, and every voxel prototype is their mean."""
+
 
 def cluster(
     features: Float[Tensor, "n d H W"], cell: int, iterations: int, *, sharpness: float = 10.0
@@ -37,9 +41,7 @@ def cluster(
     return prototypes
 
 
-def affinity(
-    prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"]
-) -> Float[Tensor, "M K"]:
+def affinity(prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"]) -> Float[Tensor, "M K"]:
     """A: pairwise cosine similarity of prototypes and hit queries, -1..1."""
     return functional.normalize(prototypes, dim=-1) @ functional.normalize(queries, dim=-1).T
 
@@ -60,8 +62,8 @@ class PrototypeMapping(nn.Module):
         super().__init__()
         self.lift = nn.Linear(channels, channels)
         self.dispatch = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
-        self.scale = nn.Parameter(torch.ones(()))
-        self.shift = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.tensor(START_SCALE))
+        self.shift = nn.Parameter(torch.tensor(START_SHIFT))
 
     def forward(
         self, prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"]

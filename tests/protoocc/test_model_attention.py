@@ -1,0 +1,83 @@
+"""Deformable attention against a literal loop, and its borders."""
+
+from __future__ import annotations
+
+import torch
+
+from protoocc.model.attention import ImageCrossAttention, VoxelSelfAttention, deformable_sample, start_offsets
+from protoocc.model.projection import HitQueries
+
+
+def test_deformable_sample_against_loops() -> None:
+    """Every neighbour of every point, in float64; some points lie outside."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(3, 5), (2, 2)]
+    values = [torch.randn(2, 3, *size, generator=generator, dtype=torch.float64) for size in sizes]
+    locations = torch.rand(2, 4, 2, 3, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    weights = torch.rand(2, 4, 2, 3, generator=generator, dtype=torch.float64)
+    result = deformable_sample(values, locations, weights)
+    for single in range(2):
+        for query in range(4):
+            expected = torch.zeros(3, dtype=torch.float64)
+            for level, (height, width) in enumerate(sizes):
+                for point in range(3):
+                    u, v = locations[single, query, level, point].tolist()
+                    x, y = u * width - 0.5, v * height - 0.5
+                    for row in range(height):
+                        for column in range(width):
+                            near = max(0.0, 1 - abs(x - column)) * max(0.0, 1 - abs(y - row))
+                            expected += (
+                                weights[single, query, level, point] * near * values[level][single, :, row, column]
+                            )
+            torch.testing.assert_close(result[single, query], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_deformable_sample_gradients() -> None:
+    """Analytic and numeric gradients agree for values, locations and weights."""
+    generator = torch.Generator().manual_seed(3)
+    value = torch.randn(1, 2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    locations = (torch.rand(1, 3, 1, 2, 2, generator=generator, dtype=torch.float64) * 0.8 + 0.1).requires_grad_()
+    weights = torch.rand(1, 3, 1, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v, p, w: deformable_sample([v], p, w), (value, locations, weights))
+
+
+def test_start_offsets_point_in_four_directions() -> None:
+    """Four heads look right, down, left and up; the first point is the reference."""
+    offsets = start_offsets(4, 3)
+    assert offsets[:, 0].abs().max() == 0
+    expected = torch.tensor([[2.0, 0], [0, 2], [-2, 0], [0, -2]])
+    torch.testing.assert_close(offsets[:, 2], expected, atol=1e-6, rtol=0)
+
+
+def test_untrained_cross_attention_reads_the_reference() -> None:
+    """One point per head at the reference: the centre of cell (1, 2) of a 2 x 4 map, by hand."""
+    attention = ImageCrossAttention(4, heads=2, levels=1, points=1)
+    torch.nn.init.eye_(attention.value.weight)
+    feature = torch.randn(1, 4, 2, 4)
+    zero = torch.zeros(1, dtype=torch.int64)
+    hits = HitQueries(zero, zero, torch.tensor([[2.5 / 4, 1.5 / 2]]), [1])
+    sampled, sampling = attention(torch.randn(1, 4), [feature], hits)
+    torch.testing.assert_close(sampled[0], feature[0, :, 1, 2])
+    assert sampling.weights.sum() == 2  # one per head
+
+
+def test_self_attention_stays_within_its_slice() -> None:
+    """A change in slice z = 1 leaves slice z = 0 as it was."""
+    attention = VoxelSelfAttention(8, heads=2, points=2)
+    queries, positions = torch.randn(1, 4, 3, 2, 8), torch.randn(4, 3, 2, 8)
+    changed = queries.clone()
+    changed[:, :, :, 1] += 1.0
+    difference = (attention(changed, positions) - attention(queries, positions)).abs().amax((0, 1, 2, 4))
+    assert difference[0] == 0
+    assert difference[1] > 0
+
+
+def test_self_attention_follows_the_axes() -> None:
+    """Head 0 looks along w only: with one head and two points, (h, w) reads (h, w) and (h, w + 1), half each."""
+    attention = VoxelSelfAttention(1, heads=1, points=2)
+    for layer in (attention.value, attention.combine):
+        torch.nn.init.ones_(layer.weight)
+    queries = torch.arange(6.0).view(1, 2, 3, 1, 1)
+    gathered = attention(queries, torch.zeros(2, 3, 1, 1))[0, :, :, 0, 0]
+    # Row 0 holds 0 1 2: (0+1)/2, (1+2)/2, (2+nothing)/2; row 1 holds 3 4 5.
+    torch.testing.assert_close(gathered, torch.tensor([[0.5, 1.5, 1.0], [3.5, 4.5, 2.5]]))

@@ -6,6 +6,7 @@ another name, flushed and renamed, so a killed run leaves whole checkpoints only
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from protoocc.config import TrainConfig
@@ -46,22 +48,34 @@ def save_checkpoint(
     """
     target = folder / f"step-{step:06d}"
     partial = folder / (target.name + _PARTIAL)
-    with disk_errors(target):
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    stored = io.BytesIO()
+    torch.save(dict(state), stored)
+    files = {
+        WEIGHTS: serialize(tensors, metadata={"format": "pt"}),
+        CONFIG: f"{config.model_dump_json(indent=1)}\n".encode(),
+        STATE: stored.getvalue(),
+    }
+    try:
+        with disk_errors(target):
+            _write_folder(partial, files)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            _flush(folder)
+            for old in list_checkpoints(folder)[:-KEPT]:
+                shutil.rmtree(old)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
-        torch.save(dict(state), partial / STATE)
-        for name in (WEIGHTS, CONFIG, STATE, "."):
-            _flush(partial / name)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-        _flush(folder)
-        for old in list_checkpoints(folder)[:-KEPT]:
-            shutil.rmtree(old)
     return target
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        _flush(folder / name)
+    _flush(folder)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -48,7 +48,6 @@ class DataConfig(_Frozen):
     split: str = Field("train", description="Split of the shards that is trained on.")
     batch_size: int = Field(1, ge=1, description="Samples per optimiser step.")
     workers: int = Field(0, ge=0, description="Processes that read ahead; 0 reads in the training process.")
-    cache: bool = Field(False, description="Keep decoded samples in memory, one copy per worker; for small data sets.")
 
 
 class TrainConfig(_Frozen):

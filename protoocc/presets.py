@@ -18,7 +18,7 @@ def demo() -> TrainConfig:
         loss=LossConfig(supervised_voxels=20_000, consistency_voxels=10_000),
         optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
         schedule=ScheduleConfig(steps=400, warmup_steps=20),
-        data=DataConfig(batch_size=1, cache=True),
+        data=DataConfig(batch_size=1),
         checkpoint_every=100,
     )
 

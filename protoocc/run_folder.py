@@ -14,7 +14,7 @@ from protoocc.config import TrainConfig, changed_fields
 from schemas.errors import ConfigError, disk_errors
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
-FREE_TO_CHANGE = ("data.workers", "data.cache", "checkpoint_every")
+FREE_TO_CHANGE = ("data.workers", "checkpoint_every")
 """Fields that a resumed run may change, because they do not change its numbers."""
 
 
@@ -63,7 +63,8 @@ class RunLog:
         """Drops what a killed run logged at ``first_step`` and later, because it is computed again."""
         self.path = out / METRICS
         rows = [row for row in read_metrics(out) if row["step"] < first_step]
-        _write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        with disk_errors(self.path):
+            _write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = self.path.open("a")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
 

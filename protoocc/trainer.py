@@ -16,6 +16,7 @@ from protoocc.checkpoint import STATE, WEIGHTS, list_checkpoints, load_state, lo
 from protoocc.compatibility import check_training
 from protoocc.config import TrainConfig
 from protoocc.data import EpochSampler, ShardDataset, ShardSet, make_loader, open_shards
+from protoocc.inference import default_device
 from protoocc.losses import choose_voxels, compute_losses
 from protoocc.model import ProtoOcc
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
@@ -52,7 +53,7 @@ def train(
         StageError: a loss or gradient is not finite; names the samples.
     """
     started = time.monotonic()
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     split = open_shards(shards, config.data.split)
     check_training(config, split, device)
     open_run(out, config, resume=resume)
@@ -83,7 +84,7 @@ class _Run:
 
     def loop(self, out: Path, on_step: Callable[[StepReport], None]) -> Path:
         """Runs to the last step; returns the last checkpoint."""
-        dataset = ShardDataset(self.shards, cache=self.config.data.cache)
+        dataset = ShardDataset(self.shards)
         workers = self.config.data.workers
         loader = make_loader(dataset, self.sampler, workers=workers, pin_memory=self.device.type == "cuda")
         log = RunLog(out, first_step=self.step + 1)

@@ -21,15 +21,13 @@ from schemas.errors import DataError
 class ShardDataset(Dataset[Keyframe]):
     """Decoded keyframes of one split; item i is the i-th sample of the split."""
 
-    def __init__(self, shards: ShardSet, *, cache: bool = False) -> None:
+    def __init__(self, shards: ShardSet) -> None:
         """Opens nothing yet: files are opened in the process that reads them.
 
         Args:
             shards: the checked split.
-            cache: keep decoded keyframes in memory (about 4 MB each at 216 x 400 pixels), one copy per process.
         """
         self.shards = shards
-        self._cache: dict[int, Keyframe] | None = {} if cache else None
         self._descriptors: dict[Path, int] = {}
 
     def __len__(self) -> int:
@@ -42,15 +40,10 @@ class ShardDataset(Dataset[Keyframe]):
         Raises:
             DataError: a member is damaged; names shard and sample.
         """
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
         shard, sample = self.shards.samples[index]
         descriptor = self._descriptor(shard)
         members = {name: read_member(shard, sample, name, descriptor) for name in self.shards.manifest.extensions}
-        keyframe = decode_keyframe(shard, sample, members, self.shards.dataset)
-        if self._cache is not None:
-            self._cache[index] = keyframe
-        return keyframe
+        return decode_keyframe(shard, sample, members, self.shards.dataset)
 
     def occupancy(self, index: int) -> dict[str, UInt8[np.ndarray, "X Y Z"]]:
         """Only the label arrays of one sample: semantics, mask_lidar, mask_camera."""
@@ -59,8 +52,8 @@ class ShardDataset(Dataset[Keyframe]):
         return decode_occupancy(f"{shard}, sample {sample.key}", data, self.shards.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Open files and cache stay in this process (a spawned worker opens its own)."""
-        return {**self.__dict__, "_descriptors": {}, "_cache": None if self._cache is None else {}}
+        """Open files stay in this process: a spawned worker opens its own."""
+        return {**self.__dict__, "_descriptors": {}}
 
     def __del__(self) -> None:
         """Closes the shards."""

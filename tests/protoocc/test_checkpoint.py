@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from protoocc.checkpoint import find_checkpoint, list_checkpoints, load_model, load_state, save_checkpoint
 from protoocc.config import TrainConfig
 from protoocc.model import ProtoOcc
-from schemas.errors import CheckpointError
+from schemas.errors import CheckpointError, DataError
 
 
 def save(folder: Path, config: TrainConfig, step: int = 1) -> Path:
@@ -93,6 +94,19 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"path": Path("x")}, tmp_path / "state.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_state(tmp_path / "state.pt")
+
+
+def test_full_disk_leaves_nothing_half_written(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    whole = save(tmp_path, tiny_config, step=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*step-000002: the file grew over the allowed size"):
+            save(tmp_path, tiny_config, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [whole]
+    load_model(whole)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -117,14 +117,15 @@ def test_shard_that_shrinks_while_open_is_an_error(own_shards: Path) -> None:
         dataset[4]
 
 
-def test_cache_gives_the_same_keyframe_without_reading(own_shards: Path) -> None:
-    dataset = ShardDataset(open_shards(own_shards, "train"), cache=True)
-    first = dataset[0]
+def test_closed_shards_are_opened_again(own_shards: Path) -> None:
+    dataset = ShardDataset(open_shards(own_shards, "train"))
+    assert dataset[0].token == "token-0"
+    dataset.close()
+    assert dataset[0].token == "token-0"
     dataset.close()
     (own_shards / "train-00000.tar").unlink()
-    assert dataset[0] is first
     with pytest.raises(DataError, match="cannot open"):
-        dataset[1]
+        dataset[0]
 
 
 def _read_token(dataset: ShardDataset, index: int) -> str:
@@ -132,7 +133,7 @@ def _read_token(dataset: ShardDataset, index: int) -> str:
 
 
 def test_open_dataset_works_after_fork_and_pickling(shards: Path) -> None:
-    dataset = ShardDataset(open_shards(shards, "train"), cache=True)
+    dataset = ShardDataset(open_shards(shards, "train"))
     dataset[0]
     assert pickle.loads(pickle.dumps(dataset))[1].token == "token-1"
     with multiprocessing.get_context("fork").Pool(2) as pool:

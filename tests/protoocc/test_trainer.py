@@ -87,10 +87,10 @@ def test_killed_and_resumed_run_gives_the_same_bytes(
         assert weights[0] == weights[1]
 
 
-def test_workers_and_cache_do_not_change_the_numbers(
+def test_workers_do_not_change_the_numbers(
     shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig
 ) -> None:
-    config = override(base_config, ["data.workers=1", "data.cache=true", "schedule.steps=8"])
+    config = override(base_config, ["data.workers=1"])
     train(config, shards, tmp_path / "run")
     assert losses_of(tmp_path / "run") == losses_of(finished)
 
@@ -152,9 +152,7 @@ def test_shards_without_masks_need_the_loss_off(own_shards: Path, tmp_path: Path
     (own_shards / "manifest.json").write_text(json.dumps({**manifest, "masks": None}))
     with pytest.raises(ConfigError, match="holds no pseudo masks"):
         train(tiny_config, own_shards, tmp_path / "run")
-    config = override(
-        tiny_config, ["model.prototype_optimisation=false", "schedule.steps=1"]
-    )
+    config = override(tiny_config, ["model.prototype_optimisation=false", "schedule.steps=1"])
     assert train(config, own_shards, tmp_path / "run").last["cls"] == 0.0
 
 

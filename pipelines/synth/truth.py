@@ -1,8 +1,9 @@
 """Exact occupancy of a generated scene: classes from the geometry itself, visibility from rays against it.
 
 Semantics. Every surface inside the grid is covered with samples (8 cm on things, 10 cm on the ground), each standing
-for its share of the area. A voxel that holds any surface takes the class with the largest area in it; equal areas go to
-the smaller class number. Insides of solid things stay free, as in Occ3D; no ray gets there, so both masks are 0.
+for its share of the area; ground counts half, so that low things do not drown in the road they stand on. A voxel that
+holds any surface takes the class with the largest area in it, the smaller number if equal. Insides of solid things stay
+free, as in Occ3D; no ray gets there, so both masks are 0.
 
 Visibility. The world is frozen at the LiDAR keyframe. The LiDAR looks from its positions at up to 8 keyframes of the
 scene, the way Occ3D accumulates sweeps, the cameras from their own exposures. An occupied voxel is seen if a ray of the
@@ -20,7 +21,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 
-from pipelines.synth.ground import CATEGORY_OF_CODE, code_at, compiled, height_of
+from pipelines.synth.ground import CATEGORY_OF_CODE, KERB_M, code_at, compiled, height_of
 from pipelines.synth.rig import BEAM_LIMITS_DEG, CAMERAS, LIDAR, LIDAR_RANGE_M, Mount, lidar_rays, pixel_rays
 from pipelines.synth.sensors import CATEGORIES, OCC3D_OF_CATEGORY, Snapshot
 from pipelines.synth.texture import SKY
@@ -134,21 +135,24 @@ def _cover_ground(
     low_m: Float[np.ndarray, " 3"],
     voxel_m: float,
 ) -> None:
-    """Adds the area of the ground to the voxels it lies in; the vehicle stands level at height 0."""
+    """Adds the area of the ground, the upright faces of kerbs included; the vehicle stands level at height 0."""
     per_voxel = int(round(voxel_m / GROUND_SPACING_M))
     step = voxel_m / per_voxel
-    share = int(1e6 * step * step)
+    share = int(0.5e6 * step * step)
     for i in range(area_mm2.shape[0] * per_voxel):
         for j in range(area_mm2.shape[1] * per_voxel):
             x, y = low_m[0] + (i + 0.5) * step, low_m[1] + (j + 0.5) * step
-            code = code_at(
-                ground,
-                world_from_ego[0, 0] * x + world_from_ego[0, 1] * y + world_from_ego[0, 3],
-                world_from_ego[1, 0] * x + world_from_ego[1, 1] * y + world_from_ego[1, 3],
-            )
+            wx = world_from_ego[0, 0] * x + world_from_ego[0, 1] * y + world_from_ego[0, 3]
+            wy = world_from_ego[1, 0] * x + world_from_ego[1, 1] * y + world_from_ego[1, 3]
+            code = code_at(ground, wx, wy)
+            own = share
+            if height_of(code) > 0.0:
+                for dx, dy in ((step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)):
+                    if height_of(code_at(ground, wx + dx, wy + dy)) == 0.0:
+                        own += int(share * KERB_M / step)
             height = height_of(code)
             cell = (i // per_voxel, j // per_voxel, int(np.floor((height - low_m[2]) / voxel_m)))
-            _add(area_mm2, samples_ego, cell, (x, y, height), class_of_code[code], share)
+            _add(area_mm2, samples_ego, cell, (x, y, height), class_of_code[code], own)
 
 
 def visibility(

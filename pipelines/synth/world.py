@@ -22,7 +22,7 @@ from pipelines.synth.ground import (
 from pipelines.synth.shapes import Shape, yaw_rotation
 from schemas.geometry import Pose
 
-ROAD_HALF_M: Final = 6.3
+ROAD_HALF_M: Final = 6.8
 STREET_HALF_M: Final = 3.8
 SIDEWALK_M: Final = 4.0
 LANE_M: Final = 1.75
@@ -31,8 +31,8 @@ _CELL_M: Final = 0.2
 """Resolution of the map that keeps things from standing in each other."""
 
 _PARKED: Final = (
-    *("car",) * 5,
-    *("truck", "bus", "trailer", "excavator", "motorcycles", "works", "works", "gap", "gap"),
+    *("car",) * 4,
+    *("truck", "bus", "trailer", "trailer", "excavator", "excavator", "motorcycles", "works", "works", "gap", "gap"),
 )
 """What stands at the kerb: the deck is shuffled and dealt again and again, so a scene holds each kind several times."""
 _WALKWAY: Final = (
@@ -270,7 +270,7 @@ class _Builder:
                 along += room
 
     def _park(self, item: str, along_m: float, side: int) -> None:
-        offset = side * (ROAD_HALF_M - 1.4)
+        offset = side * (ROAD_HALF_M - 1.35)
         x, y, yaw = self.road.place(along_m, offset)
         if item == "motorcycles":
             for step in (-1.8, 0.0, 1.8):

@@ -112,10 +112,11 @@ def test_points_on_a_thing_lie_in_its_box(nusc: NuScenes) -> None:
     sample = nusc.sample[0]
     points, labels, row = cloud_of(nusc, sample)
     _, boxes, _ = nusc.get_sample_data(row["token"], box_vis_level=BoxVisibility.NONE)
-    is_boxed = np.any([points_in_box(box, points[:, :3].T, wlh_factor=1.02) for box in boxes], axis=0)
+    is_boxed = np.any([points_in_box(box, points[:, :3].T) for box in boxes], axis=0)
     is_thing = labels <= 10
     assert is_boxed[is_thing].mean() > 0.99
-    assert is_boxed[~is_thing].mean() < 0.03
+    # boxes stand on the road, so range noise lifts some points of the road under a vehicle into its box
+    assert is_boxed[~is_thing].mean() < 0.05
 
 
 def test_occupancy_agrees_with_lidar_points(nusc: NuScenes) -> None:

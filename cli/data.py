@@ -81,12 +81,18 @@ def synth(
 
         protoocc synth /tmp/tiny --scenes 1 --keyframes 2 --width 400
     """
+    from pydantic import ValidationError
+
     from pipelines.scheduler import available_cores
     from pipelines.synth import SynthConfig, generate_world
+    from schemas.datasets import describe_validation
+    from schemas.errors import ConfigError
 
-    config = SynthConfig(
-        scenes=scenes, keyframes=keyframes, seed=seed, image_width=width, workers=workers or available_cores()
-    )
+    values = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "image_width": width}
+    try:
+        config = SynthConfig(**values, workers=workers or available_cores())
+    except ValidationError as error:
+        raise ConfigError(describe_validation("synth", error)) from error
     done = 0
     with progress_bar("synth", "keyframes") as update:
         update(0, scenes * keyframes)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.masks import SeedsConfig, make_masks
+from pipelines.occupancy import Occ3dConfig, make_occupancy
+from pipelines.pack import PackConfig, pack
 from pipelines.prepare import prepare
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
@@ -67,3 +70,17 @@ def real_occ3d() -> Path:
     if not root.is_dir():
         pytest.skip("no real Occ3D labels in the shared data folder beside the repository")
     return root
+
+
+@pytest.fixture(scope="session")
+def stored(world_dataset: DatasetSpec, prepared: Path, sync_runtime: Runtime) -> Path:
+    """Work folder with `occupancy.zarr` (the world's own labels) and `masks-seeds.zarr` as well."""
+    make_occupancy(world_dataset, prepared, Occ3dConfig(), sync_runtime)
+    make_masks(world_dataset, prepared, SeedsConfig(), sync_runtime)
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def packed(world_dataset: DatasetSpec, stored: Path, sync_runtime: Runtime) -> Path:
+    """`shards` folder of the tiny world: splits train and val of two samples each."""
+    return pack(world_dataset, stored, PackConfig(), sync_runtime).folder

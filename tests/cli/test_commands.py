@@ -1,0 +1,171 @@
+"""The commands as a user types them: the way through on a tiny world, and what bad input says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def protoocc(*arguments: object, cwd: Path = ROOT, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own; fails the test with its output on another exit code."""
+    command = [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`protoocc demo` on a tiny world."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    size = ("--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3, "--pictures", 1)
+    done = protoocc("demo", "--out", out, *size)
+    assert "mIoU" in done.stdout
+    assert str(out / "pictures") in done.stdout
+    return out
+
+
+def test_demo_leaves_summary_and_pictures(demo):
+    summary = json.loads((demo / "summary.json").read_text())
+    assert summary["seconds"] > 0
+    assert set(summary["val"]) >= {"miou", "iou", "frequent_class_miou", "all_free_miou"}
+    assert 0 <= summary["val"]["miou"] <= 1
+    assert summary["val"]["all_free_miou"] == 0
+    assert summary["val"]["samples"] == 2
+    assert [(demo / picture).read_bytes()[:4] for picture in summary["pictures"]] == [b"\x89PNG"]
+    assert (demo / "run/config.json").is_file()
+
+
+def test_demo_again_continues_and_changes_nothing(demo):
+    before = (demo / "eval.json").read_bytes()
+    protoocc("demo", "--out", demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3)
+    assert (demo / "eval.json").read_bytes() == before
+    assert json.loads((demo / "summary.json").read_text())["continued"]
+
+
+def test_each_command_by_itself(demo, tmp_path):
+    """The same way with single commands, a work folder of its own and labels made from sweeps."""
+    common = ("--datasets", demo / "datasets.yaml", "--out", tmp_path / "work")
+    protoocc("prepare", "demo", *common)
+    occupancy = protoocc("occupancy", "--source", "lidar", *common)
+    assert "occupied voxels by source" in occupancy.stderr
+    protoocc("masks", "--generator", "seeds", "--segments", 91, *common)
+    packed = json.loads(protoocc("pack", *common, "--json").stdout)
+    assert packed["done"] == 4
+    shards = tmp_path / "work/shards"
+    run = tmp_path / "run"
+    protoocc("train", "--preset", "demo", "--shards", shards, "--run", run, "--set", "schedule.steps=2")
+    report = json.loads(protoocc("eval", "--shards", shards, "--run", run, "--json").stdout)
+    assert [row["name"] for row in report["rows"]] == ["model", "frequent_class", "all_free"]
+    paths = protoocc("view", "--shards", shards, "--run", run, "--count", 1, "--pictures", tmp_path / "pictures").stdout
+    assert Path(paths.strip()).is_file()
+    status = protoocc("status", *common)
+    assert "occupancy" in status.stderr + status.stdout
+
+
+def one_message(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error:") == 1
+    return " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def entry(demo: Path, tmp_path: Path) -> dict:
+    """The demo's entry with absolute folders, to be damaged and written by `write`."""
+    fields = yaml.safe_load((demo / "datasets.yaml").read_text())["demo"]
+    return {**fields, "root": str(demo / "world"), "work": str(tmp_path / "work")}
+
+
+def write(folder: Path, entry: dict) -> Path:
+    path = folder / "datasets.yaml"
+    path.write_text(yaml.safe_dump({"demo": entry}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"root": "/nowhere/at/all"}, ("/nowhere/at/all",)),
+        ({"version": "v1.0-trainvall"}, ("v1.0-trainvall", "v1.0-synth")),
+        ({"verson": "v1.0-synth"}, ("demo", "verson")),
+        ({"splits": {"train": {"scenes": ["scene-9999"]}}}, ("scene-9999",)),
+        ({"cameras": ["CAM_FRONT", "CAM_SIDE"]}, ("CAM_SIDE",)),
+    ],
+)
+def test_bad_entry_is_one_message_and_leaves_nothing(entry, tmp_path, change, words):
+    path = write(tmp_path, {**entry, **change})
+    message = one_message(protoocc("prepare", "demo", "--datasets", path, expect=2))
+    assert all(word in message for word in words)
+    assert not (tmp_path / "work/records/manifest.json").exists()
+
+
+def test_unknown_dataset_names_the_known_ones(demo):
+    done = protoocc("prepare", "waymo", "--datasets", demo / "datasets.yaml", expect=2)
+    assert "known: demo" in one_message(done)
+
+
+def test_stage_before_its_input(demo, tmp_path):
+    done = protoocc("occupancy", "--datasets", demo / "datasets.yaml", "--out", tmp_path / "empty", expect=2)
+    assert "protoocc prepare" in one_message(done)
+
+
+def test_sam_without_checkpoint_names_the_published_files(demo):
+    done = protoocc("masks", "--generator", "sam", "--datasets", demo / "datasets.yaml", expect=2)
+    message = one_message(done)
+    assert "sam_vit_b_01ec64.pth" in message
+    assert "--checkpoint" in message
+
+
+def test_checkpoint_of_another_shape(demo):
+    other = demo / "other"
+    settings = ("--set", "schedule.steps=1", "--set", "model.channels=32")
+    protoocc("train", "--shards", demo / "work/shards", "--run", other, *settings)
+    checkpoint = other / "checkpoints/step-000001"
+    shutil.copy(demo / "run/checkpoints/step-000003/config.json", checkpoint / "config.json")
+    done = protoocc("eval", "--shards", demo / "work/shards", "--run", other, expect=2)
+    assert "shape" in one_message(done)
+
+
+def test_full_disk_is_one_message(demo, tmp_path):
+    """A device that is always full stands in for a full disk."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    work = tmp_path / "work"
+    shutil.copytree(demo / "work", work, ignore=shutil.ignore_patterns("shards"))
+    shards = work / "shards"
+    shards.mkdir()
+    (shards / "plan.json.partial").symlink_to("/dev/full")
+    done = protoocc("pack", "--datasets", demo / "datasets.yaml", "--out", work, expect=2)
+    assert "disk is full" in one_message(done)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--preset", "huge"),
+        ("train", "--set", "optimizer.speed=3"),
+        ("occupancy", "--source", "radar"),
+        ("masks", "--segments", "77"),
+        ("pack", "--on-error", "ignore"),
+        ("pack", "--scheduler", "slurm"),
+    ],
+)
+def test_unknown_words(demo, tmp_path, arguments):
+    work = demo / "work"
+    extra = ("--shards", work / "shards", "--run", tmp_path / "run") if arguments[0] == "train" else ()
+    out = () if arguments[0] == "train" else ("--out", tmp_path / "work")
+    if out:
+        shutil.copytree(work, tmp_path / "work", ignore=shutil.ignore_patterns("shards", "masks-*", "occupancy.zarr"))
+        if arguments[0] == "pack":
+            for name in ("masks-seeds.zarr", "occupancy.zarr"):
+                shutil.copytree(work / name, tmp_path / "work" / name)
+    done = protoocc(*arguments, "--datasets", demo / "datasets.yaml", *extra, *out, expect=2)
+    assert arguments[-1].split("=")[0].split(".")[-1] in one_message(done)

@@ -79,7 +79,7 @@ class ProtoOcc(nn.Module):
 
         Args:
             batch: images and calibration; targets are not read.
-            voxels: positions in the flattened (B, X, Y, Z) volume to classify, see `losses.choose_voxels`; None for all.
+            voxels: positions in the flattened (B, X, Y, Z) volume to classify, None for all (`losses.choose_voxels`).
         """
         scene = self._view_transformation(batch)
         pixel_features, pixel_seen = None, None

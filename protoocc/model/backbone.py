@@ -59,13 +59,29 @@ class ResNet(nn.Module):
         return scales
 
 
+class _StridedPointwise(nn.Conv2d):
+    """A 1 x 1 convolution that drops cells first and then mixes channels.
+
+    The result is that of a strided 1 x 1 convolution, whose backward pass in oneDNN (torch 2.14, 8 channels,
+    channels-last) writes past the end of its memory.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+        self.drop = stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, inputs, H, W) -> (n, outputs, ceil(H / stride), ceil(W / stride))."""
+        return super().forward(features[:, :, :: self.drop, :: self.drop])
+
+
 def _residual_stage(
     block: type[BasicBlock] | type[Bottleneck], inputs: int, planes: int, depth: int, *, stride: int
 ) -> tuple[nn.Sequential, int]:
     outputs = planes * block.expansion
     shortcut: nn.Module | None = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+        shortcut = nn.Sequential(_StridedPointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
     blocks = [block(inputs, planes, stride, shortcut)]
     blocks += [block(outputs, planes) for _ in range(depth - 1)]
     return nn.Sequential(*blocks), outputs

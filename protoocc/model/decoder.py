@@ -48,8 +48,8 @@ def undo(volume: Shaped[Tensor, "x y z"], augmentation: Augmentation) -> Shaped[
 class Upsample(nn.Module):
     """The shared transposed 3D convolution V = up(Q), in one or more stages with norm and ReLU between them.
 
-    Only voxels that are asked for leave it. A last stage whose kernel equals its stride is a matrix product per place in
-    the cell, so that it is computed for those voxels alone.
+    Only voxels that are asked for leave it. A last stage whose kernel equals its stride is one matrix product for each
+    place within the cell, computed for those voxels alone.
     """
 
     def __init__(self, channels: int, stages: tuple[UpsampleStage, ...]) -> None:

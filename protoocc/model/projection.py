@@ -36,7 +36,7 @@ def project_points(
         image_from_camera: intrinsics, pixels.
 
     Returns:
-        Continuous image coordinates (u, v) in pixels and depth in metres; where depth <= 0 the coordinates mean nothing.
+        Continuous image coordinates (u, v) in pixels, and depth in metres. Where depth <= 0 coordinates mean nothing.
     """
     points_camera = points_ego @ camera_from_ego[..., :3, :3].mT + camera_from_ego[..., None, :3, 3]
     depth_m = points_camera[..., 2]

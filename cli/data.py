@@ -71,6 +71,9 @@ def synth(
     keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene (2 per second).")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
     width: Annotated[int, typer.Option("--width", min=64, help="Image width in pixels; height is 9/16 of it.")] = 800,
+    sweeps: Annotated[
+        int, typer.Option("--sweeps", min=0, max=9, help="LiDAR sweeps between two keyframes; 9 is 20 Hz.")
+    ] = 9,
     workers: Workers = None,
 ) -> None:
     """Generate a driving world in nuScenes format, with exact occupancy and per-pixel truth.
@@ -89,6 +92,7 @@ def synth(
     from schemas.errors import ConfigError
 
     values = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "image_width": width}
+    values["sweeps_per_keyframe"] = sweeps
     try:
         config = SynthConfig(**values, workers=workers or available_cores())
     except ValidationError as error:

@@ -13,7 +13,7 @@ from cli.progress import console
 
 if TYPE_CHECKING:
     from protoocc.evaluate import EvalReport
-    from protoocc.trainer import TrainSummary
+    from protoocc.training_report import TrainSummary
     from schemas.datasets import DatasetSpec
 
 ENTRY = "demo"
@@ -38,9 +38,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo makes.")] = Path("demo"),
-    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 10,
-    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes to score.")] = 2,
-    keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene.")] = 8,
+    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 20,
+    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes to score.")] = 4,
+    keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene.")] = 5,
     width: Annotated[int, typer.Option("--width", min=200, help="Width of the generated images, pixels.")] = 400,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps; the preset's by default.", show_default=False)
@@ -83,7 +83,7 @@ def _make_data(out: Path, size: DemoSize, seed: int) -> DatasetSpec:
     from schemas.datasets import load_datasets
 
     scenes = size.train_scenes + size.val_scenes
-    synth(out / "world", scenes=scenes, keyframes=size.keyframes, seed=seed, width=size.width)
+    synth(out / "world", scenes=scenes, keyframes=size.keyframes, seed=seed, width=size.width, sweeps=1)
     write_bytes(out / "datasets.yaml", _datasets_yaml(size).encode())
     dataset = load_datasets(out / "datasets.yaml")[ENTRY]
     work = dataset.work

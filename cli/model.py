@@ -13,7 +13,7 @@ from cli.progress import console, progress_bar
 if TYPE_CHECKING:
     from protoocc.config import TrainConfig
     from protoocc.evaluate import EvalReport
-    from protoocc.trainer import StepReport, TrainSummary
+    from protoocc.training_report import StepReport, TrainSummary
 
 Shards = Annotated[
     Path | None,

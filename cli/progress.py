@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 
 
+class Update(Protocol):
+    """Moves a bar; ``note`` stands behind it."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Finished and total samples (or steps)."""
+
+
 class RateColumn(ProgressColumn):
     """Samples (or steps) per second."""
 
@@ -36,7 +43,7 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(title: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, unit: str = "samples") -> Iterator[Update]:
     """Shows a bar while the block runs.
 
     Yields:

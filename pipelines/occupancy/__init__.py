@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -95,10 +94,10 @@ def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: Lid
     if not wanted:
         return UnitReport(done=0)
     parts = read_scene(dataset, config, records, drop_broken=on_error == "drop")
-    counts: Counter[str] = Counter()
+    counts: dict[str, float] = {}
     done = 0
     for index, labels, sources in label_scene(parts, records, wanted):
         write_record(work / "occupancy.zarr", unit.start + index, labels)
-        counts.update(sources)
+        counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
         done += 1
-    return UnitReport(done=done, dropped=dict(parts.broken), counts=dict(counts))
+    return UnitReport(done=done, dropped=dict(parts.broken), counts=counts)

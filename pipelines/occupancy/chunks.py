@@ -44,7 +44,9 @@ class Chunk:
     labels: UInt8[np.ndarray, " c"]
     """Majority of the cell's own point labels, `UNLABELLED` without any."""
     rays: Rays
-    objects: dict[str, Float32[np.ndarray, "p 3"]]
+    sensors: Float64[np.ndarray, "s 3"]
+    """Sensor position of each sweep."""
+    objects: dict[str, Float32[np.ndarray, "_ 3"]]
     """Points of each instance, metres, box frame."""
 
 
@@ -78,7 +80,7 @@ class ChunkReader:
         Raises:
             DataError: a file of the keyframe or of one of its sweeps is missing or broken.
         """
-        objects: dict[str, list[Float32[np.ndarray, "p 3"]]] = {}
+        objects: dict[str, list[Float32[np.ndarray, "_ 3"]]] = {}
         sweeps = [self._read_sweep(lidar, record.token, objects) for lidar in (*record.sweeps, record.lidar)]
         points = np.concatenate([sweep.points for sweep in sweeps])
         labels = np.concatenate([sweep.labels for sweep in sweeps])
@@ -89,16 +91,18 @@ class ChunkReader:
         cells, weights = cell_means(static, cell_of_static, len(first))
         cell_of = np.full(len(points), -1, dtype=np.int64)
         cell_of[is_static] = cell_of_static
+        sensors = np.array([sweep.origin for sweep in sweeps])
         return Chunk(
             cells=cells.astype(np.float32),
             weights=weights,
             labels=majority_labels(cell_of_static, labels[is_static], len(cells)),
-            rays=self._rays(points, np.array([sweep.origin for sweep in sweeps]), sweep_of, cell_of),
+            rays=self._rays(points, sensors, sweep_of, cell_of),
+            sensors=sensors,
             objects={name: np.concatenate(parts) for name, parts in objects.items()},
         )
 
     def _read_sweep(
-        self, lidar: LidarRecord, token: str, objects: dict[str, list[Float32[np.ndarray, "p 3"]]]
+        self, lidar: LidarRecord, token: str, objects: dict[str, list[Float32[np.ndarray, "_ 3"]]]
     ) -> _Sweep:
         points_lidar = read_points(self.dataset, lidar, token)
         labels = np.full(len(points_lidar), UNLABELLED, dtype=np.uint8)
@@ -119,7 +123,7 @@ class ChunkReader:
         points: Float64[np.ndarray, "n 3"],
         labels: UInt8[np.ndarray, " n"],
         time_us: int,
-        objects: dict[str, list[Float32[np.ndarray, "p 3"]]],
+        objects: dict[str, list[Float32[np.ndarray, "_ 3"]]],
     ) -> Bool[np.ndarray, " n"]:
         """Appends points in boxes to ``objects`` and returns which points are static.
 

@@ -46,9 +46,15 @@ class LidarConfig(_Frozen):
         0.3, gt=0, description="Without point labels: points so near the fitted ground belong to it, in metres."
     )
     fill_ground_m: float = Field(
-        2.0, ge=0, description="Columns without a hit take the ground of a neighbour up to this far away, in metres."
+        4.0, ge=0, description="Columns without a hit take the ground of a neighbour up to this far away, in metres."
     )
     free_above: int = Field(0, ge=0, description="A voxel is free if more than so many rays passed through it.")
+    free_per_sweep: float = Field(
+        1.5,
+        ge=0,
+        description="A free voxel also needs at least so many rays for each sweep that was measured within the grid, so "
+        "that the mask does not grow with the number of sweeps.",
+    )
     occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")
     ignore_ends_m: float = Field(
         0.0, ge=0, description="L1 distance to either end of a ray within which nothing becomes free, in metres."
@@ -59,7 +65,7 @@ class LidarConfig(_Frozen):
     stop_before_hit_m: float = Field(0.0, ge=0, description="Distance to the hit at which a ray ends, in metres.")
     far_rays: bool = Field(True, description="Whether rays that hit beyond the grid free voxels too.")
     porous_above: float | None = Field(
-        30.0,
+        100.0,
         ge=0,
         description="Camera rays go on through voxels that more than this many times as many LiDAR rays passed as hit; "
         "None: every occupied voxel stops them.",
@@ -71,10 +77,11 @@ class LidarConfig(_Frozen):
 
 LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
     "default": LidarConfig(),
-    "paper": LidarConfig(far_rays=False, porous_above=None),
+    "paper": LidarConfig(far_rays=False, porous_above=None, free_per_sweep=0.0),
     "release-like": LidarConfig(
         far_rays=False,
         porous_above=None,
+        free_per_sweep=0.0,
         free_above=10,
         occupied_above=1,
         ignore_ends_m=1.0,

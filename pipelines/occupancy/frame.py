@@ -31,13 +31,13 @@ class Scene:
     dataset: DatasetSpec
     config: LidarConfig
     anchor_m: Float64[np.ndarray, " 3"]
-    objects: Mapping[str, Float32[np.ndarray, "p 3"]]
+    objects: Mapping[str, Float32[np.ndarray, "_ 3"]]
     """Points of each instance over the whole scene, metres, box frame."""
 
 
 def label_frame(
     scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], rise_m: float
-) -> tuple[Labels, dict[str, int]]:
+) -> tuple[Labels, dict[str, float]]:
     """Occupancy of one keyframe.
 
     Args:
@@ -60,8 +60,8 @@ def label_frame(
     passes = np.zeros(grid.shape, dtype=np.int32)
     for chunk in chunks:
         _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
-    observed = hit | (passes > config.free_above)
     opaque = semantics != FREE
+    observed = hit | (passes > np.where(opaque, 0, _least_passes(chunks, voxel_from_anchor, scene)))
     if config.porous_above is not None:
         opaque &= passes <= config.porous_above * (static.sum(axis=3) + moved.sum(axis=3))
     visible = see(record, scene.dataset.cameras, grid, opaque, config.rays_per_voxel) & observed
@@ -118,6 +118,14 @@ def _elect(
     winner[winner == _IGNORED_SLOT] = IGNORED
     winner[votes.sum(axis=3) <= occupied_above] = FREE
     return winner
+
+
+def _least_passes(chunks: Sequence[Chunk], voxel_from_anchor: Float64[np.ndarray, "4 4"], scene: Scene) -> float:
+    """Passes that a free voxel has more of."""
+    sensors = np.concatenate([chunk.sensors for chunk in chunks])
+    voxels = sensors @ voxel_from_anchor[:2, :3].T + voxel_from_anchor[:2, 3]
+    within = np.all((voxels >= 0) & (voxels < np.array(scene.dataset.grid.shape[:2])), axis=1).sum()
+    return max(float(scene.config.free_above), scene.config.free_per_sweep * float(within) - 0.5)
 
 
 def _carve(
@@ -187,14 +195,14 @@ def pixel_rays(camera: CameraRecord, stride: int) -> Float64[np.ndarray, "r 3"]:
     return np.ascontiguousarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
 
 
-def _count_sources(semantics: np.ndarray, moved: Int32[np.ndarray, "X Y Z 18"]) -> dict[str, int]:
+def _count_sources(semantics: np.ndarray, moved: Int32[np.ndarray, "X Y Z 18"]) -> dict[str, float]:
     """Occupied voxels whose class rests on boxes, on static matter, on nothing."""
     known = (semantics != FREE) & (semantics != IGNORED)
     slot = np.where(known, semantics, 0).astype(np.int64)
     by_box = known & (np.take_along_axis(moved, slot[..., None], axis=3)[..., 0] > 0)
     return {
-        "voxels_occupied": int((semantics != FREE).sum()),
-        "voxels_boxes": int(by_box.sum()),
-        "voxels_static": int((known & ~by_box).sum()),
-        "voxels_ignored": int((semantics == IGNORED).sum()),
+        "voxels_occupied": float((semantics != FREE).sum()),
+        "voxels_boxes": float(by_box.sum()),
+        "voxels_static": float((known & ~by_box).sum()),
+        "voxels_ignored": float((semantics == IGNORED).sum()),
     }

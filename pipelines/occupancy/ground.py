@@ -57,7 +57,7 @@ def fit_ground(points: Float32[np.ndarray, "n 3"], anchor_from_ego: Sequence[Pos
     """
     places = np.array([pose[:3, 3] for pose in anchor_from_ego])
     corner = places[:, :2].min(axis=0) - _REACH_M
-    width, height = np.ceil((places[:, :2].max(axis=0) + _REACH_M - corner) / _CELL_M).astype(int)
+    width, height = np.ceil((places[:, :2].max(axis=0) + _REACH_M - corner) / _CELL_M).astype(int).tolist()
     column, inside = _cells(points, corner, (width, height))
     lows = np.full((width, height), np.inf)
     np.minimum.at(lows, (column[inside, 0], column[inside, 1]), points[inside, 2].astype(np.float64))

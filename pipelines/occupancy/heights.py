@@ -41,7 +41,7 @@ def lift(chunk: Chunk, rise_m: float) -> Chunk:
     """The chunk with all positions moved up."""
     shift = np.array([0.0, 0.0, rise_m])
     rays = replace(chunk.rays, origins=chunk.rays.origins + shift, ends=(chunk.rays.ends + shift).astype(np.float32))
-    return replace(chunk, cells=(chunk.cells + shift).astype(np.float32), rays=rays)
+    return replace(chunk, cells=(chunk.cells + shift).astype(np.float32), rays=rays, sensors=chunk.sensors + shift)
 
 
 def _lowest_points(chunk: Chunk) -> tuple[Int64[np.ndarray, " s"], Float64[np.ndarray, " s"]]:

@@ -38,7 +38,7 @@ def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
     """
     where = f"{path} (sample {token})"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
             missing = [name for name in LABEL_ARRAYS if name not in file]
             if missing:
                 raise DataError(f"{where}: array '{missing[0]}' is missing; expected {', '.join(LABEL_ARRAYS)}")

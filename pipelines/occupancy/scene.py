@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,7 +103,7 @@ def _gather_objects(chunks: Sequence[Chunk], config: LidarConfig) -> dict[str, n
 
 def label_scene(
     parts: SceneChunks, records: Sequence[SampleRecord], wanted: Sequence[int]
-) -> Iterator[tuple[int, Labels, Counter[str]]]:
+) -> Iterator[tuple[int, Labels, dict[str, float]]]:
     """Yields position, labels and counts of each wanted keyframe whose files are whole.
 
     Args:
@@ -120,4 +119,4 @@ def label_scene(
         near = [chunk for other, chunk in sorted(parts.chunks.items()) if abs(other - index) <= window]
         labels, counts = label_frame(parts.scene, records[index], near, parts.rises_m[index])
         counts[static_source] = counts.pop("voxels_static")
-        yield index, labels, Counter(counts)
+        yield index, labels, counts

@@ -1,0 +1,106 @@
+"""Import of Occ3D label files: checks, messages, the stage, the real file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.occupancy import Occ3dConfig, make_occupancy
+from pipelines.occupancy.occ3d import read_labels
+from pipelines.scheduler import Scheduler
+from pipelines.stage import Runtime
+from pipelines.zarr_io import open_store
+from schemas.datasets import DatasetSpec
+from schemas.errors import DataError, StageError
+from schemas.records import read_records
+
+SHAPE = (2, 3, 4)
+GOOD = {name: np.zeros(SHAPE, np.uint8) for name in ("semantics", "mask_lidar", "mask_camera")}
+
+
+def write(folder: Path, **changes: np.ndarray) -> Path:
+    path = folder / "labels.npz"
+    np.savez_compressed(path, **{**GOOD, **changes})
+    return path
+
+
+def test_reads_what_was_written(tmp_path: Path) -> None:
+    semantics = np.full(SHAPE, 17, np.uint8)
+    semantics[1, 2, 3] = 16
+    labels = read_labels(write(tmp_path, semantics=semantics), "token", SHAPE)
+    assert list(labels) == ["semantics", "mask_lidar", "mask_camera"]
+    assert np.array_equal(labels["semantics"], semantics)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"semantics": np.full(SHAPE, 18, np.uint8)}, r"'semantics' holds 18, expected 0\.\.17"),
+        ({"mask_camera": np.full(SHAPE, 2, np.uint8)}, r"'mask_camera' holds 2, expected 0\.\.1"),
+        ({"mask_lidar": np.zeros(SHAPE, bool)}, "'mask_lidar' is bool"),
+        ({"semantics": np.zeros((2, 3, 5), np.uint8)}, r"uint8 \(2, 3, 5\), expected uint8 \(2, 3, 4\)"),
+        ({"semantics": np.array([{}], dtype=object)}, "unreadable"),
+    ],
+)
+def test_names_what_is_wrong(tmp_path: Path, changes: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_labels(write(tmp_path, **changes), "the-token", SHAPE)
+    assert "the-token" in str(caught.value)
+    assert "labels.npz" in str(caught.value)
+
+
+def test_missing_array_missing_file_and_cut_file(tmp_path: Path) -> None:
+    path = tmp_path / "labels.npz"
+    with pytest.raises(DataError, match="not found"):
+        read_labels(path, "token", SHAPE)
+    np.savez_compressed(path, semantics=GOOD["semantics"])
+    with pytest.raises(DataError, match="array 'mask_lidar' is missing"):
+        read_labels(path, "token", SHAPE)
+    whole = write(tmp_path).read_bytes()
+    for kept in (0, 10, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(DataError, match="unreadable or cut short"):
+            read_labels(path, "token", SHAPE)
+
+
+def test_real_file(real_occ3d: Path) -> None:
+    path = next(real_occ3d.glob("gts/*/*/labels.npz"))
+    labels = read_labels(path, path.parent.name, (200, 200, 16))
+    # the counts that the project's format notes hold for this file
+    assert int((labels["semantics"] == 17).sum()) == 600_908
+    assert int(labels["mask_lidar"].sum()) == 56_601
+    assert int(labels["mask_camera"].sum()) == 43_355
+
+
+def test_stage_stores_the_files_as_they_are(stored: Path, world_dataset: DatasetSpec) -> None:
+    arrays = open_store(stored / "occupancy.zarr", "occupancy")
+    records = read_records(stored / "records")
+    assert arrays["semantics"].shape == (len(records), 200, 200, 16)
+    for index, record in enumerate(records):
+        path = world_dataset.root / "gts" / record.scene / record.token / "labels.npz"
+        with np.load(path, allow_pickle=False) as file:
+            for name in file:
+                assert np.array_equal(arrays[name][index], file[name])
+
+
+def test_stage_names_or_drops_a_missing_file(world_dataset: DatasetSpec, prepared: Path, tmp_path: Path) -> None:
+    records = read_records(prepared / "records")
+    root = tmp_path / "root"
+    for record in records[1:]:
+        folder = Path("gts") / record.scene / record.token
+        (root / folder).mkdir(parents=True)
+        (root / folder / "labels.npz").symlink_to(world_dataset.root / folder / "labels.npz")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "records").symlink_to(prepared / "records")
+    dataset = world_dataset.model_copy(update={"root": root})
+    sync = Scheduler(kind="sync")
+    with pytest.raises(StageError, match=records[0].token):
+        make_occupancy(dataset, work, Occ3dConfig(), Runtime(scheduler=sync))
+    assert not (work / "occupancy.zarr" / "manifest.json").exists()
+    summary = make_occupancy(dataset, work, Occ3dConfig(), Runtime(scheduler=sync, overwrite=True, on_error="drop"))
+    assert summary.done == len(records) - 1
+    assert list(summary.dropped) == [records[0].token]
+    assert (np.asarray(open_store(work / "occupancy.zarr", "occupancy")["semantics"][0]) == 255).all()

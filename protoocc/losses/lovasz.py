@@ -24,7 +24,8 @@ def lovasz_softmax(probabilities: Float[Tensor, "views n L"], labels: Int64[Tens
     with torch.no_grad():
         hits = foreground.expand_as(errors).gather(-1, order)
         steps = _jaccard_steps(hits.to(errors.dtype))
-    return (ordered * steps).sum(-1).mean(-1)
+    per_class: Tensor = (ordered * steps).sum(-1)
+    return per_class.mean(-1)
 
 
 def _jaccard_steps(hits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:

@@ -120,7 +120,8 @@ class ImageCrossAttention(nn.Module):
     def _project(self, feature: Float[Tensor, "cameras d H W"]) -> Float[Tensor, "cameras heads c H W"]:
         """Value map of each head."""
         value = functional.conv2d(feature, self.value.weight[..., None, None], self.value.bias)
-        return value.contiguous().unflatten(1, (self.heads, -1))
+        heads: Tensor = value.contiguous().unflatten(1, (self.heads, -1))
+        return heads
 
     def _sampling(
         self, queries: Float[Tensor, "n d"], features: Sequence[Float[Tensor, "cameras d _ _"]], hits: HitQueries
@@ -183,4 +184,5 @@ class VoxelSelfAttention(nn.Module):
         reference = torch.stack([right, down], dim=-1).view(height * width, 1, 2)
         size = torch.tensor([width, height], device=both.device)
         offsets = self.offsets(both).unflatten(-1, (self.heads, self.queues * self.points, 2))
-        return (reference[:, None] + offsets / size).permute(0, 1, 3, 2, 4, 5)
+        locations: Tensor = (reference[:, None] + offsets / size).permute(0, 1, 3, 2, 4, 5)
+        return locations

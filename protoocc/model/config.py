@@ -87,8 +87,11 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"upsample turns query_shape {self.query_shape} into {size}, the grid is {self.grid.shape}"
             )
-        if "transpose" in self.augmentations and self.grid.shape[0] != self.grid.shape[1]:
-            raise ValueError(f"augmentation 'transpose' needs equal x and y sizes, the grid is {self.grid.shape}")
+        is_square = self.query_shape[0] == self.query_shape[1] and self.grid.shape[0] == self.grid.shape[1]
+        if "transpose" in self.augmentations and not is_square:
+            raise ValueError(
+                f"augmentation 'transpose' needs h = w; query_shape {self.query_shape}, grid {self.grid.shape}"
+            )
         if self.channels % self.heads:
             raise ValueError(f"channels {self.channels} must be a multiple of heads {self.heads}")
         return self

@@ -55,21 +55,10 @@ class Upsample(nn.Module):
     def __init__(self, channels: int, stages: tuple[UpsampleStage, ...]) -> None:
         """Builds one transposed convolution per stage."""
         super().__init__()
-        inputs = [channels, *(stage.channels for stage in stages)]
-        self.stages = nn.ModuleList(
-            nn.ConvTranspose3d(
-                before,
-                stage.channels,
-                stage.kernel,
-                stride=stage.stride,
-                padding=[(k - s) // 2 for k, s in zip(stage.kernel, stage.stride, strict=True)],
-            )
-            for before, stage in zip(inputs, stages, strict=False)
-        )
-        for layer, stage in zip(self.stages, stages, strict=True):
-            reached = layer.in_channels * math.prod(stage.kernel) / math.prod(stage.stride)
-            nn.init.normal_(layer.weight, std=math.sqrt(2.0 / reached))
-            nn.init.zeros_(layer.bias)
+        self.stages = nn.ModuleList()
+        for stage in stages:
+            self.stages.append(_transposed_convolution(channels, stage))
+            channels = stage.channels
         self.norms = nn.ModuleList(nn.BatchNorm3d(stage.channels) for stage in stages[:-1])
         self.is_product = stages[-1].kernel == stages[-1].stride
 
@@ -81,8 +70,20 @@ class Upsample(nn.Module):
         last: nn.ConvTranspose3d = self.stages[-1]  # type: ignore[assignment]
         if self.is_product:
             return _product_at(volume.movedim(1, -1), last, voxels)
-        upsampled = last(volume).movedim(1, -1)
-        return upsampled.flatten(0, 3).index_select(0, voxels)
+        upsampled: Tensor = last(volume).movedim(1, -1)
+        chosen: Tensor = upsampled.flatten(0, 3).index_select(0, voxels)
+        return chosen
+
+
+def _transposed_convolution(channels: int, stage: UpsampleStage) -> nn.ConvTranspose3d:
+    x, y, z = ((k - s) // 2 for k, s in zip(stage.kernel, stage.stride, strict=True))
+    layer = nn.ConvTranspose3d(channels, stage.channels, stage.kernel, stride=stage.stride, padding=(x, y, z))
+    # torch's start takes the kernel for the number of inputs of a voxel, although the stride leaves only a part of it.
+    inputs = channels * math.prod(stage.kernel) / math.prod(stage.stride)
+    nn.init.normal_(layer.weight, std=math.sqrt(2.0 / inputs))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _product_at(
@@ -147,5 +148,6 @@ class Decoder(nn.Module):
         for number, name in enumerate(names, start=1):
             in_view = undo(volume, name).reshape(-1)[place] if name in SPATIAL else place
             indices.append(in_view + sample + number * len(queries) * per_volume)
-        logits: Tensor = self.classifier(self.upsample(torch.cat(views), torch.cat(indices)))
-        return logits.unflatten(0, (len(views), len(voxels)))
+        features = self.upsample(torch.cat(views), torch.cat(indices))
+        logits: Tensor = self.classifier(features).unflatten(0, (len(views), len(voxels)))
+        return logits

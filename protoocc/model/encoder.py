@@ -29,7 +29,8 @@ class VoxelQueries(nn.Module):
     def positions(self) -> Float[Tensor, "h w z d"]:
         """Positional embedding: the sum of the three axes."""
         along_x, along_y, along_z = self.axes
-        return along_x[:, None, None] + along_y[None, :, None] + along_z[None, None, :]
+        positions: Tensor = along_x[:, None, None] + along_y[None, :, None] + along_z[None, None, :]
+        return positions
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def tiny_model(**changes: object) -> ModelConfig:
 
 
 def make_batch(seed: int = 0, focal_px: float = 40.0) -> Batch:
-    """One keyframe of three cameras around the car, 40 x 70 pixels; colour follows the pseudo mask, labels are random."""
+    """Three cameras around the car, 40 x 70 pixels; colour follows the pseudo mask, labels are random."""
     generator = torch.Generator().manual_seed(seed)
     poses = []
     for yaw in torch.tensor(YAWS_RAD):
@@ -272,6 +272,14 @@ def test_switches(changes: dict[str, object]) -> None:
         ({"prototype_mapping": False}, "needs prototype_mapping"),
         ({"upsample": ({"kernel": (3, 2, 2), "stride": (2, 2, 2), "channels": 8},)}, "must exceed stride"),
         ({"colour": 1}, "Extra inputs"),
+        (
+            {
+                "augmentations": ("transpose",),
+                "query_shape": (8, 4, 2),
+                "upsample": ({"kernel": (2, 4, 2), "stride": (2, 4, 2), "channels": 8},),
+            },
+            "'transpose' needs h = w",
+        ),
     ],
 )
 def test_config_refuses(changes: dict[str, object], message: str) -> None:

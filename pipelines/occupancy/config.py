@@ -52,7 +52,7 @@ class LidarConfig(_Frozen):
     free_per_sweep: float = Field(
         1.5,
         ge=0,
-        description="A free voxel also needs at least so many rays for each sweep that was measured within the grid, so "
+        description="A free voxel also needs at least so many rays for each sweep measured within the grid, so "
         "that the mask does not grow with the number of sweeps.",
     )
     occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")

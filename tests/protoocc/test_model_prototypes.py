@@ -66,6 +66,7 @@ def test_aggregate_by_hand() -> None:
     torch.testing.assert_close(result, torch.tensor([[3.25 / 1.75]]))
 
 
+@torch.no_grad()
 def test_mapping_against_loops() -> None:
     """Equations (1a) and (1b) written as loops over prototypes m and queries k."""
     torch.manual_seed(0)
@@ -118,6 +119,7 @@ def test_attention_map_drops_what_leaves_the_image() -> None:
     assert attention_map(Sampling(torch.zeros(0, 1, 1, 1, 2), torch.zeros(0, 1, 1, 1)), (2, 2)).shape == (4, 0)
 
 
+@torch.no_grad()
 def test_pixel_features_against_loops() -> None:
     """Equation (2) with G from loops over hits, heads, levels, points and the four neighbour cells."""
     generator = torch.Generator().manual_seed(1)

@@ -71,7 +71,7 @@ class LidarConfig(_Frozen):
         "None: every occupied voxel stops them.",
     )
     rays_per_voxel: float = Field(
-        2.0, gt=0, description="Camera rays across one voxel at the grid's far corner; decides the pixel stride."
+        2.0, gt=0, description="Camera rays across one voxel at the grid's far corner, side by side; rows are denser."
     )
 
 

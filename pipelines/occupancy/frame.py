@@ -22,6 +22,7 @@ from schemas.records import CameraRecord, SampleRecord
 
 _IGNORED_SLOT = 17
 _SLOTS = 18
+_ROW_DENSITY = 4
 
 
 @dataclass(frozen=True)
@@ -178,21 +179,31 @@ def see(
     for channel in cameras:
         camera = record.cameras[channel]
         focal_px = max(camera.intrinsics[0][0], camera.intrinsics[1][1])
-        stride = max(1, int(focal_px * grid.voxel_size_m / reach_m / rays_per_voxel))
+        spacing_px = focal_px * grid.voxel_size_m / reach_m / rays_per_voxel
         ego_from_camera = invert_rigid(record.camera_from_ego(channel))
         origin = (ego_from_camera[:3, 3] - np.array(grid.minimum_m)) / grid.voxel_size_m
-        mark_visible(visible, occupied, origin, pixel_rays(camera, stride) @ ego_from_camera[:3, :3].T)
+        mark_visible(visible, occupied, origin, image_rays(camera, spacing_px) @ ego_from_camera[:3, :3].T)
     return visible
 
 
-def pixel_rays(camera: CameraRecord, stride: int) -> Float64[np.ndarray, "r 3"]:
-    """Unit vectors, camera frame, through the middle of every ``stride``-th block of pixels of the image file."""
-    u_px = np.arange(stride / 2, camera.width, stride)
-    v_px = np.arange(stride / 2, camera.height, stride)
+def image_rays(camera: CameraRecord, spacing_px: float) -> Float64[np.ndarray, "r 3"]:
+    """Unit vectors, camera frame, spread evenly over the whole image, `_ROW_DENSITY` times as dense from row to row.
+
+    The spacing belongs to the voxels, not to the pixels: labels do not depend on the size of the image files, and rays
+    that graze the ground still meet every voxel of it.
+    """
+    u_px = _middles(camera.width, spacing_px)
+    v_px = _middles(camera.height, spacing_px / _ROW_DENSITY)
     pixels = np.stack(np.meshgrid(u_px, v_px), axis=-1).reshape(-1, 2)
     homogeneous = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
     rays = np.linalg.solve(np.array(camera.intrinsics, dtype=np.float64), homogeneous.T).T
     return np.ascontiguousarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
+
+
+def _middles(length_px: int, spacing_px: float) -> Float64[np.ndarray, " n"]:
+    """Middles of equal parts of ``length_px`` that are at most ``spacing_px`` long."""
+    count = int(np.ceil(length_px / spacing_px))
+    return (np.arange(count) + 0.5) * (length_px / count)
 
 
 def _count_sources(semantics: np.ndarray, moved: Int32[np.ndarray, "X Y Z 18"]) -> dict[str, float]:

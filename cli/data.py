@@ -153,8 +153,8 @@ def prepare(
 def occupancy(
     source: Annotated[str, typer.Option("--source", help="occ3d: import labels.npz; lidar: make labels.")] = "occ3d",
     thresholds: Annotated[
-        str, typer.Option("--thresholds", help="Visibility thresholds of --source lidar: paper or release-like.")
-    ] = "release-like",
+        str, typer.Option("--thresholds", help="Visibility thresholds of --source lidar: default, paper, release-like.")
+    ] = "default",
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     out: Work = None,

@@ -56,8 +56,8 @@ def mask_generator(
 
 def print_label_shares(summary: StageSummary) -> None:
     """Which source labelled what share of the occupied voxels, from the counts `voxels_<source>`."""
-    shares = {key.removeprefix("voxels_"): n for key, n in summary.counts.items() if key.startswith("voxels_")}
-    total = sum(shares.values())
+    counts = {key.removeprefix("voxels_"): count for key, count in summary.counts.items() if key.startswith("voxels_")}
+    total = counts.pop("occupied", 0.0)
     if total:
-        text = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in sorted(shares.items()))
+        text = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in sorted(counts.items()))
         console.print(f"  occupied voxels by source of their label: {text}", highlight=False, soft_wrap=True)

@@ -10,14 +10,24 @@ from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainCo
 from protoocc.losses.config import LossConfig
 from protoocc.model.config import ModelConfig
 
+DEMO_CLASS_WEIGHTS: Final = (8.0, 7.0, 9.0, 5.0, 4.5, 6.5, 7.5, 6.5, 12.0, 6.5, 4.5, 2.0, 5.0, 3.0, 2.5, 2.5, 3.0, 1.0)
+"""Share of each class among the observed voxels of the generated world, to the power -0.3."""
+
 
 def demo() -> TrainConfig:
     """A small network from scratch for the generated world: minutes on two CPU cores."""
     return TrainConfig(
         model=model.demo(),
-        loss=LossConfig(supervised_voxels=20_000, consistency_voxels=10_000),
+        loss=LossConfig(
+            lambda_lovasz=10.0,
+            lambda_cls=1.0,
+            lambda_cons=10.0,
+            class_weights=DEMO_CLASS_WEIGHTS,
+            supervised_voxels=20_000,
+            consistency_voxels=10_000,
+        ),
         optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
-        schedule=ScheduleConfig(steps=400, warmup_steps=20),
+        schedule=ScheduleConfig(steps=400, warmup_steps=15),
         data=DataConfig(batch_size=1),
         checkpoint_every=100,
     )

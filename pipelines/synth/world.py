@@ -22,10 +22,7 @@ from pipelines.synth.ground import (
 from pipelines.synth.shapes import Shape, yaw_rotation
 from schemas.geometry import Pose
 
-ROAD_HALF_M: Final = 6.8
 STREET_HALF_M: Final = 3.8
-SIDEWALK_M: Final = 4.0
-LANE_M: Final = 1.75
 EGO_SPEED_MPS: Final = 6.0
 _CELL_M: Final = 0.2
 """Resolution of the map that keeps things from standing in each other."""
@@ -50,10 +47,17 @@ _TRAFFIC: Final = (
 
 @dataclass(frozen=True)
 class Road:
-    """A closed line with a point every half metre; offsets count to the left."""
+    """A closed line with a point every half metre; offsets count to the left. Each scene has widths of its own."""
 
     line: Float[np.ndarray, "n 2"]
     arc_m: Float[np.ndarray, " m"]
+    half_m: float
+    """Half the width, from kerb to kerb."""
+    lane_m: float
+    """Distance of the middle of a lane from the middle of the road."""
+    sidewalk_m: float
+    setback_m: float
+    """From the sidewalk to the middle of a house."""
 
     @property
     def length_m(self) -> float:
@@ -148,7 +152,7 @@ def build_world(generator: np.random.Generator) -> World:
     road = _main_road(generator)
     streets = [_side_street(generator, angle) for angle in (generator.uniform(-0.3, 0.3), generator.uniform(1.2, 1.9))]
     ground = draw_ground(
-        road.line, streets, road_half_m=ROAD_HALF_M, street_half_m=STREET_HALF_M, sidewalk_m=SIDEWALK_M
+        road.line, streets, road_half_m=road.half_m, street_half_m=STREET_HALF_M, sidewalk_m=road.sidewalk_m
     )
     builder = _Builder(generator, road, ground)
     builder.keep_clear(streets)
@@ -164,14 +168,19 @@ def build_world(generator: np.random.Generator) -> World:
     warmth = generator.uniform(-0.06, 0.06)
     light = np.array([[1.0 + warmth, 0.97, 0.92 - warmth], [0.42, 0.46, 0.52], [0.52, 0.66, 0.86]], np.float32)
     light *= generator.uniform([[0.85], [0.85], [0.8]], [[1.1], [1.2], [1.1]]).astype(np.float32)
-    return World(ground, road, tuple(builder.things), Track(-LANE_M, ego_start, EGO_SPEED_MPS), sun, light)
+    return World(ground, road, tuple(builder.things), Track(-road.lane_m, ego_start, EGO_SPEED_MPS), sun, light)
 
 
 def _main_road(generator: np.random.Generator) -> Road:
-    """A closed road through jittered corners: cubic corner cutting turns the polygon into straights and curves."""
+    """A closed road through jittered corners: cubic corner cutting turns the polygon into straights and curves.
+
+    Half of the roads bend to the left, half to the right.
+    """
     angles = np.linspace(0, 2 * np.pi, 6, endpoint=False) + generator.uniform(-0.2, 0.2, 6)
     radii = np.array([72.0, 54.0]) * generator.uniform(0.85, 1.15, (6, 2))
     line = radii * np.column_stack([np.cos(angles), np.sin(angles)])
+    if generator.random() < 0.5:
+        line = line[::-1]
     for _ in range(5):
         following = np.roll(line, -1, axis=0)
         line = np.stack([0.72 * line + 0.28 * following, 0.28 * line + 0.72 * following], axis=1).reshape(-1, 2)
@@ -180,7 +189,15 @@ def _main_road(generator: np.random.Generator) -> Road:
     even = np.linspace(0.0, arc[-1], round(arc[-1] / 0.5), endpoint=False)
     line = np.column_stack([np.interp(even, arc, closed[:, axis]) for axis in (0, 1)])
     steps = np.linalg.norm(np.roll(line, -1, axis=0) - line, axis=1)
-    return Road(line, np.concatenate([[0.0], np.cumsum(steps)]))
+    half_m = float(generator.uniform(6.2, 9.0))
+    return Road(
+        line,
+        np.concatenate([[0.0], np.cumsum(steps)]),
+        half_m=half_m,
+        lane_m=(half_m - 2.6) / 2 - 0.2,
+        sidewalk_m=float(generator.uniform(2.6, 4.8)),
+        setback_m=float(generator.uniform(6.5, 12.0)),
+    )
 
 
 def _side_street(generator: np.random.Generator, angle: float) -> Float[np.ndarray, "n 2"]:
@@ -243,7 +260,7 @@ class _Builder:
         """Paves a strip of other flat ground beside the sidewalk every 45 m or so, both sides."""
         for along in np.arange(0.0, self.road.length_m, 45.0):
             for side in (1, -1):
-                inner = ROAD_HALF_M + SIDEWALK_M
+                inner = self.road.half_m + self.road.sidewalk_m
                 edge = [(step, inner - 1.2) for step in range(0, 15, 2)] + [
                     (step, inner + 3.0) for step in range(14, -1, -2)
                 ]
@@ -270,7 +287,7 @@ class _Builder:
                 along += room
 
     def _park(self, item: str, along_m: float, side: int) -> None:
-        offset = side * (ROAD_HALF_M - 1.35)
+        offset = side * (self.road.half_m - 1.35)
         x, y, yaw = self.road.place(along_m, offset)
         if item == "motorcycles":
             for step in (-1.8, 0.0, 1.8):
@@ -294,14 +311,16 @@ class _Builder:
             for along, kind in zip(slots, self._deck(_WALKWAY, len(slots)), strict=True):
                 if kind == "walker":
                     track = Track(
-                        side * (ROAD_HALF_M + 2.0), float(along), float(self.generator.choice([-1.3, -1.0, 1.0, 1.3]))
+                        side * (self.road.half_m + self.road.sidewalk_m / 2),
+                        float(along),
+                        float(self.generator.choice([-1.3, -1.0, 1.0, 1.3])),
                     )
                     self._add_moving(kind, track)
                     continue
-                offset = {"tree": 0.8, "lamp post": 0.5, "sign": 0.5, "bush": 4.6}.get(
-                    kind, float(self.generator.choice([0.8, 3.2]))
+                offset = {"tree": 0.8, "lamp post": 0.5, "sign": 0.5, "bush": self.road.sidewalk_m + 0.6}.get(
+                    kind, float(self.generator.choice([0.8, self.road.sidewalk_m - 0.8]))
                 )
-                x, y, yaw = self.road.place(float(along), side * (ROAD_HALF_M + offset))
+                x, y, yaw = self.road.place(float(along), side * (self.road.half_m + offset))
                 turn = {"lamp post": side * -np.pi / 2, "sign": np.pi * (side < 0)}.get(
                     kind, float(self.generator.uniform(0, 2 * np.pi))
                 )
@@ -312,14 +331,14 @@ class _Builder:
         for side in (1, -1):
             for along in np.arange(0.0, self.road.length_m, 6.0):
                 x, y, yaw = self.road.place(
-                    float(along), side * (ROAD_HALF_M + SIDEWALK_M + self.generator.uniform(7.5, 10.0))
+                    float(along), side * (self.road.half_m + self.road.sidewalk_m + self.road.setback_m)
                 )
                 self.add("building", x, y, yaw, codes="off", margin_m=0.8)
             for street in streets:
                 forward = (street[-1] - street[0]) / np.linalg.norm(street[-1] - street[0])
                 normal = np.array([-forward[1], forward[0]])
                 for point in street[::12]:
-                    x, y = point + side * (STREET_HALF_M + SIDEWALK_M + 7.0) * normal
+                    x, y = point + side * (STREET_HALF_M + self.road.sidewalk_m + 7.0) * normal
                     if max(abs(x), abs(y)) < HALF_SIZE_M - 12.0:
                         yaw = float(np.arctan2(forward[1], forward[0]))
                         self.add("building", float(x), float(y), yaw, codes="off", margin_m=0.8)
@@ -330,7 +349,7 @@ class _Builder:
             slots = np.arange(0.0, self.road.length_m, 4.0)
             for along, kind in zip(slots, self._deck(_BACKYARD, len(slots)), strict=True):
                 if kind != "nothing":
-                    offset = ROAD_HALF_M + SIDEWALK_M + self.generator.uniform(0.8, 2.5)
+                    offset = self.road.half_m + self.road.sidewalk_m + self.generator.uniform(0.8, 2.5)
                     x, y, yaw = self.road.place(float(along), side * offset)
                     self.add(kind, x, y, yaw, codes="off")
         for x, y in self.generator.uniform(-0.8 * HALF_SIZE_M, 0.8 * HALF_SIZE_M, (160, 2)):
@@ -340,7 +359,7 @@ class _Builder:
     def traffic(self, ego_start_m: float) -> None:
         """Fills both lanes, leaving room around the ego vehicle, which drives at the speed of its lane."""
         kinds = self._deck(_TRAFFIC, 100)
-        for offset, speed, first in ((-LANE_M, EGO_SPEED_MPS, 13.0), (LANE_M, -7.0, 0.0)):
+        for offset, speed, first in ((-self.road.lane_m, EGO_SPEED_MPS, 13.0), (self.road.lane_m, -7.0, 0.0)):
             along = first
             while along < self.road.length_m - 13.0:
                 self._add_moving(kinds.pop(), Track(offset, ego_start_m + along, speed))

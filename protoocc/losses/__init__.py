@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from protoocc.batch import Batch
@@ -12,7 +14,7 @@ from protoocc.losses.contrastive import cell_segments, contrastive_loss
 from protoocc.losses.lovasz import lovasz_softmax
 from protoocc.losses.voxels import VoxelChoice, choose_voxels
 from protoocc.model import ProtoOccOutput
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 
 __all__ = ["LossConfig", "VoxelChoice", "choose_voxels", "compute_losses"]
 
@@ -41,7 +43,7 @@ def compute_losses(
     labels = batch.semantics.flatten()[choice.supervised]
     logarithms = supervised.float().log_softmax(-1)
     losses = {
-        "ce": -logarithms.gather(-1, labels.expand(len(supervised), -1)[..., None]).sum() / max(len(labels), 1),
+        "ce": cross_entropy(logarithms, labels, config.class_weights).sum(),
         "lovasz": lovasz_softmax(logarithms.exp(), labels).sum(),
         "cls": output.logits.new_zeros(()),
         "cons": output.logits.new_zeros(()),
@@ -58,6 +60,28 @@ def compute_losses(
         + config.lambda_cons * losses["cons"]
     )
     return losses
+
+
+def cross_entropy(
+    logarithms: Float[Tensor, "views n L"], labels: Int64[Tensor, " n"], class_weights: Sequence[float] | None
+) -> Float[Tensor, " views"]:
+    """L_CE of each view: mean over the voxels of -log p(label), weighted by class.
+
+    Args:
+        logarithms: log-probabilities.
+        labels: class 0..L-1 of each voxel.
+        class_weights: L weights; None counts all classes alike.
+
+    Raises:
+        ConfigError: the number of weights is not the number of classes.
+    """
+    classes = logarithms.shape[-1]
+    if class_weights is not None and len(class_weights) != classes:
+        raise ConfigError(f"loss.class_weights has {len(class_weights)} entries, the network has {classes} classes")
+    weights = logarithms.new_ones(classes) if class_weights is None else logarithms.new_tensor(class_weights)
+    weight = weights[labels]
+    chosen = logarithms.gather(-1, labels.expand(len(logarithms), -1)[..., None]).squeeze(-1)
+    return -(chosen * weight).sum(-1) / weight.sum().clamp_min(1e-6)
 
 
 def _mask_loss(output: ProtoOccOutput, batch: Batch, config: LossConfig) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,6 +69,19 @@ def _run_on(
         future.release()
 
 
+@contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """Undoes what starting local processes leaves behind: OMP_NUM_THREADS=1, meant for them, would also slow down the
+    training that follows in this process.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _connect(scheduler: Scheduler, num_tasks: int) -> Client:
     from distributed import Client
 
@@ -79,7 +93,8 @@ def _connect(scheduler: Scheduler, num_tasks: int) -> Client:
     }
     workers = max(1, min(scheduler.workers, num_tasks))
     if scheduler.kind == "processes":
-        return Client(n_workers=workers, threads_per_worker=1, memory_limit=scheduler.memory_limit, **local)
+        with _unchanged_environment():
+            return Client(n_workers=workers, threads_per_worker=1, memory_limit=scheduler.memory_limit, **local)
     if scheduler.kind == "threads":
         return Client(n_workers=1, threads_per_worker=workers, processes=False, **local)
     if "://" not in scheduler.kind:

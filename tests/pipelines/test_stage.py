@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.files import write_bytes
-from pipelines.scheduler import Scheduler
+from pipelines.scheduler import Scheduler, run_tasks
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage, scene_units, units_of
 from schemas.errors import ConfigError, DataError, StageError
 
@@ -220,3 +221,11 @@ def test_damaged_manifest_is_named(tmp_path: Path, clean: dict[str, bytes]) -> N
     (tmp_path / "clean/manifest.json").write_text('{"done": 7')
     with pytest.raises(DataError, match=r"manifest.json is damaged: .*--overwrite"):
         run_stage(toy_stage(tmp_path / "clean"), SYNC)
+
+
+def test_worker_processes_leave_the_environment_alone(monkeypatch):
+    """Dask sets OMP_NUM_THREADS=1 for its workers; left in this process it halved the speed of training."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    results = list(run_tasks(abs, [-1, -2], Scheduler(kind="processes", workers=2)))
+    assert sorted(result for _, result in results) == [1, 2]
+    assert "OMP_NUM_THREADS" not in os.environ

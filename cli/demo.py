@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo makes.")] = Path("demo"),
-    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 20,
-    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes to score.")] = 4,
+    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 16,
+    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes to score.")] = 3,
     keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene.")] = 5,
     width: Annotated[int, typer.Option("--width", min=200, help="Width of the generated images, pixels.")] = 400,
     steps: Annotated[

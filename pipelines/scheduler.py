@@ -71,8 +71,9 @@ def _run_on(
 
 @contextmanager
 def _unchanged_environment() -> Iterator[None]:
-    """Undoes what starting local processes leaves behind: OMP_NUM_THREADS=1, meant for them, would also slow down the
-    training that follows in this process.
+    """Takes back what starting local processes leaves behind.
+
+    Dask sets OMP_NUM_THREADS=1 for them in this process, which would slow down the training that follows here.
     """
     before = dict(os.environ)
     try:

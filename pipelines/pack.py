@@ -140,7 +140,7 @@ def _pack_shard(
         "filesize": len(data),
     }
     write_json(folder / f"{plan.name}.index.json", index)
-    return UnitReport(done=len(samples), counts={"bytes": len(data)})
+    return UnitReport(done=len(samples), counts={"bytes": float(len(data))})
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> list[int]:

@@ -121,12 +121,13 @@ def _add_truth(page: Page, view: SampleView, truth: Paint) -> None:
 
 
 def _add_comparison(page: Page, view: SampleView, truth: Paint, prediction: UInt8[np.ndarray, "X Y Z"]) -> None:
-    predicted = add_ego(paint_classes(prediction, view.mask_camera), view.grid)
+    scored = np.where(view.mask_camera, prediction, np.uint8(FREE))
+    predicted = add_ego(paint_classes(scored, view.mask_camera), view.grid)
     errors = paint_errors(view.semantics, prediction, view.mask_camera)
     page.add_row(
         [
             Panel(f"Ground truth from above, {_extent(view.grid)}", top_view(truth, COLUMN_PX)),
-            Panel("Prediction from above", top_view(predicted, COLUMN_PX)),
+            Panel("Prediction from above, within the camera mask", top_view(predicted, COLUMN_PX)),
             Panel("Errors from above, within the camera mask", top_view(add_ego(errors, view.grid), COLUMN_PX)),
         ]
     )
@@ -136,7 +137,7 @@ def _add_comparison(page: Page, view: SampleView, truth: Paint, prediction: UInt
             Panel(caption, perspective_view(paint, view.grid, **size))
             for caption, paint in (
                 ("Ground truth from behind the vehicle, grid lines every 10 m", truth),
-                ("Prediction from behind the vehicle", predicted),
+                ("Prediction from behind the vehicle, within the camera mask", predicted),
             )
         ]
     )

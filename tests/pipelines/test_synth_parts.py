@@ -71,7 +71,7 @@ def test_road_offsets_count_to_the_left() -> None:
     line = np.concatenate(
         [np.column_stack(pair) for pair in ((side, zero), (full, side), (40 - side, full), (zero, 40 - side))]
     )
-    road = Road(line, np.arange(len(line) + 1) * 0.5)
+    road = Road(line, np.arange(len(line) + 1) * 0.5, half_m=7.0, lane_m=2.0, sidewalk_m=3.0, setback_m=8.0)
     assert road.length_m == 160.0
     assert road.place(20.0, 3.0) == pytest.approx((20.0, 3.0, 0.0))
     assert road.place(60.0 - 160.0, -1.0) == pytest.approx((41.0, 20.0, np.pi / 2))

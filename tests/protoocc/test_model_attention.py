@@ -72,11 +72,22 @@ def test_self_attention_stays_within_its_slice() -> None:
     assert difference[1] > 0
 
 
+def test_untrained_attention_prefers_the_reference() -> None:
+    """The point on the reference has logit 2.5, the other 0: shares 0.924 (e^2.5 / (e^2.5 + 1)) and 0.076."""
+    attention = VoxelSelfAttention(1, heads=1, points=2)
+    for layer in (attention.value, attention.combine):
+        torch.nn.init.ones_(layer.weight)
+    gathered = attention(torch.tensor([0.0, 1.0]).view(1, 1, 2, 1, 1), torch.zeros(1, 2, 1, 1)).flatten()
+    # place 0 reads 0 itself and 1 beside it; place 1 reads itself and nothing beside it
+    torch.testing.assert_close(gathered, torch.tensor([0.0759, 0.9241]), atol=1e-4, rtol=0)
+
+
 def test_self_attention_follows_the_axes() -> None:
     """Head 0 looks along w only: with one head and two points, (h, w) reads (h, w) and (h, w + 1), half each."""
     attention = VoxelSelfAttention(1, heads=1, points=2)
     for layer in (attention.value, attention.combine):
         torch.nn.init.ones_(layer.weight)
+    torch.nn.init.zeros_(attention.weights.bias)
     queries = torch.arange(6.0).view(1, 2, 3, 1, 1)
     gathered = attention(queries, torch.zeros(2, 3, 1, 1))[0, :, :, 0, 0]
     # Row 0 holds 0 1 2: (0+1)/2, (1+2)/2, (2+nothing)/2; row 1 holds 3 4 5.

@@ -172,7 +172,7 @@ def occupancy(
 
         protoocc occupancy --source lidar --dataset nuscenes-mini --workers 4
     """
-    from cli.sources import occupancy_source
+    from cli.sources import occupancy_source, print_label_shares
     from pipelines.occupancy import make_occupancy
 
     dataset = load_dataset(datasets, name, out)
@@ -185,8 +185,6 @@ def occupancy(
         overwrite=overwrite,
         on_error=on_error,
     )
-    from cli.sources import print_label_shares
-
     print_label_shares(summary)
     if as_json:
         _print_json(summary)

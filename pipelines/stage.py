@@ -158,11 +158,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a stage folder has its manifest."""
-    return (folder / "manifest.json").is_file()
-
-
 def units_of(count: int, size: int, prefix: str = "part") -> list[Unit]:
     """Cuts ``count`` records into units of ``size``, aligned with multiples of it."""
     starts = range(0, count, size)

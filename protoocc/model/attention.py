@@ -131,11 +131,13 @@ class ImageCrossAttention(nn.Module):
     def _sampling(
         self, queries: Float[Tensor, "n d"], features: Sequence[Float[Tensor, "cameras d _ _"]], hits: HitQueries
     ) -> Sampling:
+        """Point p lies around anchor p mod anchors of its query."""
         shape = (self.heads, self.levels, self.points)
         offsets = self.offsets(queries).unflatten(-1, (*shape, 2))
         weights = functional.softmax(self.weights(queries).unflatten(-1, (self.heads, -1)), dim=-1)
         sizes = torch.tensor([[f.shape[-1], f.shape[-2]] for f in features], device=queries.device)
-        locations = hits.reference[:, None, None, None] + offsets / sizes[:, None]
+        anchor = torch.arange(self.points, device=queries.device) % hits.reference.shape[1]
+        locations = hits.reference[:, anchor][:, None, None] + offsets / sizes[:, None]
         return Sampling(locations, weights.unflatten(-1, shape[1:]))
 
 

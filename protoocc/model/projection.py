@@ -61,13 +61,14 @@ class HitQueries:
     Attributes:
         row: row of each hit in the queries flattened to (B*h*w*z).
         query: index of each hit among the h*w*z queries of its sample.
-        reference: where it lands, as a share (u, v) of the padded image, 0..1.
+        reference: where each of its anchors lands, as a share (u, v) of the padded image, 0..1. A voxel query has one
+            anchor, its centre.
         counts: hits K of each of the B*V cameras.
     """
 
     row: Int64[Tensor, " n"]
     query: Int64[Tensor, " n"]
-    reference: Float[Tensor, "n 2"]
+    reference: Float[Tensor, "n anchors 2"]
     counts: list[int]
 
 
@@ -87,4 +88,4 @@ def find_hits(
     sample = torch.div(camera, camera_from_ego.shape[1], rounding_mode="floor")
     size = torch.tensor([padded_size[1], padded_size[0]], dtype=uv_px.dtype, device=uv_px.device)
     reference = uv_px.flatten(0, 1)[camera, query] / size
-    return HitQueries(sample * len(centers_ego) + query, query, reference, hit.sum(1).tolist())
+    return HitQueries(sample * len(centers_ego) + query, query, reference.unsqueeze(1), hit.sum(1).tolist())

@@ -79,4 +79,4 @@ def test_find_hits_lists_rows_per_camera() -> None:
     assert hits.row.tolist() == [0, 3]
     assert hits.query.tolist() == [0, 1]
     # Sample 0: u 10 of 40, v 5 of 32. Sample 1: camera x = y = 2, so u = 10 * 2 / 4 + 10 = 15.
-    torch.testing.assert_close(hits.reference, torch.tensor([[10 / 40, 5 / 32], [15 / 40, 5 / 32]]))
+    torch.testing.assert_close(hits.reference, torch.tensor([[[10 / 40, 5 / 32]], [[15 / 40, 5 / 32]]]))

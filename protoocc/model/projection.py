@@ -63,12 +63,14 @@ class HitQueries:
         query: index of each hit among the h*w*z queries of its sample.
         reference: where each of its anchors lands, as a share (u, v) of the padded image, 0..1. A voxel query has one
             anchor, its centre.
+        depth_m: how far each of its anchors lies along the optical axis of the camera.
         counts: hits K of each of the B*V cameras.
     """
 
     row: Int64[Tensor, " n"]
     query: Int64[Tensor, " n"]
     reference: Float[Tensor, "n anchors 2"]
+    depth_m: Float[Tensor, "n anchors"]
     counts: list[int]
 
 
@@ -88,4 +90,6 @@ def find_hits(
     sample = torch.div(camera, camera_from_ego.shape[1], rounding_mode="floor")
     size = torch.tensor([padded_size[1], padded_size[0]], dtype=uv_px.dtype, device=uv_px.device)
     reference = uv_px.flatten(0, 1)[camera, query] / size
-    return HitQueries(sample * len(centers_ego) + query, query, reference.unsqueeze(1), hit.sum(1).tolist())
+    hit_depth_m = depth_m.flatten(0, 1)[camera, query].unsqueeze(1)
+    row = sample * len(centers_ego) + query
+    return HitQueries(row, query, reference.unsqueeze(1), hit_depth_m, hit.sum(1).tolist())

@@ -55,7 +55,7 @@ def test_untrained_cross_attention_reads_the_reference() -> None:
     torch.nn.init.eye_(attention.value.weight)
     feature = torch.randn(1, 4, 2, 4)
     zero = torch.zeros(1, dtype=torch.int64)
-    hits = HitQueries(zero, zero, torch.tensor([[[2.5 / 4, 1.5 / 2]]]), [1])
+    hits = HitQueries(zero, zero, torch.tensor([[[2.5 / 4, 1.5 / 2]]]), torch.ones(1, 1), [1])
     sampled, sampling = attention(torch.randn(1, 4), [feature], hits)
     torch.testing.assert_close(sampled[0], feature[0, :, 1, 2])
     assert sampling.weights.sum() == 2  # one per head

@@ -71,7 +71,7 @@ def test_find_hits_lists_rows_per_camera() -> None:
     forward = torch.tensor([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
     backward = torch.tensor([[0.0, 1, 0, 0], [0, 0, -1, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
     intrinsics = torch.tensor([[10.0, 0, 10], [0, 10, 5], [0, 0, 1]]).expand(2, 1, 3, 3)
-    points = torch.tensor([[4.0, 0.0, 0.0], [-4.0, 2.0, 0.0]])
+    points = torch.tensor([[[4.0, 0.0, 0.0]], [[-4.0, 2.0, 0.0]]])
     hits = find_hits(
         points, torch.stack([forward, backward])[:, None], intrinsics, image_size=(10, 20), padded_size=(32, 40)
     )
@@ -80,3 +80,4 @@ def test_find_hits_lists_rows_per_camera() -> None:
     assert hits.query.tolist() == [0, 1]
     # Sample 0: u 10 of 40, v 5 of 32. Sample 1: camera x = y = 2, so u = 10 * 2 / 4 + 10 = 15.
     torch.testing.assert_close(hits.reference, torch.tensor([[[10 / 40, 5 / 32]], [[15 / 40, 5 / 32]]]))
+    torch.testing.assert_close(hits.depth_m, torch.tensor([[4.0], [4.0]]))

@@ -36,7 +36,7 @@ def cluster(
     for _ in range(iterations):
         similarity = directions @ functional.normalize(prototypes, dim=-1).mT
         assignment = functional.softmax(sharpness * similarity, dim=-1)
-        weight = assignment.sum(dim=1).clamp_min(1e-6)
+        weight = assignment.sum(dim=1).clamp_min(torch.finfo(assignment.dtype).tiny)
         prototypes = (assignment.mT @ pixels) / weight[..., None]
     return prototypes
 

@@ -1,0 +1,68 @@
+"""Section 3.2.1 in loops: clustering, aggregation (1a) and dispatch (1b)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.protoocc.reference import Matrix, Vector, cosine, softmax
+
+
+def cell_means(features: list[Matrix], cell: int) -> Matrix:
+    """Mean of every regular cell of ``features[channel][row][column]``, row by row; border cells may be smaller."""
+    height, width = len(features[0]), len(features[0][0])
+    means = []
+    for top in range(0, height, cell):
+        for left in range(0, width, cell):
+            rows, columns = range(top, min(top + cell, height)), range(left, min(left + cell, width))
+            count = len(rows) * len(columns)
+            means.append([sum(channel[r][c] for r in rows for c in columns) / count for channel in features])
+    return means
+
+
+def cluster(features: list[Matrix], cell: int, iterations: int, sharpness: float) -> Matrix:
+    """P_img: cell means, then rounds of soft assignment; a prototype is the assignment-weighted mean of the pixels."""
+    height, width = len(features[0]), len(features[0][0])
+    pixels = [[channel[r][c] for channel in features] for r in range(height) for c in range(width)]
+    prototypes = cell_means(features, cell)
+    for _ in range(iterations):
+        shares = [softmax([sharpness * cosine(pixel, prototype) for prototype in prototypes]) for pixel in pixels]
+        prototypes = [weighted_mean(pixels, [share[m] for share in shares]) for m in range(len(prototypes))]
+    return prototypes
+
+
+def weighted_mean(vectors: Matrix, weights: Vector) -> Vector:
+    """sum_i w_i v_i / sum_i w_i."""
+    total = sum(weights)
+    return [
+        sum(weight * vector[c] for vector, weight in zip(vectors, weights, strict=True)) / total
+        for c in range(len(vectors[0]))
+    ]
+
+
+def affinity(prototypes: Matrix, queries: Matrix) -> Matrix:
+    """A[m][k]: cosine similarity of the lifted prototype m and hit query k."""
+    return [[cosine(prototype, query) for query in queries] for prototype in prototypes]
+
+
+def aggregate(prototypes: Matrix, queries: Matrix, assignment: Matrix) -> Matrix:
+    """(1a): P_vox[m] = (P_img[m] + sum_k s[m][k] Q'[k]) / R[m] with R[m] = 1 + sum_k s[m][k]."""
+    result = []
+    for prototype, shares in zip(prototypes, assignment, strict=True):
+        gathered = [
+            value + sum(share * query[c] for share, query in zip(shares, queries, strict=True))
+            for c, value in enumerate(prototype)
+        ]
+        result.append([value / (1.0 + sum(shares)) for value in gathered])
+    return result
+
+
+def dispatch(queries: Matrix, assignment: Matrix, voxel_prototypes: Matrix, mlp: Callable[[Vector], Vector]) -> Matrix:
+    """(1b): Q~[k] = Q'[k] + MLP(sum_m s[m][k] P_vox[m])."""
+    result = []
+    for k, query in enumerate(queries):
+        sent = [
+            sum(shares[k] * prototype[c] for shares, prototype in zip(assignment, voxel_prototypes, strict=True))
+            for c in range(len(query))
+        ]
+        result.append([value + added for value, added in zip(query, mlp(sent), strict=True)])
+    return result

@@ -1,0 +1,112 @@
+"""Clustering and equation (1) against loops in float64, gradients, and the borders."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.func import functional_call
+
+from protoocc.model.prototypes import PrototypeMapping, affinity, aggregate, cluster
+from tests.protoocc.reference import Matrix, assert_agrees, linear, mapping, sigmoid, two_linears
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make_mapping(channels: int = 4) -> PrototypeMapping:
+    """A mapping whose scale and shift are none of the starting values."""
+    torch.manual_seed(1)
+    module = PrototypeMapping(channels).double()
+    with torch.no_grad():
+        module.scale.fill_(3.0)
+        module.shift.fill_(-0.7)
+    return module
+
+
+def literal_mapping(module: PrototypeMapping, prototypes: Matrix, queries: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Q~, P_vox and A of one camera, from the module's weights."""
+    scale, shift = module.scale.item(), module.shift.item()
+    lifted = [linear(module.lift.weight.tolist(), module.lift.bias.tolist(), p) for p in prototypes]
+    similarity = mapping.affinity(lifted, queries)
+    assignment = [[sigmoid(scale * a + shift) for a in row] for row in similarity]
+    voxel_prototypes = mapping.aggregate(lifted, queries, assignment)
+    mapped = mapping.dispatch(queries, assignment, voxel_prototypes, lambda sent: two_linears(module.dispatch, sent))
+    return mapped, voxel_prototypes, similarity
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "cell", "iterations"), [(4, 6, 2, 0), (4, 6, 2, 3), (5, 7, 3, 2), (3, 2, 1, 1), (3, 5, 9, 2)]
+)
+def test_cluster(height: int, width: int, cell: int, iterations: int) -> None:
+    """Whole cells, border cells, one pixel per cell, and one cell larger than the map."""
+    features = normal(2, 3, height, width)
+    expected = [mapping.cluster(image, cell, iterations, 10.0) for image in features.tolist()]
+    assert_agrees(cluster(features, cell, iterations), expected)
+
+
+@pytest.mark.parametrize("sharpness", [10.0, 25.0])
+def test_cluster_prototype_that_hardly_any_pixel_likes(sharpness: float) -> None:
+    """The mean of (0.1, 5) and (0.1, -5) points where no pixel does: its weight is near 6 e^-sharpness, and counts."""
+    columns = [[0.1, 5.0], [0.1, -5.0], [0.0, 5.0], [0.0, 5.0], [0.0, -5.0], [0.0, -5.0]]
+    image = torch.tensor(columns, dtype=torch.float64).T.view(1, 2, 1, 6)
+    expected = mapping.cluster(image[0].tolist(), 2, 2, sharpness)
+    assert_agrees(cluster(image, 2, 2, sharpness=sharpness), [expected])
+
+
+def test_cluster_gradient() -> None:
+    """Through three rounds of assignment."""
+    assert gradcheck(lambda features: cluster(features, 2, 3), (normal(1, 3, 3, 4).requires_grad_(),))
+
+
+def test_affinity() -> None:
+    """Pairwise cosines."""
+    prototypes, queries = normal(3, 4), normal(5, 4, seed=1)
+    assert_agrees(affinity(prototypes, queries), mapping.affinity(prototypes.tolist(), queries.tolist()))
+
+
+def test_aggregate() -> None:
+    """Equation (1a) on its own, gradient included."""
+    prototypes, queries = normal(3, 4), normal(5, 4, seed=1)
+    assignment = normal(3, 5, seed=2).sigmoid()
+    expected = mapping.aggregate(prototypes.tolist(), queries.tolist(), assignment.tolist())
+    assert_agrees(aggregate(prototypes, queries, assignment), expected)
+    inputs = tuple(x.requires_grad_() for x in (prototypes, queries, assignment))
+    assert gradcheck(aggregate, inputs)
+
+
+@pytest.mark.parametrize(("prototypes", "queries"), [(3, 7), (1, 7), (3, 1), (1, 1), (3, 0), (1, 0)])
+def test_mapping(prototypes: int, queries: int) -> None:
+    """Equations (1a) and (1b); with one prototype, with one hit, and for a camera that sees nothing."""
+    module = make_mapping()
+    images, hits = normal(prototypes, 4), normal(queries, 4, seed=1)
+    results = module(images, hits)
+    for actual, expected in zip(results, literal_mapping(module, images.tolist(), hits.tolist()), strict=True):
+        assert_agrees(actual, expected)
+
+
+@pytest.mark.parametrize(("prototypes", "queries"), [(3, 4), (1, 3), (2, 0)])
+def test_mapping_gradient(prototypes: int, queries: int) -> None:
+    """Of Q~, P_vox and A to prototypes, queries and all parameters."""
+    module = make_mapping(3)
+    names = [name for name, _ in module.named_parameters()]
+    inputs = [normal(prototypes, 3), normal(queries, 3, seed=1), *(p.detach().clone() for p in module.parameters())]
+
+    def run(images: torch.Tensor, hits: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = functional_call(module, dict(zip(names, parameters, strict=True)), (images, hits))
+        return tuple(output for output in outputs if output.numel())
+
+    assert gradcheck(run, tuple(x.requires_grad_() for x in inputs))
+
+
+def test_one_prototype_is_the_mean_of_all_pixels() -> None:
+    """With M = 1 the softmax over prototypes is 1 everywhere, in every round."""
+    features = normal(1, 3, 4, 5)
+    torch.testing.assert_close(cluster(features, 5, 3)[0, 0], features[0].mean((1, 2)))
+
+
+def test_blind_camera_keeps_its_lifted_prototypes() -> None:
+    """Without hits R is 1 and nothing is added: P_vox = P_img lifted."""
+    module, images = make_mapping(), normal(3, 4)
+    torch.testing.assert_close(module(images, normal(0, 4))[1], module.lift(images))

@@ -14,9 +14,9 @@ from schemas.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One batch of keyframes; B batch, V camera, H W image, X Y Z voxel.
+    """One batch of keyframes; B batch, T earlier frame, V camera, H W image, X Y Z voxel.
 
-    Training targets are optional, because prediction needs none of them.
+    Training targets are optional, because prediction needs none of them. So are earlier frames, the nearest first.
 
     Attributes:
         images: RGB, 0..255.
@@ -27,6 +27,10 @@ class Batch:
         semantics: class of each voxel, ego frame; 255 is unknown.
         mask_camera: voxel is observed by a camera.
         mask_lidar: voxel is observed by the LiDAR.
+        past_images: images of earlier keyframes.
+        past_image_from_camera: their intrinsics, pixels.
+        past_camera_from_ego: ego frame of the earlier keyframe in each of its cameras, metres.
+        past_from_ego: pose of the present ego frame in the ego frame of each earlier keyframe, metres.
     """
 
     images: UInt8[Tensor, "B V 3 H W"]
@@ -37,6 +41,10 @@ class Batch:
     semantics: Int64[Tensor, "B X Y Z"] | None = None
     mask_camera: Bool[Tensor, "B X Y Z"] | None = None
     mask_lidar: Bool[Tensor, "B X Y Z"] | None = None
+    past_images: UInt8[Tensor, "B T V 3 H W"] | None = None
+    past_image_from_camera: Float[Tensor, "B T V 3 3"] | None = None
+    past_camera_from_ego: Float[Tensor, "B T V 4 4"] | None = None
+    past_from_ego: Float[Tensor, "B T 4 4"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (copies asynchronously from pinned memory)."""

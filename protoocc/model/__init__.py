@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,10 @@ from protoocc.model.config import ModelConfig, UpsampleStage
 from protoocc.model.decoder import Decoder
 from protoocc.model.encoder import Encoder, MappingTrace, VoxelQueries
 from protoocc.model.presets import demo, protoocc_base, protoocc_small, protoocc_tiny
-from protoocc.model.projection import HitQueries, find_hits, query_centers
+from protoocc.model.projection import HitQueries, find_hits, query_anchors
 from protoocc.model.prototypes import cluster
+from protoocc.model.temporal import TemporalFusion, warp
+from schemas.errors import DataError
 
 __all__ = [
     "ModelConfig",
@@ -61,7 +64,7 @@ class _Scene:
 class ProtoOcc(nn.Module):
     """Image features -> prototypes -> voxel queries -> occupancy."""
 
-    centers_ego: Tensor
+    anchors_ego: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         """Builds all parts with random weights."""
@@ -70,9 +73,14 @@ class ProtoOcc(nn.Module):
         self.image_features = ImageFeatures(config)
         self.voxel_queries = VoxelQueries(config.query_shape, config.channels)
         self.encoder = Encoder(config)
+        self.temporal_fusion = (
+            TemporalFusion(config.channels, config.frames)
+            if config.frames > 1 and config.temporal == "fusion"
+            else None
+        )
         self.decoder = Decoder(config)
-        centers = query_centers(config.grid, config.query_shape).flatten(0, 2)
-        self.register_buffer("centers_ego", centers, persistent=False)
+        anchors = query_anchors(config.grid, config.query_shape, config.pillar_heights)
+        self.register_buffer("anchors_ego", anchors, persistent=False)
 
     def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> ProtoOccOutput:
         """Logits of all views and pixel features.
@@ -80,6 +88,9 @@ class ProtoOcc(nn.Module):
         Args:
             batch: images and calibration; targets are not read.
             voxels: positions in the flattened (B, X, Y, Z) volume to classify, None for all (`losses.choose_voxels`).
+
+        Raises:
+            DataError: the network reads several frames and the batch has another number of earlier ones.
         """
         scene = self._view_transformation(batch)
         pixel_features, pixel_seen = None, None
@@ -107,13 +118,58 @@ class ProtoOcc(nn.Module):
         return torch.stack(classes).view(len(queries), *self.config.grid.shape)
 
     def _view_transformation(self, batch: Batch) -> _Scene:
-        """Section 3.2: from images to encoded voxel queries."""
-        size = (batch.images.shape[-2], batch.images.shape[-1])
-        features = self.image_features(batch.images.flatten(0, 1))
+        """Section 3.2: from images to encoded voxel queries, with what earlier frames saw."""
+        earlier = self._earlier_queries(batch)
+        before = earlier[0] if earlier and self.temporal_fusion is None else None
+        scene = self._encode(batch.images, batch.image_from_camera, batch.camera_from_ego, before)
+        if self.temporal_fusion is None:
+            return scene
+        return dataclasses.replace(scene, queries=self.temporal_fusion([scene.queries, *earlier]))
+
+    @torch.no_grad()
+    def _earlier_queries(self, batch: Batch) -> list[Float[Tensor, "B h w z d"]]:
+        """Encoded queries of earlier frames in the present ego frame, the nearest first; no gradient, as in the hosts.
+
+        With fusion each frame stands alone. With recurrence each reads the one before, and only the last remains.
+        """
+        count = self.config.frames - 1
+        if count == 0:
+            return []
+        past = (batch.past_images, batch.past_image_from_camera, batch.past_camera_from_ego)
+        motions = batch.past_from_ego
+        if motions is None or any(part is None for part in past) or motions.shape[1] != count:
+            found = 0 if motions is None else motions.shape[1]
+            raise DataError(
+                f"samples {batch.tokens} have {found} earlier frames, the network reads {count}; open the shards with "
+                f"frames={self.config.frames} or set model.frames=1"
+            )
+        frames = [[part[:, time] for part in past if part is not None] for time in range(count)]
+        if self.temporal_fusion is not None:
+            return [self._warp(self._encode(*frame).queries, motions[:, i]) for i, frame in enumerate(frames)]
+        state: Tensor | None = None
+        for time in reversed(range(count)):
+            encoded = self._encode(*frames[time], state).queries
+            newer = motions[:, time - 1] if time else torch.eye(4, dtype=motions.dtype, device=motions.device)
+            state = self._warp(encoded, motions[:, time] @ torch.linalg.inv(newer))
+        return [] if state is None else [state]
+
+    def _warp(self, queries: Tensor, earlier_from_ego: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B h w z d"]:
+        return warp(queries, earlier_from_ego, self.anchors_ego.mean(3), self.config.grid)
+
+    def _encode(
+        self,
+        images: UInt8[Tensor, "B V 3 H W"],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+        earlier: Float[Tensor, "B h w z d"] | None = None,
+    ) -> _Scene:
+        """Voxel queries that have read the images of one frame."""
+        size = (images.shape[-2], images.shape[-1])
+        features = self.image_features(images.flatten(0, 1))
         hits = find_hits(
-            self.centers_ego,
-            batch.camera_from_ego,
-            batch.image_from_camera,
+            self.anchors_ego.flatten(0, 2),
+            camera_from_ego,
+            image_from_camera,
             image_size=size,
             padded_size=padded_size(*size),
         )
@@ -122,10 +178,11 @@ class ProtoOcc(nn.Module):
         if self.config.prototype_mapping:
             prototypes = cluster(clustered, self.config.prototype_cell, self.config.clustering_iterations)
         queries, trace = self.encoder(
-            self.voxel_queries.table.expand(len(batch.images), -1, -1, -1, -1),
+            self.voxel_queries.table.expand(len(images), -1, -1, -1, -1),
             self.voxel_queries.positions(),
             features=features,
             prototypes=prototypes,
             hits=hits,
+            earlier=earlier,
         )
         return _Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]))

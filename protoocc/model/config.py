@@ -49,6 +49,20 @@ class ModelConfig(BaseModel):
     heads: int = Field(8, ge=1, description="Attention heads.")
     points: int = Field(8, ge=1, description="Sampling points per head and feature scale, and per voxel queue.")
     ffn_channels: int = Field(512, ge=1, description="Hidden channels of the feed-forward block.")
+    pillar_heights: int = Field(
+        1, ge=1, description="Heights at which a query looks for images: 1 for voxels, 8 for the pillars of BEVFormer."
+    )
+
+    frames: int = Field(1, ge=1, description="Keyframes that are read: the present one and earlier ones.")
+    frame_interval: int = Field(4, ge=1, description="Keyframes from one of them to the next.")
+    temporal: Literal["fusion", "recurrence"] = Field(
+        "fusion",
+        description="How earlier frames enter. fusion: one convolution block over all encoded frames (PanoOcc); "
+        "recurrence: self attention reads the encoded frame before (BEVFormer).",
+    )
+    recompute: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, same gradients."
+    )
 
     prototype_mapping: bool = Field(True, description="Map image prototypes onto voxel queries, equation (1).")
     prototype_optimisation: bool = Field(True, description="Compute pixel features X, equation (2), for the mask loss.")
@@ -92,6 +106,8 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"augmentation 'transpose' needs h = w; query_shape {self.query_shape}, grid {self.grid.shape}"
             )
+        if self.points % self.pillar_heights:
+            raise ValueError(f"points {self.points} must be a multiple of pillar_heights {self.pillar_heights}")
         if self.channels % self.heads:
             raise ValueError(f"channels {self.channels} must be a multiple of heads {self.heads}")
         return self

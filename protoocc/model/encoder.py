@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from protoocc.model.attention import ImageCrossAttention, Sampling, VoxelSelfAttention
 from protoocc.model.config import ModelConfig
@@ -85,6 +86,7 @@ class EncoderLayer(nn.Module):
         features: Sequence[Float[Tensor, "cameras d _ _"]],
         prototypes: Float[Tensor, "cameras M d"] | None,
         hits: HitQueries,
+        earlier: Float[Tensor, "B h w z d"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
         """One round of view transformation; the trace is None without prototype mapping."""
         queries = self.norms[0](queries + self.self_attention(queries, positions))
@@ -128,6 +130,7 @@ class Encoder(nn.Module):
         self.scale_embedding = nn.Parameter(torch.randn(len(config.strides), config.channels) * 0.1)
         self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.pixel_features = PixelFeatures() if config.prototype_optimisation else None
+        self.recompute = config.recompute
 
     def forward(
         self,
@@ -137,15 +140,30 @@ class Encoder(nn.Module):
         features: Sequence[Float[Tensor, "cameras d _ _"]],
         prototypes: Float[Tensor, "cameras M d"] | None,
         hits: HitQueries,
+        earlier: Float[Tensor, "B h w z d"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
-        """Encoded queries and the trace of the last layer."""
+        """Encoded queries and the trace of the last layer.
+
+        Args:
+            queries: start of every query.
+            positions: positional embedding, added where a query looks around.
+            features: one map per scale of all B*V cameras.
+            prototypes: P_img of every camera; None without prototype mapping.
+            hits: hit queries of every camera.
+            earlier: encoded queries of the frame before in the present ego frame, which self attention reads beside the
+                present ones; None for a single frame.
+        """
         scales = [
             feature + embedding[:, None, None]
             for feature, embedding in zip(features, self.scale_embedding, strict=True)
         ]
         trace = None
         for layer in self.layers:
-            queries, trace = layer(queries, positions, features=scales, prototypes=prototypes, hits=hits)
+            arguments = {"features": scales, "prototypes": prototypes, "hits": hits, "earlier": earlier}
+            if self.recompute and torch.is_grad_enabled():
+                queries, trace = checkpoint(layer, queries, positions, use_reentrant=False, **arguments)
+            else:
+                queries, trace = layer(queries, positions, **arguments)
         return queries, trace
 
     def pixels(

@@ -13,6 +13,9 @@ from schemas.geometry import VoxelGrid
 NEAREST_DEPTH_M = 0.1
 """A query closer to the camera plane than this is not seen."""
 
+OUTSIDE = -8.0
+"""Place (u, v) of an anchor that a camera does not see, in image sizes: far from every sampling point."""
+
 
 def query_centers(grid: VoxelGrid, query_shape: tuple[int, int, int]) -> Float[Tensor, "h w z 3"]:
     """Centres of the voxel queries, metres, ego frame: the extent of the grid cut into (h, w, z) equal cells."""
@@ -21,6 +24,14 @@ def query_centers(grid: VoxelGrid, query_shape: tuple[int, int, int]) -> Float[T
         steps = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         axes.append(low + steps * (high - low))
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()
+
+
+def query_anchors(
+    grid: VoxelGrid, query_shape: tuple[int, int, int], heights: int
+) -> Float[Tensor, "h w z anchors 3"]:
+    """Points through which a query looks at the images: the centres of its cell cut into equal heights."""
+    h, w, z = query_shape
+    return query_centers(grid, (h, w, z * heights)).unflatten(2, (z, heights))
 
 
 def project_points(
@@ -76,20 +87,26 @@ class HitQueries:
 
 @torch.no_grad()
 def find_hits(
-    centers_ego: Float[Tensor, "q 3"],
+    anchors_ego: Float[Tensor, "q anchors 3"],
     camera_from_ego: Float[Tensor, "B V 4 4"],
     image_from_camera: Float[Tensor, "B V 3 3"],
     *,
     image_size: tuple[int, int],
     padded_size: tuple[int, int],
 ) -> HitQueries:
-    """Hit queries of every camera of the batch; sizes are (H, W) in pixels."""
-    uv_px, depth_m = project_points(centers_ego, camera_from_ego, image_from_camera)
-    hit = is_hit(uv_px, depth_m, image_size).flatten(0, 1)
-    camera, query = hit.nonzero(as_tuple=True)
+    """Hit queries of every camera of the batch; sizes are (H, W) in pixels.
+
+    A camera hits a query if it sees one of its anchors. Anchors that it does not see get a place outside the image,
+    where attention reads zero.
+    """
+    queries, anchors = anchors_ego.shape[:2]
+    uv_px, depth_m = project_points(anchors_ego.flatten(0, 1), camera_from_ego, image_from_camera)
+    visible = is_hit(uv_px, depth_m, image_size).flatten(0, 1).unflatten(-1, (queries, anchors))
+    camera, query = visible.any(-1).nonzero(as_tuple=True)
     sample = torch.div(camera, camera_from_ego.shape[1], rounding_mode="floor")
     size = torch.tensor([padded_size[1], padded_size[0]], dtype=uv_px.dtype, device=uv_px.device)
-    reference = uv_px.flatten(0, 1)[camera, query] / size
-    hit_depth_m = depth_m.flatten(0, 1)[camera, query].unsqueeze(1)
-    row = sample * len(centers_ego) + query
-    return HitQueries(row, query, reference.unsqueeze(1), hit_depth_m, hit.sum(1).tolist())
+    share = uv_px.flatten(0, 1).unflatten(1, (queries, anchors))[camera, query] / size
+    reference = torch.where(visible[camera, query][..., None], share, OUTSIDE)
+    hit_depth_m = depth_m.flatten(0, 1).unflatten(1, (queries, anchors))[camera, query]
+    counts = visible.any(-1).sum(1).tolist()
+    return HitQueries(sample * queries + query, query, reference, hit_depth_m, counts)

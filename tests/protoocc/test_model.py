@@ -103,7 +103,7 @@ def test_presets_build(config: ModelConfig, queries: int) -> None:
     """Each preset builds at full size and reaches the Occ3D grid."""
     with torch.device("meta"):
         model = ProtoOcc(config)
-    assert len(model.centers_ego) == queries
+    assert model.anchors_ego.flatten(0, 2).shape[0] == queries
     assert config.grid.shape == (200, 200, 16)
     assert config.views == 3
 

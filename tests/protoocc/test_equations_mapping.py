@@ -8,7 +8,8 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from protoocc.model.prototypes import PrototypeMapping, affinity, aggregate, cluster
-from tests.protoocc.reference import Matrix, assert_agrees, linear, mapping, sigmoid, two_linears
+from tests.protoocc.reference import mapping
+from tests.protoocc.reference.arithmetic import Matrix, assert_agrees, linear, sigmoid, two_linears
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

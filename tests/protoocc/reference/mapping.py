@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.protoocc.reference import Matrix, Vector, cosine, softmax
+from tests.protoocc.reference.arithmetic import Matrix, Vector, cosine, softmax
 
 
 def cell_means(features: list[Matrix], cell: int) -> Matrix:

@@ -6,7 +6,7 @@ Vectors and matrices are nested lists; a tensor enters as ``tensor.tolist()``. A
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def linear(weight: Matrix, bias: Vector, value: Vector) -> Vector:
     return [dot(row, value) + shift for row, shift in zip(weight, bias, strict=True)]
 
 
-def two_linears(layers: Sequence[Any], value: Vector) -> Vector:
+def two_linears(layers: Any, value: Vector) -> Vector:
     """W2 relu(W1 x + b1) + b2 of a product's ``Sequential(Linear, ReLU, Linear)``, read from its weights alone."""
     first, second = layers[0], layers[2]
     hidden = [max(0.0, x) for x in linear(first.weight.tolist(), first.bias.tolist(), value)]

@@ -1,0 +1,110 @@
+"""The attention map G and equation (2) against loops in float64, gradients, and the borders."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.func import functional_call
+
+from protoocc.model.attention import Sampling
+from protoocc.model.pixel_features import PixelFeatures, attention_map
+from tests.protoocc.reference import pixels
+from tests.protoocc.reference.arithmetic import assert_agrees
+
+HEADS, LEVELS, POINTS = 2, 3, 2
+
+
+def make_sampling(hits: int, seed: int = 0) -> Sampling:
+    """Places from well outside the image on one side to well outside on the other; weights of a head sum to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (hits, HEADS, LEVELS, POINTS)
+    locations = torch.rand(*shape, 2, generator=generator, dtype=torch.float64) * 2.0 - 0.5
+    weights = torch.randn(*shape, generator=generator, dtype=torch.float64).flatten(2).softmax(-1).view(shape)
+    return Sampling(locations, weights)
+
+
+def make_features() -> PixelFeatures:
+    """H with a scale and a shift that are none of the starting values."""
+    module = PixelFeatures().double()
+    with torch.no_grad():
+        module.scale.fill_(2.5)
+        module.shift.fill_(0.4)
+    return module
+
+
+def random_case(prototypes: int, hits: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """G with empty columns and rows, A and P_vox."""
+    generator = torch.Generator().manual_seed(1)
+    attention = torch.rand(cells, hits, generator=generator, dtype=torch.float64)
+    attention[1::3] = 0.0
+    similarity = torch.rand(prototypes, hits, generator=generator, dtype=torch.float64) * 2.0 - 1.0
+    return attention, similarity, torch.randn(prototypes, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (1, 1)])
+@pytest.mark.parametrize("hits", [6, 1, 0])
+def test_attention_map(hits: int, height: int, width: int) -> None:
+    """Every sampling point of every head and level on the grid, also of a camera that sees nothing."""
+    sampling = make_sampling(hits)
+    expected = pixels.attention_map(sampling.locations.tolist(), sampling.weights.tolist(), height, width)
+    assert_agrees(attention_map(sampling, (height, width)), expected)
+
+
+def test_attention_map_on_exact_places() -> None:
+    """Corners and edges of the image, centres and borders of cells, and points one cell outside."""
+    steps = torch.arange(-3, 12, dtype=torch.float64) / 8.0  # eighths of an image of 4 cells: centres and borders
+    u, v = torch.meshgrid(steps, steps, indexing="ij")
+    locations = torch.stack([u, v], dim=-1).view(-1, 1, 1, 1, 2)
+    sampling = Sampling(locations, torch.ones(len(locations), 1, 1, 1, dtype=torch.float64))
+    expected = pixels.attention_map(locations.tolist(), sampling.weights.tolist(), 4, 4)
+    assert torch.equal(attention_map(sampling, (4, 4)), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("prototypes", "hits"), [(3, 5), (1, 5), (3, 1), (3, 0)])
+def test_pixel_features(prototypes: int, hits: int) -> None:
+    """Equation (2): with one prototype, one hit, cells that no hit looks at, and a camera that sees nothing."""
+    module, case = make_features(), random_case(prototypes, hits, 7)
+    features, seen = module(*case)
+    expected, expected_seen = pixels.pixel_features(
+        *(part.tolist() for part in case), scale=module.scale.item(), shift=module.shift.item()
+    )
+    assert_agrees(features, expected)
+    assert seen.tolist() == expected_seen
+    assert seen.sum() == (5 if hits else 0)
+
+
+@pytest.mark.parametrize(("prototypes", "hits"), [(3, 4), (1, 2)])
+def test_pixel_features_gradient(prototypes: int, hits: int) -> None:
+    """Of X to G, A, P_vox and both scalars of H; G is positive, so that no cell changes between seen and unseen."""
+    module = make_features()
+    _, similarity, voxel_prototypes = random_case(prototypes, hits, 5)
+    attention = torch.rand(5, hits, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.1
+    scalars = [parameter.detach().clone() for parameter in module.parameters()]
+
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = functional_call(
+            module, dict(zip(("scale", "shift"), inputs[3:], strict=True)), inputs[:3]
+        )[0]
+        return features
+
+    assert gradcheck(run, tuple(x.requires_grad_() for x in (attention, similarity, voxel_prototypes, *scalars)))
+
+
+def test_attention_map_carries_no_gradient() -> None:
+    """G is a fixed bridge: the mask loss must not move sampling points."""
+    sampling = make_sampling(3)
+    sampling.locations.requires_grad_()
+    sampling.weights.requires_grad_()
+    assert not attention_map(sampling, (3, 5)).requires_grad
+
+
+def test_scale_of_attention_means_nothing() -> None:
+    """Each cell is normalised by its own sum: a cell at which all hits look twice as hard keeps its X."""
+    module, (attention, similarity, voxel_prototypes) = make_features(), random_case(3, 5, 7)
+    cells = torch.arange(1, 8, dtype=torch.float64)[:, None]
+    one, other = (
+        module(attention, similarity, voxel_prototypes),
+        module(attention * cells, similarity, voxel_prototypes),
+    )
+    torch.testing.assert_close(one, other)

@@ -1,0 +1,103 @@
+"""Depth-weighted attention: a loop reference, gradients, hand numbers, the depth head and its size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from protoocc.model.depth_attention import DEPTH_BINS, DepthHead, depth_share, depth_weighted_attention
+from tests.protoocc.reference.arithmetic import assert_agrees
+from tests.protoocc.reference.depth import depth_weighted
+
+SIZES = [(4, 6), (2, 3)]
+CELLS = 4 * 6 + 2 * 3
+
+
+def random_case(counts: list[int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Two cameras with two heads of three channels, 5 depth bins on (2, 3) cells; places reach beyond the borders."""
+    generator = torch.Generator().manual_seed(3)
+    value = torch.randn(len(counts), CELLS, 2, 3, generator=generator, dtype=dtype)
+    depth = torch.randn(len(counts), 5, 2, 3, generator=generator, dtype=dtype).softmax(1)
+    locations = torch.rand(sum(counts), 2, 2, 4, 3, generator=generator, dtype=dtype) * 1.6 - 0.3
+    weights = torch.rand(sum(counts), 2, 2, 4, generator=generator, dtype=dtype)
+    return value, depth, locations, weights
+
+
+@pytest.mark.parametrize("counts", [[3, 2], [0, 4], [0, 0]])
+def test_agrees_with_the_loops(counts: list[int]) -> None:
+    """Each camera by the literal reference, which builds the volume; a camera without hits adds nothing."""
+    value, depth, locations, weights = random_case(counts)
+    expected = []
+    for camera, (places, shares) in enumerate(zip(locations.split(counts), weights.split(counts), strict=True)):
+        maps = value[camera].tolist(), depth[camera].tolist()
+        expected += depth_weighted(*maps, places.tolist(), shares.tolist(), SIZES)
+    result = depth_weighted_attention(value, depth, locations, weights, sizes=SIZES, counts=counts)
+    assert_agrees(result, expected)
+
+
+def test_gradients() -> None:
+    """Of values, depth, places and weights, against central differences."""
+    inputs = [tensor.requires_grad_() for tensor in random_case([1, 1])]
+
+    def attend(*tensors: Tensor) -> Tensor:
+        return depth_weighted_attention(*tensors, sizes=SIZES, counts=[1, 1])
+
+    assert torch.autograd.gradcheck(attend, inputs)
+
+
+def at_depth(place: float, depth: Tensor) -> float:
+    """What a single head reads in the middle of one cell whose value is 3, at a share of the depth range."""
+    locations = torch.tensor([0.5, 0.5, place]).view(1, 1, 1, 1, 3)
+    value = torch.full((1, 1, 1, 1), 3.0)
+    result = depth_weighted_attention(
+        value, depth.view(1, -1, 1, 1), locations, torch.ones(1, 1, 1, 1), sizes=[(1, 1)], counts=[1]
+    )
+    return float(result)
+
+
+def test_true_depth_passes_a_wrong_one_reads_zero() -> None:
+    """All probability in bin 1 of 4: its centre is at 3/8 of the range, the next centres are at 1/8 and 5/8."""
+    sure = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    assert at_depth(3 / 8, sure) == pytest.approx(3.0)
+    assert at_depth(7 / 16, sure) == pytest.approx(3.0 * 0.75)  # a quarter of the way to bin 2
+    assert at_depth(5 / 8, sure) == 0.0
+    assert at_depth(7 / 8, sure) == 0.0
+
+
+def test_depth_range_is_zero_outside() -> None:
+    """The last bin is certain: half of it is left at the far border, nothing half a bin behind it."""
+    far = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    assert at_depth(1.0, far) == pytest.approx(1.5)
+    assert at_depth(9 / 8, far) == 0.0
+    assert at_depth(-1.0, far) == 0.0
+
+
+def test_depth_share_of_metres() -> None:
+    """2 m begins and 58 m ends the range."""
+    torch.testing.assert_close(depth_share(torch.tensor([2.0, 30.0, 58.0, 1.0])), torch.tensor([0, 0.5, 1, -1 / 56]))
+
+
+def test_head_gives_distributions_over_groups() -> None:
+    """Bins 0-15 come in pairs, 16-47 in fours, 48-111 in eights; the 24 groups of a cell sum to 1."""
+    torch.manual_seed(0)
+    head = DepthHead(16)
+    depth = head(torch.randn(2, 16, 3, 5))
+    assert depth.shape == (2, DEPTH_BINS, 3, 5)
+    groups = torch.cat([depth[:, :16:2], depth[:, 16:48:4], depth[:, 48::8]], dim=1)
+    torch.testing.assert_close(groups.sum(1), torch.ones(2, 3, 5))
+    torch.testing.assert_close(groups.repeat_interleave(head.repeats, 1), depth)
+    assert depth.std(dim=(2, 3)).amin() > 0  # the image decides
+
+
+def test_head_has_the_public_size() -> None:
+    """Counted by hand, 256 channels.
+
+    3x3 convolution with bias and norm 590,592; three residual blocks of two 3x3 convolutions and norms 3,542,016;
+    pyramid pooling (1x1, three 3x3, 1x1, 1x1 over 1280; six norms) 2,231,296; offsets 3x3 to 18 41,490; deformable 3x3
+    in 4 groups 147,456; 24 scores 6,168.
+    """
+    with torch.device("meta"):
+        head = DepthHead(256)
+    size = sum(parameter.numel() for parameter in head.parameters())
+    assert size == 590_592 + 3_542_016 + 2_231_296 + 41_490 + 147_456 + 6_168 == 6_559_018

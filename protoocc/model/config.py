@@ -41,7 +41,22 @@ class ModelConfig(BaseModel):
 
     backbone: BackboneName = Field("resnet50", description="Residual network that reads the images.")
     backbone_width: int = Field(64, ge=8, description="Channels after the stem; 64 is the published network.")
+    backbone_style: Literal["torchvision", "caffe"] = Field(
+        "torchvision",
+        description="torchvision: RGB less the ImageNet mean over its deviation, stride in the 3 x 3 convolutions; "
+        "caffe: BGR less the mean, stride in the first 1 x 1 convolutions (PanoOcc).",
+    )
+    deformable_stages: tuple[int, ...] = Field(
+        (), description="Stages 1..4 of the backbone with modulated deformable convolutions; 3 and 4 in PanoOcc."
+    )
+    frozen_stages: int = Field(0, ge=0, le=4, description="First stages, with the stem, that are not trained; 0: none.")
+    frozen_norms: bool = Field(
+        False, description="Batch norms of the backbone keep their stored statistics and are not trained."
+    )
     strides: tuple[int, ...] = Field((4, 8, 16, 32, 64), description="Feature scales (T of them), pixels per cell.")
+    stride_64: Literal["pool", "convolution"] = Field(
+        "pool", description="How stride 64 comes from stride 32: every second cell, or a convolution (PanoOcc)."
+    )
     channels: int = Field(256, ge=8, description="Channels d of image features, prototypes and voxel queries.")
 
     query_shape: tuple[int, int, int] = Field((50, 50, 16), description="Voxel queries (h, w, z) along x, y, z.")
@@ -110,6 +125,21 @@ class ModelConfig(BaseModel):
             raise ValueError(f"points {self.points} must be a multiple of pillar_heights {self.pillar_heights}")
         if self.channels % self.heads:
             raise ValueError(f"channels {self.channels} must be a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_backbone(self) -> ModelConfig:
+        is_plain = self.backbone_style == "torchvision" and not self.deformable_stages
+        if self.backbone in ("resnet18", "resnet34") and not is_plain:
+            raise ValueError(
+                f"backbone {self.backbone} has no style 'caffe' and no deformable stages; use resnet50 or resnet101"
+            )
+        used = sum(stride <= max(self.strides, default=0) for stride in (4, 8, 16, 32))
+        if not set(self.deformable_stages) <= set(range(1, used + 1)) or self.frozen_stages > used:
+            raise ValueError(
+                f"deformable_stages {self.deformable_stages} and frozen_stages {self.frozen_stages} must lie within "
+                f"the {used} stages that strides {self.strides} use"
+            )
         return self
 
     @model_validator(mode="after")

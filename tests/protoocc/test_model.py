@@ -111,7 +111,7 @@ def test_presets_build(config: ModelConfig, queries: int) -> None:
 def test_backbone_takes_torchvision_weights() -> None:
     """Names and shapes are those of torchvision's ResNet-50 without its classifier."""
     with torch.device("meta"):
-        ours, published = ResNet("resnet50", 64, 32).state_dict(), torchvision.models.resnet50().state_dict()
+        ours, published = ResNet(ModelConfig()).state_dict(), torchvision.models.resnet50().state_dict()
     assert {k: v.shape for k, v in ours.items()} == {
         k: v.shape for k, v in published.items() if not k.startswith("fc.")
     }

@@ -53,8 +53,8 @@ class DepthHead(nn.Module):
         self.bend = nn.Conv2d(channels, 2 * 3 * 3, 3, padding=1)
         self.bent = DeformConv2d(channels, channels, 3, padding=1, groups=4, bias=False)
         self.score = nn.Conv2d(channels, _GROUPS_PER_SIZE * len(_GROUP_SIZES), 1)
-        nn.init.zeros_(self.bend.weight)
-        nn.init.zeros_(self.bend.bias)
+        for parameter in self.bend.parameters():
+            nn.init.zeros_(parameter)
         repeats = torch.tensor(_GROUP_SIZES).repeat_interleave(_GROUPS_PER_SIZE)
         self.register_buffer("repeats", repeats, persistent=False)
 

@@ -11,7 +11,7 @@ def depth_weighted(value: Any, depth: Any, locations: Any, weights: Any, sizes: 
 
     A cell of a level has the depth of the depth cell in which its upper left corner lies.
     """
-    result = []
+    result: list[Any] = []
     for places, shares in zip(locations, weights, strict=True):
         result.append([])
         for head, (levels, level_shares) in enumerate(zip(places, shares, strict=True)):

@@ -46,6 +46,14 @@ class Batch:
     past_camera_from_ego: Float[Tensor, "B T V 4 4"] | None = None
     past_from_ego: Float[Tensor, "B T 4 4"] | None = None
 
+    @property
+    def past(self) -> list[tuple[UInt8[Tensor, "B V 3 H W"], Float[Tensor, "B V 3 3"], Float[Tensor, "B V 4 4"]]]:
+        """Images, intrinsics and camera poses of each earlier keyframe, the nearest first."""
+        if self.past_images is None or self.past_image_from_camera is None or self.past_camera_from_ego is None:
+            return []
+        parts = (self.past_images, self.past_image_from_camera, self.past_camera_from_ego)
+        return list(zip(*(part.unbind(1) for part in parts), strict=True))
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (copies asynchronously from pinned memory)."""
         moved = {name: value.to(device, non_blocking=True) for name, value in _tensors(self).items()}

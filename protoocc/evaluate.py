@@ -86,7 +86,8 @@ def evaluate(
     frequent = frequent_class(ShardDataset(voting), lambda done, _: on_progress(done, total))
     confusions = {name: Confusion() for name in ("model", "frequent_class", "all_free")}
     fixed = {"frequent_class": frequent, "all_free": all_free(evaluated.dataset.grid.shape)}
-    for done, (keyframe, prediction) in enumerate(predict_split(model, ShardDataset(evaluated)), start=1):
+    read = ShardDataset(evaluated, frames=config.model.frames, interval=config.model.frame_interval)
+    for done, (keyframe, prediction) in enumerate(predict_split(model, read), start=1):
         for name, confusion in confusions.items():
             guess: UInt8[np.ndarray, "X Y Z"] = fixed.get(name, prediction)
             confusion.add(guess, keyframe.semantics, keyframe.mask_camera != 0)

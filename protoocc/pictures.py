@@ -75,6 +75,7 @@ def _predictions(
         model, config = load_model(checkpoint)
         check_grid(config, opened)
         model = model.to(default_device())
+        dataset = ShardDataset(opened, frames=config.model.frames, interval=config.model.frame_interval)
     for index in chosen:
         keyframe = dataset[index]
         prediction = None

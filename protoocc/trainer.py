@@ -84,7 +84,8 @@ class _Run:
 
     def loop(self, out: Path, on_step: Callable[[StepReport], None]) -> Path:
         """Runs to the last step; returns the last checkpoint."""
-        dataset = ShardDataset(self.shards)
+        network = self.config.model
+        dataset = ShardDataset(self.shards, frames=network.frames, interval=network.frame_interval)
         workers = self.config.data.workers
         loader = make_loader(dataset, self.sampler, workers=workers, pin_memory=self.device.type == "cuda")
         log = RunLog(out, first_step=self.step + 1)

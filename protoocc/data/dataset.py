@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from protoocc.batch import Batch, stack_batches
-from protoocc.data.decode import Keyframe, decode_keyframe, decode_occupancy, read_member
+from protoocc.data.decode import (
+    Keyframe,
+    Past,
+    Views,
+    decode_keyframe,
+    decode_occupancy,
+    decode_views,
+    join_past,
+    read_member,
+)
 from protoocc.data.shards import ShardSet
 from schemas.errors import DataError
 
@@ -21,13 +32,17 @@ from schemas.errors import DataError
 class ShardDataset(Dataset[Keyframe]):
     """Decoded keyframes of one split; item i is the i-th sample of the split."""
 
-    def __init__(self, shards: ShardSet) -> None:
+    def __init__(self, shards: ShardSet, *, frames: int = 1, interval: int = 4) -> None:
         """Opens nothing yet: files are opened in the process that reads them.
 
         Args:
             shards: the checked split.
+            frames: keyframes that a sample holds: itself and the earlier ones that the network reads.
+            interval: keyframes from one of them to the next.
         """
         self.shards = shards
+        self.steps = tuple(interval * number for number in range(1, frames))
+        self._places = {(sample.scene, sample.frame): index for index, (_, sample) in enumerate(shards.samples)}
         self._descriptors: dict[Path, int] = {}
 
     def __len__(self) -> int:
@@ -41,9 +56,26 @@ class ShardDataset(Dataset[Keyframe]):
             DataError: a member is damaged; names shard and sample.
         """
         shard, sample = self.shards.samples[index]
-        descriptor = self._descriptor(shard)
-        members = {name: read_member(shard, sample, name, descriptor) for name in self.shards.manifest.extensions}
-        return decode_keyframe(shard, sample, members, self.shards.dataset)
+        keyframe = decode_keyframe(shard, sample, self._members(index), self.shards.dataset)
+        if not self.steps:
+            return keyframe
+        views: dict[int, Views] = {index: keyframe}
+        for number in self.earlier(index):
+            if number not in views:
+                views[number] = self._views(number)
+        return dataclasses.replace(keyframe, past=join_past(keyframe, [views[n] for n in self.earlier(index)]))
+
+    def earlier(self, index: int) -> list[int]:
+        """Sample numbers of the earlier keyframes of a sample, the nearest first.
+
+        A keyframe before the start of its scene, or that the split leaves out, is replaced by the one after it in this
+        list, at last by the sample itself: the network then sees the same place again, without motion.
+        """
+        _, sample = self.shards.samples[index]
+        numbers = [index]
+        for step in self.steps:
+            numbers.append(self._places.get((sample.scene, sample.frame - step), numbers[-1]))
+        return numbers[1:]
 
     def occupancy(self, index: int) -> dict[str, UInt8[np.ndarray, "X Y Z"]]:
         """Only the label arrays of one sample: semantics, mask_lidar, mask_camera."""
@@ -64,6 +96,16 @@ class ShardDataset(Dataset[Keyframe]):
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
+
+    def _views(self, index: int) -> Views:
+        shard, sample = self.shards.samples[index]
+        return decode_views(shard, sample, self._members(index, ("jpg", "meta.json")), self.shards.dataset)
+
+    def _members(self, index: int, endings: tuple[str, ...] = ("",)) -> dict[str, bytes]:
+        shard, sample = self.shards.samples[index]
+        descriptor = self._descriptor(shard)
+        names = [name for name in self.shards.manifest.extensions if name.endswith(endings)]
+        return {name: read_member(shard, sample, name, descriptor) for name in names}
 
     def _descriptor(self, shard: Path) -> int:
         if shard not in self._descriptors:
@@ -86,7 +128,17 @@ def to_batch(keyframe: Keyframe) -> Batch:
         semantics=torch.from_numpy(keyframe.semantics.astype(np.int64))[None],
         mask_camera=torch.from_numpy(keyframe.mask_camera != 0)[None],
         mask_lidar=torch.from_numpy(keyframe.mask_lidar != 0)[None],
+        **({} if keyframe.past is None else _past_fields(keyframe.past)),
     )
+
+
+def _past_fields(past: Past) -> dict[str, Tensor]:
+    return {
+        "past_images": torch.from_numpy(np.ascontiguousarray(past.images.transpose(0, 1, 4, 2, 3)))[None],
+        "past_image_from_camera": torch.from_numpy(past.image_from_camera)[None],
+        "past_camera_from_ego": torch.from_numpy(past.camera_from_ego)[None],
+        "past_from_ego": torch.from_numpy(past.past_from_ego)[None],
+    }
 
 
 def collate(keyframes: Sequence[Keyframe]) -> Batch:

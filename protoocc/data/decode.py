@@ -7,13 +7,14 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt16
+from jaxtyping import Float32, Float64, UInt8, UInt16
 
 from protoocc.data.shards import PACK_AGAIN, DatasetInfo, SampleEntry
 from schemas.errors import DataError
@@ -22,28 +23,58 @@ OCCUPANCY_ARRAYS = ("semantics", "mask_lidar", "mask_camera")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keyframe:
-    """One decoded sample in its compact types; V camera, H W image, X Y Z voxel.
+class Views:
+    """What the cameras saw at one keyframe.
 
     Attributes:
-        token: sample token.
         images: RGB.
         image_from_camera: intrinsics, pixels.
         camera_from_ego: ego frame to camera, metres.
+        global_from_ego: vehicle pose, metres.
+    """
+
+    images: UInt8[np.ndarray, "V H W 3"]
+    image_from_camera: Float32[np.ndarray, "V 3 3"]
+    camera_from_ego: Float32[np.ndarray, "V 4 4"]
+    global_from_ego: Float64[np.ndarray, "4 4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Earlier keyframes of a sample, the nearest first.
+
+    Attributes:
+        images: RGB.
+        image_from_camera: intrinsics, pixels.
+        camera_from_ego: ego frame of the earlier keyframe to its cameras, metres.
+        past_from_ego: pose of the present ego frame in the earlier one, metres.
+    """
+
+    images: UInt8[np.ndarray, "T V H W 3"]
+    image_from_camera: Float32[np.ndarray, "T V 3 3"]
+    camera_from_ego: Float32[np.ndarray, "T V 4 4"]
+    past_from_ego: Float32[np.ndarray, "T 4 4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyframe(Views):
+    """One decoded sample in its compact types; V camera, H W image, X Y Z voxel, T earlier keyframe, nearest first.
+
+    Attributes:
+        token: sample token.
         segment_id: pseudo mask of each pixel; None where the shards hold no masks.
         semantics: class 0..17 or 255.
         mask_lidar: 1 = observed by the LiDAR.
         mask_camera: 1 = observed by a camera.
+        past: images and calibration of earlier keyframes.
     """
 
     token: str
-    images: UInt8[np.ndarray, "V H W 3"]
-    image_from_camera: Float32[np.ndarray, "V 3 3"]
-    camera_from_ego: Float32[np.ndarray, "V 4 4"]
     segment_id: UInt16[np.ndarray, "V H W"] | None
     semantics: UInt8[np.ndarray, "X Y Z"]
     mask_lidar: UInt8[np.ndarray, "X Y Z"]
     mask_camera: UInt8[np.ndarray, "X Y Z"]
+    past: Past | None = None
 
 
 def read_member(shard: Path, sample: SampleEntry, extension: str, descriptor: int) -> bytes:
@@ -72,11 +103,33 @@ def decode_keyframe(shard: Path, sample: SampleEntry, members: Mapping[str, byte
         DataError: a member is damaged or has another shape than the manifest says.
     """
     where = f"{shard}, sample {sample.key}"
-    images = [_image(f"{where}, {camera}", members[f"{camera.lower()}.jpg"], dataset) for camera in dataset.cameras]
+    images = _images(where, members, dataset)
     segments = _segments(where, members["masks.png"], dataset) if "masks.png" in members else None
-    occupancy = decode_occupancy(where, members["occupancy.npz"], dataset)
-    matrices = _calibration(where, members["meta.json"], sample.token, dataset)
-    return Keyframe(token=sample.token, images=np.stack(images), segment_id=segments, **matrices, **occupancy)
+    arrays = decode_occupancy(where, members["occupancy.npz"], dataset)
+    arrays |= _calibration(where, members["meta.json"], sample.token, dataset)
+    return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
+
+
+def decode_views(shard: Path, sample: SampleEntry, members: Mapping[str, bytes], dataset: DatasetInfo) -> Views:
+    """Decodes images, calibration and vehicle pose alone.
+
+    Raises:
+        DataError: a member is damaged or has another shape than the manifest says.
+    """
+    where = f"{shard}, sample {sample.key}"
+    calibration = _calibration(where, members["meta.json"], sample.token, dataset)
+    return Views(images=_images(where, members, dataset), **calibration)
+
+
+def join_past(present: Views, earlier: Sequence[Views]) -> Past:
+    """Earlier keyframes, the nearest first, as seen from the present one."""
+    motions = [np.linalg.inv(views.global_from_ego) @ present.global_from_ego for views in earlier]
+    return Past(
+        images=np.stack([views.images for views in earlier]),
+        image_from_camera=np.stack([views.image_from_camera for views in earlier]),
+        camera_from_ego=np.stack([views.camera_from_ego for views in earlier]),
+        past_from_ego=np.stack(motions).astype(np.float32),
+    )
 
 
 def decode_occupancy(where: str, data: bytes, dataset: DatasetInfo) -> dict[str, UInt8[np.ndarray, "X Y Z"]]:
@@ -101,6 +154,10 @@ def decode_occupancy(where: str, data: bytes, dataset: DatasetInfo) -> dict[str,
                 f"{where}: '{name}' is {array.dtype} {array.shape}, the manifest says uint8 {dataset.grid.shape}"
             )
     return arrays
+
+
+def _images(where: str, members: Mapping[str, bytes], dataset: DatasetInfo) -> UInt8[np.ndarray, "V H W 3"]:
+    return np.stack([_image(f"{where}, {name}", members[f"{name.lower()}.jpg"], dataset) for name in dataset.cameras])
 
 
 def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
@@ -130,15 +187,32 @@ def _imdecode(where: str, data: bytes, flags: int) -> np.ndarray:
 
 
 def _calibration(where: str, data: bytes, token: str, dataset: DatasetInfo) -> dict[str, np.ndarray]:
-    try:
-        meta = json.loads(data)
-        matrices = {name: np.array(meta[name], np.float32) for name in ("image_from_camera", "camera_from_ego")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: meta.json is damaged: {error!r}. {PACK_AGAIN}") from error
+    meta = _meta(where, data)
     if meta.get("token") != token:
         raise DataError(f"{where}: meta.json has token {meta.get('token')!r}, the index says {token!r}. {PACK_AGAIN}")
-    for name, size in (("image_from_camera", 3), ("camera_from_ego", 4)):
-        shape = (len(dataset.cameras), size, size)
-        if matrices[name].shape != shape or not np.isfinite(matrices[name]).all():
-            raise DataError(f"{where}: {name} has shape {matrices[name].shape} or is not finite, expected {shape}")
-    return matrices
+    cameras = len(dataset.cameras)
+    return {
+        "image_from_camera": _matrix(where, meta, "image_from_camera", (cameras, 3, 3)).astype(np.float32),
+        "camera_from_ego": _matrix(where, meta, "camera_from_ego", (cameras, 4, 4)).astype(np.float32),
+        "global_from_ego": _matrix(where, meta, "global_from_ego", (4, 4)),
+    }
+
+
+def _meta(where: str, data: bytes) -> dict[str, Any]:
+    try:
+        meta = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{where}: meta.json is damaged: {error!r}. {PACK_AGAIN}") from error
+    if not isinstance(meta, dict):
+        raise DataError(f"{where}: meta.json is damaged: it holds no object. {PACK_AGAIN}")
+    return meta
+
+
+def _matrix(where: str, meta: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Float64[np.ndarray, "*shape"]:
+    try:
+        matrix = np.array(meta[name], np.float64)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: meta.json is damaged: {error!r}. {PACK_AGAIN}") from error
+    if matrix.shape != shape or not np.isfinite(matrix).all():
+        raise DataError(f"{where}: {name} has shape {matrix.shape} or is not finite, expected {shape}")
+    return matrix

@@ -135,15 +135,12 @@ class ProtoOcc(nn.Module):
         count = self.config.frames - 1
         if count == 0:
             return []
-        past = (batch.past_images, batch.past_image_from_camera, batch.past_camera_from_ego)
-        motions = batch.past_from_ego
-        if motions is None or any(part is None for part in past) or motions.shape[1] != count:
-            found = 0 if motions is None else motions.shape[1]
+        frames, motions = batch.past, batch.past_from_ego
+        if motions is None or len(frames) != count:
             raise DataError(
-                f"samples {batch.tokens} have {found} earlier frames, the network reads {count}; open the shards with "
+                f"samples {batch.tokens} have {len(frames)} earlier frames, the network reads {count}; open the shards with "
                 f"frames={self.config.frames} or set model.frames=1"
             )
-        frames = [[part[:, time] for part in past if part is not None] for time in range(count)]
         if self.temporal_fusion is not None:
             return [self._warp(self._encode(*frame).queries, motions[:, i]) for i, frame in enumerate(frames)]
         state: Tensor | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -159,11 +160,11 @@ class Encoder(nn.Module):
         ]
         trace = None
         for layer in self.layers:
-            arguments = {"features": scales, "prototypes": prototypes, "hits": hits, "earlier": earlier}
+            run = partial(layer, features=scales, prototypes=prototypes, hits=hits, earlier=earlier)
             if self.recompute and torch.is_grad_enabled():
-                queries, trace = checkpoint(layer, queries, positions, use_reentrant=False, **arguments)
+                queries, trace = checkpoint(run, queries, positions, use_reentrant=False)
             else:
-                queries, trace = layer(queries, positions, **arguments)
+                queries, trace = run(queries, positions)
         return queries, trace
 
     def pixels(

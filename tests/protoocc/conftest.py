@@ -51,7 +51,9 @@ def make_members(number: int, token: str) -> dict[str, bytes]:
     intrinsics = [[30.0, 0.0, 32.0], [0.0, 30.0, 16.0], [0.0, 0.0, 1.0]]
     front = [[0, -1, 0, 0], [0, 0, -1, 1], [1, 0, 0, 0], [0, 0, 0, 1]]
     back = [[0, 1, 0, 0], [0, 0, -1, 1], [-1, 0, 0, 0], [0, 0, 0, 1]]
+    pose = [[1, 0, 0, 2.0 * number], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     meta = {"token": token, "image_from_camera": [intrinsics] * 2, "camera_from_ego": [front, back]}
+    meta["global_from_ego"] = pose
     members["meta.json"] = json.dumps(meta).encode()
     return members
 

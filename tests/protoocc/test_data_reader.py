@@ -150,3 +150,29 @@ def test_loader_reads_epochs_in_the_sampler_order(shards: Path, workers: int) ->
     assert tokens == order
     assert sorted(tokens[:5]) == sorted(tokens[5:]) == [f"token-{i}" for i in range(5)]
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_earlier_keyframes_come_with_their_motion(shards: Path) -> None:
+    """Frame 2 of a scene reads 1 and 0; what lies before the start is frame 0 again."""
+    dataset = ShardDataset(open_shards(shards, "train"), frames=4, interval=1)
+    plain = ShardDataset(open_shards(shards, "train"))
+    assert [dataset.earlier(index) for index in range(5)] == [[0, 0, 0], [0, 0, 0], [1, 0, 0], [3, 3, 3], [3, 3, 3]]
+    keyframe = dataset[2]
+    assert keyframe.past is not None
+    for time, index in enumerate([1, 0, 0]):
+        np.testing.assert_array_equal(keyframe.past.images[time], plain[index].images)
+    # The vehicle drives 2 m along x from keyframe to keyframe.
+    np.testing.assert_allclose(keyframe.past.past_from_ego[:, 0, 3], [2.0, 4.0, 4.0])
+    batch = collate([keyframe])
+    assert batch.past_images is not None
+    assert batch.past_images.shape == (1, 3, 2, 3, 32, 64)
+    first = dataset[0]
+    assert first.past is not None
+    np.testing.assert_array_equal(first.past.images[0], first.images)
+    np.testing.assert_allclose(first.past.past_from_ego, np.broadcast_to(np.eye(4), (3, 4, 4)))
+
+
+def test_every_fourth_keyframe(shards: Path) -> None:
+    """With the default interval no keyframe of a scene of three has an earlier one."""
+    dataset = ShardDataset(open_shards(shards, "train"), frames=2)
+    assert [dataset.earlier(index) for index in range(5)] == [[0], [1], [2], [3], [4]]

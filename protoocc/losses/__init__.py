@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -41,18 +42,18 @@ def compute_losses(
         raise DataError(f"samples {batch.tokens} have no semantics; train on shards packed with labels")
     supervised, consistency = output.logits.split([len(choice.supervised), len(choice.consistency)], dim=1)
     labels = batch.semantics.flatten()[choice.supervised]
-    logarithms = supervised.float().log_softmax(-1)
+    logarithms = _precise(supervised).log_softmax(-1)
     losses = {
         "ce": cross_entropy(logarithms, labels, config.class_weights).sum(),
         "lovasz": lovasz_softmax(logarithms.exp(), labels).sum(),
-        "cls": output.logits.new_zeros(()),
-        "cons": output.logits.new_zeros(()),
+        "cls": logarithms.new_zeros(()),
+        "cons": logarithms.new_zeros(()),
     }
     if output.pixel_features is not None:
         summed, losses["cls"] = _mask_loss(output, batch, config)
         losses["cls_sum"] = summed.detach()
     if len(output.logits) > 1:
-        losses["cons"] = consistency_loss(consistency.float().softmax(-1), config.tau_cons)
+        losses["cons"] = consistency_loss(_precise(consistency).softmax(-1), config.tau_cons)
     losses["total"] = (
         config.lambda_ce * losses["ce"]
         + config.lambda_lovasz * losses["lovasz"]
@@ -81,7 +82,12 @@ def cross_entropy(
     weights = logarithms.new_ones(classes) if class_weights is None else logarithms.new_tensor(class_weights)
     weight = weights[labels]
     chosen = logarithms.gather(-1, labels.expand(len(logarithms), -1)[..., None]).squeeze(-1)
-    return -(chosen * weight).sum(-1) / weight.sum().clamp_min(1e-6)
+    return -(chosen * weight).sum(-1) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+
+
+def _precise(values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """What autocast left in 16 bits, in float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _mask_loss(output: ProtoOccOutput, batch: Batch, config: LossConfig) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -90,7 +96,7 @@ def _mask_loss(output: ProtoOccOutput, batch: Batch, config: LossConfig) -> tupl
     grid = (output.pixel_features.shape[2], output.pixel_features.shape[3])
     segments = cell_segments(batch.segment_id.flatten(0, 1), grid, output.pixel_stride)
     return contrastive_loss(
-        output.pixel_features.float().flatten(2, 3).flatten(0, 1),
+        _precise(output.pixel_features).flatten(2, 3).flatten(0, 1),
         output.pixel_seen.flatten(2, 3).flatten(0, 1),
         segments.flatten(1),
         temperature=config.tau_cls,

@@ -36,7 +36,7 @@ def view(
 
         protoocc view --dataset nuscenes-mini --count 8
 
-        protoocc view --run runs/nuscenes-small --split val --pictures pictures/small
+        protoocc view --run runs/nuscenes-protoocc-small --split val --pictures pictures/small
     """
     paths = draw_with_bar(find_shards(shards, datasets, name), split, pictures, run=run, count=count)
     for path in paths:

@@ -25,7 +25,12 @@ Run = Annotated[
     Path | None,
     typer.Option("--run", help="Run folder or one checkpoint; runs/<dataset>-<preset> by default.", show_default=False),
 ]
-Preset = Annotated[str, typer.Option("--preset", help="demo, base, small or tiny.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset", help="demo, or protoocc, panoocc or bevformer with -base, -small or -tiny, such as panoocc-small."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +59,9 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Change one setting: path=value. May be repeated.", show_default=False),
     ] = None,
+    ablation: Annotated[
+        str | None, typer.Option("--ablation", help="A row of the paper's tables 4 to 8.", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
@@ -67,19 +75,25 @@ def train(
 
     Examples:
 
-        protoocc train --preset small --dataset nuscenes
+        protoocc train --preset protoocc-small --dataset nuscenes
+
+        protoocc train --preset protoocc-small --ablation table4-mapping --run runs/mapping
 
         protoocc train --preset demo --set schedule.steps=800 --set optimizer.lr=1e-3 --run runs/longer
 
-        protoocc train --preset small --run runs/nuscenes-small --resume
+        protoocc train --preset protoocc-small --run runs/nuscenes-protoocc-small --resume
     """
+    from protoocc.ablations import ABLATIONS
     from protoocc.config import override
     from protoocc.presets import PRESETS
     from schemas.errors import ConfigError
 
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    config = override(PRESETS[preset](), changes or [])
+    if ablation is not None and ablation not in ABLATIONS:
+        raise ConfigError(f"--ablation {ablation}: expected one of {', '.join(ABLATIONS)}")
+    row = ABLATIONS[ablation].changes if ablation is not None else ()
+    config = override(PRESETS[preset](), [*row, *(changes or [])])
     folder = find_shards(shards, datasets, name)
     summary = train_with_bar(config, folder, find_run(run, folder, preset), resume=resume)
     if as_json:
@@ -127,9 +141,9 @@ def evaluate(
 
     Examples:
 
-        protoocc eval --run runs/nuscenes-small --dataset nuscenes
+        protoocc eval --run runs/nuscenes-protoocc-small --dataset nuscenes
 
-        protoocc eval --run runs/nuscenes-small --json > eval.json
+        protoocc eval --run runs/nuscenes-protoocc-small --json > eval.json
     """
     folder = find_shards(shards, datasets, name)
     report = evaluate_with_bar(find_run(run, folder, preset), folder, split)

@@ -1,4 +1,4 @@
-"""Complete training settings: the paper's three sizes on Occ3D-nuScenes and one for a laptop CPU."""
+"""Complete training settings: the paper's networks on Occ3D-nuScenes and one for a laptop CPU."""
 
 from __future__ import annotations
 
@@ -33,22 +33,8 @@ def demo() -> TrainConfig:
     )
 
 
-def protoocc_base() -> TrainConfig:
-    """ProtoOcc-Base, 100 x 100 x 16 queries, settings of section 4.1."""
-    return _paper(model.protoocc_base())
-
-
-def protoocc_small() -> TrainConfig:
-    """ProtoOcc-Small, 50 x 50 x 16 queries, settings of section 4.1."""
-    return _paper(model.protoocc_small())
-
-
-def protoocc_tiny() -> TrainConfig:
-    """ProtoOcc-Tiny, 50 x 50 x 4 queries, settings of section 4.1."""
-    return _paper(model.protoocc_tiny())
-
-
-def _paper(network: ModelConfig) -> TrainConfig:
+def published(network: ModelConfig) -> TrainConfig:
+    """Settings of section 4.1 for one of the paper's networks: 12 epochs, 8 samples a step."""
     return TrainConfig(
         model=network,
         loss=LossConfig(),
@@ -60,8 +46,14 @@ def _paper(network: ModelConfig) -> TrainConfig:
 
 PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "demo": demo,
-    "base": protoocc_base,
-    "small": protoocc_small,
-    "tiny": protoocc_tiny,
+    "protoocc-base": lambda: published(model.protoocc_base()),
+    "protoocc-small": lambda: published(model.protoocc_small()),
+    "protoocc-tiny": lambda: published(model.protoocc_tiny()),
+    "panoocc-base": lambda: published(model.panoocc_base()),
+    "panoocc-small": lambda: published(model.panoocc_small()),
+    "panoocc-tiny": lambda: published(model.panoocc_tiny()),
+    "bevformer-base": lambda: published(model.bevformer_base()),
+    "bevformer-small": lambda: published(model.bevformer_small()),
+    "bevformer-tiny": lambda: published(model.bevformer_tiny()),
 }
 """Presets by the name that the command line takes."""

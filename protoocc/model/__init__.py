@@ -14,7 +14,18 @@ from protoocc.model.backbone import ImageFeatures, padded_size
 from protoocc.model.config import ModelConfig, UpsampleStage
 from protoocc.model.decoder import Decoder
 from protoocc.model.encoder import Encoder, MappingTrace, VoxelQueries
-from protoocc.model.presets import demo, protoocc_base, protoocc_small, protoocc_tiny
+from protoocc.model.presets import (
+    bevformer_base,
+    bevformer_small,
+    bevformer_tiny,
+    demo,
+    panoocc_base,
+    panoocc_small,
+    panoocc_tiny,
+    protoocc_base,
+    protoocc_small,
+    protoocc_tiny,
+)
 from protoocc.model.projection import HitQueries, find_hits, query_anchors
 from protoocc.model.prototypes import cluster
 from protoocc.model.temporal import TemporalFusion, warp
@@ -25,7 +36,13 @@ __all__ = [
     "ProtoOcc",
     "ProtoOccOutput",
     "UpsampleStage",
+    "bevformer_base",
+    "bevformer_small",
+    "bevformer_tiny",
     "demo",
+    "panoocc_base",
+    "panoocc_small",
+    "panoocc_tiny",
     "protoocc_base",
     "protoocc_small",
     "protoocc_tiny",
@@ -138,8 +155,8 @@ class ProtoOcc(nn.Module):
         frames, motions = batch.past, batch.past_from_ego
         if motions is None or len(frames) != count:
             raise DataError(
-                f"samples {batch.tokens} have {len(frames)} earlier frames, the network reads {count}; open the shards with "
-                f"frames={self.config.frames} or set model.frames=1"
+                f"samples {batch.tokens} have {len(frames)} earlier frames, the network reads {count}; open the "
+                f"shards with frames={self.config.frames} or set model.frames=1"
             )
         if self.temporal_fusion is not None:
             return [self._warp(self._encode(*frame).queries, motions[:, i]) for i, frame in enumerate(frames)]

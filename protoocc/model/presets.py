@@ -1,32 +1,66 @@
-"""Complete network settings: the paper's three query sizes and one for a laptop CPU."""
+"""Complete network settings: ProtoOcc and its baselines at the paper's query sizes, and one for a laptop CPU.
+
+All but `demo` read four frames of images of 432 x 800. They differ by the query size (section 4.1) and the transposed
+convolutions from it to the 200 x 200 x 16 voxels of Occ3D.
+"""
 
 from __future__ import annotations
 
 from protoocc.model.config import ModelConfig, UpsampleStage
 
+_FRAMES = 4
+_TWICE_WIDE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=128)
+_TWICE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=32)
+_PILLAR_TO_VOXELS = UpsampleStage(kernel=(1, 1, 16), stride=(1, 1, 16), channels=32)
+
 
 def protoocc_base() -> ModelConfig:
-    """ProtoOcc-Base: 100 x 100 x 16 queries, images of 432 x 800."""
-    return ModelConfig(
-        query_shape=(100, 100, 16),
-        upsample=(UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=32),),
-    )
+    """ProtoOcc-Base: 100 x 100 x 16 queries."""
+    return ModelConfig(frames=_FRAMES, query_shape=(100, 100, 16), upsample=(_TWICE,))
 
 
 def protoocc_small() -> ModelConfig:
-    """ProtoOcc-Small: 50 x 50 x 16 queries, images of 432 x 800."""
-    return ModelConfig(query_shape=(50, 50, 16))
+    """ProtoOcc-Small: 50 x 50 x 16 queries."""
+    return ModelConfig(frames=_FRAMES, query_shape=(50, 50, 16), upsample=(_TWICE_WIDE, _TWICE))
 
 
 def protoocc_tiny() -> ModelConfig:
-    """ProtoOcc-Tiny: 50 x 50 x 4 queries, images of 432 x 800; z is upsampled as well."""
-    return ModelConfig(
-        query_shape=(50, 50, 4),
-        upsample=(
-            UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=128),
-            UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=32),
-        ),
+    """ProtoOcc-Tiny: 50 x 50 x 4 queries; z is upsampled from 4 to 16 as well."""
+    upsample = (
+        UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=128),
+        UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=32),
     )
+    return ModelConfig(frames=_FRAMES, query_shape=(50, 50, 4), upsample=upsample)
+
+
+def panoocc_base() -> ModelConfig:
+    """PanoOcc-Base: ProtoOcc-Base without the paper's parts."""
+    return _without_prototypes(protoocc_base())
+
+
+def panoocc_small() -> ModelConfig:
+    """PanoOcc-Small: ProtoOcc-Small without the paper's parts."""
+    return _without_prototypes(protoocc_small())
+
+
+def panoocc_tiny() -> ModelConfig:
+    """PanoOcc-Tiny: ProtoOcc-Tiny without the paper's parts."""
+    return _without_prototypes(protoocc_tiny())
+
+
+def bevformer_base() -> ModelConfig:
+    """BEVFormer-Base: 200 x 200 pillars."""
+    return _bevformer((200, 200, 1), (_PILLAR_TO_VOXELS,))
+
+
+def bevformer_small() -> ModelConfig:
+    """BEVFormer-Small: 100 x 100 pillars."""
+    return _bevformer((100, 100, 1), (_TWICE_WIDE, _PILLAR_TO_VOXELS))
+
+
+def bevformer_tiny() -> ModelConfig:
+    """BEVFormer-Tiny: 50 x 50 pillars."""
+    return _bevformer((50, 50, 1), (_TWICE_WIDE, _TWICE_WIDE, _PILLAR_TO_VOXELS))
 
 
 def demo() -> ModelConfig:
@@ -44,3 +78,23 @@ def demo() -> ModelConfig:
         upsample=(UpsampleStage(kernel=(5, 5, 4), stride=(5, 5, 4), channels=32),),
         classifier_channels=32,
     )
+
+
+def _without_prototypes(config: ModelConfig) -> ModelConfig:
+    parts = {"prototype_mapping": False, "prototype_optimisation": False, "multi_perspective": False}
+    return config.model_copy(update=parts)
+
+
+def _bevformer(query_shape: tuple[int, int, int], upsample: tuple[UpsampleStage, ...]) -> ModelConfig:
+    """Four layers, four scales, eight heights a pillar; self attention reads the frame before."""
+    pillars = ModelConfig(
+        query_shape=query_shape,
+        upsample=upsample,
+        strides=(8, 16, 32, 64),
+        encoder_layers=4,
+        pillar_heights=8,
+        frames=_FRAMES,
+        frame_interval=1,
+        temporal="recurrence",
+    )
+    return _without_prototypes(pillars)

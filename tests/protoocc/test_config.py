@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from protoocc.ablations import ABLATIONS
 from protoocc.config import ScheduleConfig, TrainConfig, changed_fields, override
 from protoocc.presets import PRESETS
 from schemas.errors import ConfigError
@@ -13,10 +14,41 @@ def test_presets_are_complete_and_survive_json(name: str) -> None:
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
+QUERIES = {
+    "protoocc-base": (100, 100, 16),
+    "protoocc-small": (50, 50, 16),
+    "protoocc-tiny": (50, 50, 4),
+    "panoocc-base": (100, 100, 16),
+    "panoocc-small": (50, 50, 16),
+    "panoocc-tiny": (50, 50, 4),
+    "bevformer-base": (200, 200, 1),
+    "bevformer-small": (100, 100, 1),
+    "bevformer-tiny": (50, 50, 1),
+}
+
+
 def test_paper_presets_hold_section_4_1() -> None:
-    shapes = {name: PRESETS[name]().model.query_shape for name in ("base", "small", "tiny")}
-    assert shapes == {"base": (100, 100, 16), "small": (50, 50, 16), "tiny": (50, 50, 4)}
-    assert PRESETS["small"]().schedule.epochs == 12
+    for name, shape in QUERIES.items():
+        config = PRESETS[name]()
+        assert config.model.query_shape == shape
+        assert (config.schedule.epochs, config.model.frames) == (12, 4)
+        assert config.model.prototype_mapping is name.startswith("protoocc")
+        assert config.model.views == (3 if name.startswith("protoocc") else 1)
+
+
+def test_ablations_are_settings_of_protoocc_small() -> None:
+    """Every row is a valid configuration; five rows of table 4, ten of table 5 without and with consistency."""
+    small = PRESETS["protoocc-small"]()
+    rows = {name: override(small, row.changes) for name, row in ABLATIONS.items()}
+    assert sum(name.startswith("table4") for name in rows) == 5
+    assert sum(name.startswith("table5") for name in rows) == 20
+    assert rows["table4-none"].model == PRESETS["panoocc-small"]().model
+    assert rows["table4-all"] == small
+    pair = rows["table5-dropout-transpose"]
+    assert pair.model.augmentations == ("dropout", "transpose")
+    assert pair.loss.lambda_cons == 0
+    assert rows["table5-dropout-transpose-consistent"].loss.lambda_cons > 0
+    assert [rows[f"table6-r{r}"].model.prototype_cell for r in (2, 4, 6, 8)] == [2, 4, 6, 8]
 
 
 def test_override_changes_only_the_named_fields(tiny_config: TrainConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -178,25 +179,52 @@ class ProtoOcc(nn.Module):
         earlier: Float[Tensor, "B h w z d"] | None = None,
     ) -> _Scene:
         """Voxel queries that have read the images of one frame."""
-        size = (images.shape[-2], images.shape[-1])
         features = self.image_features(images.flatten(0, 1))
-        hits = find_hits(
+        hits = self.find_hits((images.shape[-2], images.shape[-1]), image_from_camera, camera_from_ego)
+        queries, trace = self.transform_view(features, hits, len(images), earlier)
+        clustered = features[self.config.strides.index(self.config.clustering_stride)]
+        return _Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]))
+
+    def find_hits(
+        self,
+        image_size: tuple[int, int],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+    ) -> HitQueries:
+        """Hit queries of cameras with images of (H, W) pixels."""
+        return find_hits(
             self.anchors_ego.flatten(0, 2),
             camera_from_ego,
             image_from_camera,
-            image_size=size,
-            padded_size=padded_size(*size),
+            image_size=image_size,
+            padded_size=padded_size(*image_size),
         )
-        clustered = features[self.config.strides.index(self.config.clustering_stride)]
+
+    def transform_view(
+        self,
+        features: Sequence[Float[Tensor, "cameras d _ _"]],
+        hits: HitQueries,
+        samples: int,
+        earlier: Float[Tensor, "B h w z d"] | None = None,
+    ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
+        """Encodes the voxel queries of one frame from image features: prototypes, then the layers of the encoder.
+
+        Args:
+            features: one map per scale of all B*V cameras.
+            hits: which queries each camera hits.
+            samples: B.
+            earlier: encoded queries of the frame before in the present ego frame; only with recurrence.
+        """
         prototypes = None
         if self.config.prototype_mapping:
+            clustered = features[self.config.strides.index(self.config.clustering_stride)]
             prototypes = cluster(clustered, self.config.prototype_cell, self.config.clustering_iterations)
         queries, trace = self.encoder(
-            self.voxel_queries.table.expand(len(images), -1, -1, -1, -1),
+            self.voxel_queries.table.expand(samples, -1, -1, -1, -1),
             self.voxel_queries.positions(),
             features=features,
             prototypes=prototypes,
             hits=hits,
             earlier=earlier,
         )
-        return _Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]))
+        return queries, trace

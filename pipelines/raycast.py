@@ -199,3 +199,43 @@ def mark_visible(
     """
     reach = float(np.abs(origin).max()) + 2.0 * sum(occupied.shape)
     _look(visible, occupied, origin, directions, reach)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _hit(occupied, origin, directions, reach, cells, distances):
+    shape = occupied.shape
+    path = np.empty((shape[0] + shape[1] + shape[2] + 1, 3), dtype=np.int64)
+    for ray in range(len(directions)):
+        count = _path(origin, origin + reach * directions[ray], shape, occupied, path)
+        if count == 0 or not occupied[path[count - 1, 0], path[count - 1, 1], path[count - 1, 2]]:
+            continue
+        entry = 0.0
+        for axis in range(3):
+            cells[ray, axis] = path[count - 1, axis]
+            slope = directions[ray, axis]
+            if slope != 0.0:
+                face = cells[ray, axis] if slope > 0.0 else cells[ray, axis] + 1
+                entry = max(entry, (face - origin[axis]) / slope)
+        distances[ray] = entry
+
+
+def first_hits(
+    occupied: Bool[np.ndarray, "X Y Z"], origin: Float64[np.ndarray, " 3"], directions: Float64[np.ndarray, "r 3"]
+) -> tuple[Int64[np.ndarray, "r 3"], Float64[np.ndarray, " r"]]:
+    """First occupied voxel on each ray from one point.
+
+    Args:
+        occupied: what stops a ray.
+        origin: (3,) voxel units; may lie outside the grid.
+        directions: (R, 3) unit vectors in the grid's axes.
+
+    Returns:
+        (R, 3) index of the voxel, -1 where the ray meets none, and (R,) distance to where the ray enters it, voxel
+        units, infinity where it meets none.
+    """
+    cells = np.full((len(directions), 3), -1, dtype=np.int64)
+    distances = np.full(len(directions), np.inf)
+    reach = float(np.abs(origin).max()) + 2.0 * sum(occupied.shape)
+    _hit(occupied, origin, directions, reach, cells, distances)
+    return cells, distances

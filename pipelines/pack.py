@@ -217,7 +217,7 @@ def _finish(
             "name": dataset.name,
             "cameras": list(dataset.cameras),
             "image_shape": list(dataset.image.shape),
-            "grid": dataset.grid.model_dump(mode="json"),
+            "grid": dataset.grid.model_dump(mode="json", exclude_defaults=True),
             "classes": list(OCC3D_CLASSES),
         },
         "left_out": dict(dropped),

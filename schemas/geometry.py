@@ -14,6 +14,7 @@ Image coordinates (u right, v down) are continuous: (0, 0) is the outer corner o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -23,16 +24,19 @@ Pose = Float[np.ndarray, "4 4"]
 
 
 class VoxelGrid(BaseModel):
-    """An axis-aligned voxel grid in the ego frame.
+    """An axis-aligned voxel grid, in the ego frame unless it says otherwise.
 
     Convention: cell i of an axis covers [minimum + i*size, minimum + (i+1)*size); axis 0 = x, 1 = y, 2 = z.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    minimum_m: tuple[float, float, float] = Field(description="Lower corner (x, y, z), metres, ego frame.")
+    minimum_m: tuple[float, float, float] = Field(description="Lower corner (x, y, z), metres, frame of the grid.")
     voxel_size_m: float = Field(gt=0, description="Edge of a voxel, metres.")
     shape: tuple[int, int, int] = Field(description="Number of voxels along x, y, z.")
+    frame: Literal["ego", "lidar"] = Field(
+        "ego", description="Frame of its axes; lidar: the sensor's own at the keyframe (imported label sets only)."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> VoxelGrid:
@@ -42,20 +46,20 @@ class VoxelGrid(BaseModel):
 
     @property
     def maximum_m(self) -> tuple[float, float, float]:
-        """Upper corner (x, y, z), metres, ego frame; the corner itself lies outside."""
+        """Upper corner (x, y, z), metres, frame of the grid; the corner itself lies outside."""
         x, y, z = (lo + n * self.voxel_size_m for lo, n in zip(self.minimum_m, self.shape, strict=True))
         return (x, y, z)
 
-    def voxel_index(self, points_ego: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:
+    def voxel_index(self, points: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:
         """Cell that contains each point: floor((p - minimum) / size).
 
         Args:
-            points_ego: (N, 3) metres, ego frame.
+            points: (N, 3) metres, frame of the grid.
 
         Returns:
             (N, 3) indices; points outside get negative or too large ones, drop them with `contains`.
         """
-        scaled = (points_ego - np.asarray(self.minimum_m)) / self.voxel_size_m
+        scaled = (points - np.asarray(self.minimum_m)) / self.voxel_size_m
         return np.floor(scaled).astype(np.int64)
 
     def contains(self, index: Int64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
@@ -64,7 +68,7 @@ class VoxelGrid(BaseModel):
         return inside
 
     def centers(self) -> Float[np.ndarray, "X Y Z 3"]:
-        """Centre of every voxel, metres, ego frame: minimum + (i + 0.5) * size."""
+        """Centre of every voxel, metres, frame of the grid: minimum + (i + 0.5) * size."""
         axes = [lo + (np.arange(n) + 0.5) * self.voxel_size_m for lo, n in zip(self.minimum_m, self.shape, strict=True)]
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 

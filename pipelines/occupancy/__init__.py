@@ -54,7 +54,7 @@ def make_occupancy(
         folder=folder,
         config={
             "source": source.model_dump(mode="json"),
-            "grid": dataset.grid.model_dump(mode="json"),
+            "grid": dataset.grid.model_dump(mode="json", exclude_defaults=True),
             "categories": dataset.categories,
             **({"labels": dataset.labels} if isinstance(source, Occ3dConfig) else {}),
         },

@@ -1,4 +1,4 @@
-"""Commands that make data: synth, prepare, occupancy, masks, pack."""
+"""Commands that make data: synth, prepare, masks, pack; occupancy has a file of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (synth, prepare, occupancy, masks, pack):
+    for command in (synth, prepare, masks, pack):
         app.command()(command)
 
 
@@ -58,7 +58,8 @@ def run_with_bar(
     return summary
 
 
-def _print_json(summary: StageSummary) -> None:
+def print_json(summary: StageSummary) -> None:
+    """Prints the figures of a stage for programs."""
     import dataclasses
     import json
 
@@ -147,47 +148,7 @@ def prepare(
         on_error=on_error,
     )
     if as_json:
-        _print_json(summary)
-
-
-def occupancy(
-    source: Annotated[str, typer.Option("--source", help="occ3d: import labels.npz; lidar: make labels.")] = "occ3d",
-    thresholds: Annotated[
-        str, typer.Option("--thresholds", help="Visibility thresholds of --source lidar: default, paper, release-like.")
-    ] = "default",
-    name: Dataset = None,
-    datasets: Datasets = DATASETS_YAML,
-    out: Work = None,
-    scheduler: SchedulerKind = "processes",
-    workers: Workers = None,
-    overwrite: Overwrite = False,
-    on_error: DropBad = "fail",
-    as_json: Json = False,
-) -> None:
-    """Make or import occupancy labels with LiDAR and camera visibility masks.
-
-    Examples:
-
-        protoocc occupancy --source occ3d --dataset nuscenes
-
-        protoocc occupancy --source lidar --dataset nuscenes-mini --workers 4
-    """
-    from cli.sources import occupancy_source, print_label_shares
-    from pipelines.occupancy import make_occupancy
-
-    dataset = load_dataset(datasets, name, out)
-    config = occupancy_source(source, thresholds)
-    summary = run_with_bar(
-        "occupancy",
-        lambda runtime: make_occupancy(dataset, dataset.work, config, runtime),
-        scheduler=scheduler,
-        workers=workers,
-        overwrite=overwrite,
-        on_error=on_error,
-    )
-    print_label_shares(summary)
-    if as_json:
-        _print_json(summary)
+        print_json(summary)
 
 
 def masks(
@@ -231,7 +192,7 @@ def masks(
         on_error=on_error,
     )
     if as_json:
-        _print_json(summary)
+        print_json(summary)
 
 
 def pack(
@@ -268,4 +229,4 @@ def pack(
         on_error=on_error,
     )
     if as_json:
-        _print_json(summary)
+        print_json(summary)

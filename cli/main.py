@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import bench, data, demo, inspect, model
+from cli import bench, data, demo, inspect, model, occupancy
 
 app = typer.Typer(
     name="protoocc",
@@ -43,7 +43,7 @@ def _root(
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-for _group in (demo, data, model, inspect, bench):
+for _group in (demo, data, occupancy, model, inspect, bench):
     _group.register(app)
 
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from pipelines.stage import StageSummary
 
 
-def occupancy_source(source: str, thresholds: str) -> Occ3dConfig | LidarConfig:
-    """Settings of `--source` and `--thresholds`.
+def occupancy_source(
+    source: str, thresholds: str, *, labels: Path | None = None, resample: bool = False
+) -> Occ3dConfig | LidarConfig:
+    """Settings of `--source`, `--thresholds`, `--labels` and `--resample`.
 
     Raises:
         ConfigError: an unknown word.

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from schemas.classes import FREE
+from schemas.classes import FREE, IGNORED
 from schemas.errors import DataError
 
 LABEL_ARRAYS: Final = ("semantics", "mask_lidar", "mask_camera")
-_HIGHEST: Final = {"semantics": FREE, "mask_lidar": 1, "mask_camera": 1}
+_HIGHEST: Final = {"semantics": FREE, "mask_lidar": 1, "mask_camera": 1, "unknown": 3}
 
 Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
 """`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
@@ -29,7 +29,8 @@ def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
         shape: voxels along x, y, z of the dataset's grid.
 
     Returns:
-        `semantics` with classes 0..16 and 17 free, `mask_lidar` and `mask_camera` with 1 = observed, all uint8.
+        `semantics` with classes 0..16 and 17 free, `mask_lidar` and `mask_camera` with 1 = observed, all uint8. Files
+        that this program wrote may also hold 255, see `pipelines.occupancy.export`.
 
     Raises:
         DataError: the file is missing, cut short, or holds other arrays, another shape, dtype or value.
@@ -42,14 +43,26 @@ def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
             missing = [name for name in LABEL_ARRAYS if name not in file]
             if missing:
                 raise DataError(f"{where}: array '{missing[0]}' is missing; expected {', '.join(LABEL_ARRAYS)}")
-            labels = {name: file[name] for name in LABEL_ARRAYS}
+            labels = {name: file[name] for name in (*LABEL_ARRAYS, "unknown") if name in file}
     except FileNotFoundError:
         raise DataError(f"{where}: not found. Check `labels` and `root` in datasets.yaml.") from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
     for name, values in labels.items():
         _check(where, name, values, shape)
-    return labels
+    return _restore_unknown(labels)
+
+
+def _restore_unknown(labels: Labels) -> Labels:
+    """Gives back class 255 and its masks where `encode_labels` of this program had to hide them."""
+    if "unknown" not in labels:
+        return labels
+    unknown = labels.pop("unknown")
+    return {
+        "semantics": np.where(unknown > 0, np.uint8(IGNORED), labels["semantics"]),
+        "mask_lidar": np.where(unknown > 0, (unknown >= 2).astype(np.uint8), labels["mask_lidar"]),
+        "mask_camera": np.where(unknown > 0, (unknown == 3).astype(np.uint8), labels["mask_camera"]),
+    }
 
 
 def _check(where: str, name: str, values: np.ndarray, shape: tuple[int, int, int]) -> None:

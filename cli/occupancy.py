@@ -1,0 +1,112 @@
+"""The command `occupancy`: makes or imports labels, writes them as Occ3D files, compares and checks them."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import (
+    DATASETS_YAML,
+    Dataset,
+    Datasets,
+    DropBad,
+    Json,
+    Overwrite,
+    SchedulerKind,
+    Work,
+    Workers,
+    load_dataset,
+)
+
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        help="occ3d: import labels.npz; lidar: make labels; surroundocc, openoccupancy: import those sets. Without it "
+        "--write-npz, --compare and --check use a finished store as it is.  [default: occ3d]",
+        show_default=False,
+    ),
+]
+Thresholds = Annotated[
+    str, typer.Option("--thresholds", help="Visibility thresholds of --source lidar: default, paper, release-like.")
+]
+LabelFolder = Annotated[
+    Path | None, typer.Option("--labels", help="Files of surroundocc or openoccupancy.", show_default=False)
+]
+Resample = Annotated[bool, typer.Option("--resample", help="Bring imported labels into a grid that is not their own.")]
+WriteNpz = Annotated[
+    Path | None,
+    typer.Option("--write-npz", help="Also write DIR/gts/<scene>/<token>/labels.npz.", show_default=False),
+]
+Compare = Annotated[
+    Path | None,
+    typer.Option("--compare", help="Compare with a folder of Occ3D labels, taken as right.", show_default=False),
+]
+Check = Annotated[bool, typer.Option("--check", help="Check labels against LiDAR returns, boxes and camera rays.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(occupancy)
+
+
+def occupancy(
+    source: Source = None,
+    thresholds: Thresholds = "default",
+    labels: LabelFolder = None,
+    resample: Resample = False,
+    write_npz: WriteNpz = None,
+    compare: Compare = None,
+    check: Check = False,
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    out: Work = None,
+    scheduler: SchedulerKind = "processes",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    on_error: DropBad = "fail",
+    as_json: Json = False,
+) -> None:
+    """Make or import occupancy labels with LiDAR and camera visibility masks; write, compare and check them.
+
+    Examples:
+
+        protoocc occupancy --source lidar --dataset nuscenes-mini --workers 4
+
+        protoocc occupancy --write-npz labels/mini --dataset nuscenes-mini
+
+        protoocc occupancy --compare data/synthetic --dataset synthetic --json
+
+        protoocc occupancy --check --dataset nuscenes-mini
+    """
+    from cli.data import print_json, run_with_bar
+    from cli.label_reports import report_check, report_comparison
+    from cli.sources import occupancy_source, print_label_shares
+
+    dataset = load_dataset(datasets, name, out)
+    run = partial(run_with_bar, scheduler=scheduler, workers=workers, overwrite=overwrite, on_error=on_error)
+    is_finished = (dataset.work / "occupancy.zarr" / "manifest.json").is_file()
+    wants_more = write_npz is not None or compare is not None or check
+    summary, answer = None, dict[str, Any]()
+    if source is not None or not (is_finished and wants_more):
+        from pipelines.occupancy import make_occupancy
+
+        config = occupancy_source(source or "occ3d", thresholds, labels=labels, resample=resample)
+        summary = run("occupancy", lambda runtime: make_occupancy(dataset, dataset.work, config, runtime))
+        print_label_shares(summary)
+    if write_npz is not None:
+        from pipelines.occupancy.export import write_label_files
+
+        summary = run("npz", lambda runtime: write_label_files(dataset, dataset.work, write_npz, runtime))
+    if compare is not None:
+        answer |= report_comparison(dataset, compare, scheduler, workers)
+    if check:
+        answer |= report_check(dataset, scheduler, workers)
+    if as_json and answer:
+        typer.echo(json.dumps(answer, indent=1))
+    elif as_json and summary is not None:
+        print_json(summary)

@@ -1,0 +1,211 @@
+"""Do labels agree with the measurements? Returns of the LiDAR and annotated boxes against what camera rays meet first.
+
+Source: the 3D-2D consistency check of Occ3D (arXiv 2304.14365), section 4. Real data has no class per pixel; annotated
+boxes stand in for them: the nearest box on a pixel's ray gives the class that its first occupied voxel should have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from pipelines.occupancy.config import LidarConfig
+from pipelines.occupancy.first_hit import boxes_along, camera_view, labels_along
+from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points
+from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
+from pipelines.scheduler import Scheduler, run_tasks
+from pipelines.stage import Unit, scene_units
+from schemas.classes import FREE
+from schemas.datasets import DatasetSpec
+from schemas.errors import ConfigError, DataError
+from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
+from schemas.records import BoxRecord, SampleRecord, read_records
+
+STEP_PX: Final = 8.0
+"""Every ray stands for a square of so many pixels of the camera's file."""
+DEPTH_RATIO: Final = 1.25
+OUTCOMES: Final = ("right", "other", "hidden", "through")
+"""First occupied voxel of a box pixel: in the box with its class; in the box with another one; before the box; none in
+the box (the ray passes beside the object's body, or the object is not labelled)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Counts over keyframes; add two with `+`."""
+
+    keyframes: int = 0
+    returns: int = 0
+    """LiDAR returns of the keyframes themselves within the grid, without those from the own vehicle and noise."""
+    returns_occupied: int = 0
+    """Of these, in an occupied voxel."""
+    views: int = 0
+    """Pairs of such a return and a camera image that it falls into."""
+    views_agree: int = 0
+    """Of these: the camera's ray to the return meets its first voxel at a distance that differs by at most a quarter
+    (as usual for depth maps; rays that graze the ground enter its voxels metres before they meet it)."""
+    pixels: Mapping[int, Int64[np.ndarray, " 4"]] = field(default_factory=dict)
+    """Box pixels by class and outcome."""
+    per_row: Mapping[int, float] = field(default_factory=dict)
+    """Share of right box pixels of each keyframe; NaN without box pixels."""
+
+    def __add__(self, other: Check) -> Check:
+        zero = np.zeros(len(OUTCOMES), dtype=np.int64)
+        labels = sorted(self.pixels.keys() | other.pixels.keys())
+        return Check(
+            self.keyframes + other.keyframes,
+            self.returns + other.returns,
+            self.returns_occupied + other.returns_occupied,
+            self.views + other.views,
+            self.views_agree + other.views_agree,
+            {label: self.pixels.get(label, zero) + other.pixels.get(label, zero) for label in labels},
+            {**self.per_row, **other.per_row},
+        )
+
+    @property
+    def typical_row(self) -> int:
+        """Row in the middle of those with box pixels, ordered by their share of right ones; any row without those."""
+        counted = {row: share for row, share in self.per_row.items() if not np.isnan(share)} or dict(self.per_row)
+        rows = sorted(counted, key=lambda row: (counted[row], row))
+        return rows[len(rows) // 2]
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """`lidar_hit_share`, `depth_share` and `box_pixel_share`; None where nothing was to be counted."""
+        total = sum((counts.sum() for counts in self.pixels.values()), 0)
+        right = sum((counts[0] for counts in self.pixels.values()), 0)
+        pairs = {
+            "lidar_hit_share": (self.returns_occupied, self.returns),
+            "depth_share": (self.views_agree, self.views),
+            "box_pixel_share": (right, total),
+        }
+        return {name: float(part / whole) if whole else None for name, (part, whole) in pairs.items()}
+
+
+def check_labels(
+    dataset: DatasetSpec,
+    work: Path,
+    *,
+    scheduler: Scheduler,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Check:
+    """Checks every labelled keyframe of `work/occupancy.zarr` against its own LiDAR sweep, boxes and cameras.
+
+    Raises:
+        DataError: the store is not finished or holds nothing, or a LiDAR file is broken.
+        ConfigError: the store's grid is not in the ego frame.
+    """
+    if dataset.grid.frame != "ego":
+        raise ConfigError(f"--check needs labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
+    dropped = dropped_tokens(work)
+    units = scene_units([record.scene for record in read_records(work / "records")])
+    total, done = sum(unit.size for unit in units), 0
+    parts: dict[int, Check] = {}
+    for unit, outcome in run_tasks(partial(_check_scene, dataset, work, dropped), units, scheduler):
+        if isinstance(outcome, Exception):
+            raise outcome
+        parts[unit.start] = outcome
+        done += unit.size
+        on_progress(done, total)
+    check = sum((parts[start] for start in sorted(parts)), Check())
+    if not check.keyframes:
+        raise DataError(f"{work / 'occupancy.zarr'} holds no labels; run `protoocc occupancy` first")
+    return check
+
+
+def _check_scene(dataset: DatasetSpec, work: Path, dropped: frozenset[str], unit: Unit) -> Check:
+    check = Check()
+    for row, record in labelled_rows(work, unit, dropped):
+        check = check + check_keyframe(dataset, record, stored_labels(work, row)["semantics"], row)
+    return check
+
+
+def check_keyframe(
+    dataset: DatasetSpec, record: SampleRecord, semantics: UInt8[np.ndarray, "X Y Z"], row: int
+) -> Check:
+    """Counts of one keyframe.
+
+    Args:
+        dataset: root, grid, cameras.
+        record: the keyframe.
+        semantics: its labels.
+        row: its number, for `Check.per_row`.
+    """
+    points_ego = matter_of(dataset, record)
+    index = dataset.grid.voxel_index(points_ego)
+    inside = dataset.grid.contains(index)
+    occupied = semantics[tuple(index[inside].T)] != FREE
+    views, agree = _compare_depths(dataset, record, semantics, points_ego[inside])
+    pixels = _count_pixels(dataset, record, semantics)
+    counted = sum((counts for counts in pixels.values()), np.zeros(len(OUTCOMES), dtype=np.int64))
+    per_row = {row: float(counted[0] / counted.sum()) if counted.sum() else float("nan")}
+    return Check(1, int(inside.sum()), int(occupied.sum()), views, agree, pixels, per_row)
+
+
+def matter_of(dataset: DatasetSpec, record: SampleRecord) -> Float64[np.ndarray, "n 3"]:
+    """Points of the keyframe's own sweep, ego frame, without the own vehicle's and, where labelled, noise."""
+    points_lidar = read_points(dataset, record.lidar, record.token)
+    points = transform_points(record.lidar.ego_from_lidar.matrix, points_lidar)
+    corner = np.array(LidarConfig().ego_box_m)
+    keep = ~np.all((points >= corner[:3]) & (points <= corner[3:]), axis=1)
+    if record.lidar.labels_path is not None:
+        table = class_of_index(dataset)
+        keep &= read_point_labels(dataset, record.lidar, record.token, table, len(points)) != NOT_MATTER
+    return points[keep]
+
+
+def _compare_depths(
+    dataset: DatasetSpec,
+    record: SampleRecord,
+    semantics: UInt8[np.ndarray, "X Y Z"],
+    points_ego: Float64[np.ndarray, "n 3"],
+) -> tuple[int, int]:
+    """Pairs of return and image, and those whose first voxel is about as far away as the return."""
+    views = agree = 0
+    for channel in dataset.cameras:
+        camera = record.cameras[channel]
+        camera_from_ego = record.camera_from_ego(channel)
+        points = transform_points(camera_from_ego, points_ego)
+        image = points @ np.array(camera.intrinsics).T
+        uv_px = image[:, :2] / np.where(points[:, 2:] > 0, image[:, 2:], np.nan)
+        seen = np.all((uv_px >= 0) & (uv_px < [camera.width, camera.height]), axis=1)
+        origin = invert_rigid(camera_from_ego)[:3, 3]
+        offsets = points_ego[seen] - origin
+        distance_m = np.linalg.norm(offsets, axis=1)
+        _, hit_m = labels_along(semantics, dataset.grid, origin, offsets / distance_m[:, None])
+        views += int(seen.sum())
+        agree += int((np.maximum(hit_m / distance_m, distance_m / np.maximum(hit_m, 1e-9)) < DEPTH_RATIO).sum())
+    return views, agree
+
+
+def _count_pixels(
+    dataset: DatasetSpec, record: SampleRecord, semantics: UInt8[np.ndarray, "X Y Z"]
+) -> dict[int, Int64[np.ndarray, " 4"]]:
+    """Box pixels by class and outcome; boxes without a LiDAR point or with a middle outside the grid are left out."""
+    ego_from_global = invert_rigid(record.global_from_ego)
+    boxes = [box for box in record.boxes if box.num_lidar_pts > 0 and _is_inside(box, ego_from_global, dataset.grid)]
+    counts: dict[int, Int64[np.ndarray, " 4"]] = {}
+    slack_m = dataset.grid.voxel_size_m
+    for channel in dataset.cameras:
+        view = camera_view(record, channel, STEP_PX)
+        owner, span_m = boxes_along(view, boxes, ego_from_global)
+        rays = np.flatnonzero(owner >= 0)
+        labels, hit_m = labels_along(semantics, dataset.grid, view.origin, view.directions[rays])
+        expected = np.array([box.label for box in boxes], dtype=np.int64)[owner[rays]]
+        outcome = np.where(labels == expected, 0, 1)
+        outcome[hit_m < span_m[rays, 0] - slack_m] = 2
+        outcome[hit_m > span_m[rays, 1] + slack_m] = 3
+        for label in np.unique(expected):
+            found = np.bincount(outcome[expected == label], minlength=len(OUTCOMES))
+            counts[int(label)] = counts.get(int(label), np.zeros(len(OUTCOMES), dtype=np.int64)) + found
+    return counts
+
+
+def _is_inside(box: BoxRecord, ego_from_global: Pose, grid: VoxelGrid) -> bool:
+    middle = transform_points(ego_from_global, np.array([box.global_from_box.translation_m], dtype=np.float64))
+    return bool(grid.contains(grid.voxel_index(middle))[0])

@@ -1,0 +1,76 @@
+"""Stage `npz`: a finished occupancy store as Occ3D `labels.npz` files that other programs read as they are."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.files import sha256_of, write_bytes
+from pipelines.occupancy.occ3d import Labels
+from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
+from pipelines.stage import Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
+from schemas.classes import FREE, IGNORED
+from schemas.datasets import DatasetSpec
+from schemas.errors import ConfigError
+from schemas.records import read_records
+
+
+def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runtime) -> StageSummary:
+    """Writes `<out>/gts/<scene>/<token>/labels.npz` for every keyframe that the store holds.
+
+    Args:
+        dataset: whose grid the store has.
+        work: folder with finished `records` and `occupancy.zarr`.
+        out: a folder of its own; plan, markers and manifest of this stage lie beside `gts`.
+        runtime: scheduler and overwrite.
+
+    Raises:
+        DataError: the labels are not finished.
+        ConfigError: ``out`` holds something else or files of other labels, or the labels' grid is not the ego frame's.
+    """
+    if dataset.grid.frame != "ego":
+        raise ConfigError(f"Occ3D files hold labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
+    dropped = dropped_tokens(work)
+    records = read_records(work / "records")
+    stage = Stage(
+        name="npz",
+        folder=out,
+        config={"shape": list(dataset.grid.shape)},
+        inputs={"occupancy": sha256_of([work / "occupancy.zarr" / "manifest.json"])},
+        units=scene_units([record.scene for record in records]),
+        work=partial(_write_scene, work, out, dropped),
+        create=lambda folder: (folder / "units").mkdir(parents=True),
+    )
+    return run_stage(stage, runtime)
+
+
+def _write_scene(work: Path, out: Path, dropped: frozenset[str], unit: Unit) -> UnitReport:
+    rows = labelled_rows(work, unit, dropped)
+    for row, record in rows:
+        path = out / "gts" / record.scene / record.token / "labels.npz"
+        write_bytes(path, encode_labels(stored_labels(work, row)))
+    return UnitReport(done=len(rows))
+
+
+def encode_labels(labels: Labels) -> bytes:
+    """A `labels.npz` in Occ3D's form: the three arrays in the published order, uint8, deflate; no times, no pickle.
+
+    Other programs know no class 255: they assert classes 0..17 or index a table of 18 with them. A voxel of unknown
+    class is therefore written as free and unobserved (17, both masks 0), as the published files do with unobserved
+    ones, so that losses and scores that use a mask skip it. A fourth array `unknown` then keeps what was there for
+    `read_labels`: 0 known, else 1 + mask_lidar + mask_camera.
+    """
+    unknown = labels["semantics"] == IGNORED
+    files = {
+        "semantics": np.where(unknown, np.uint8(FREE), labels["semantics"]),
+        "mask_lidar": np.where(unknown, np.uint8(0), labels["mask_lidar"]),
+        "mask_camera": np.where(unknown, np.uint8(0), labels["mask_camera"]),
+    }
+    if unknown.any():
+        files["unknown"] = unknown * (np.uint8(1) + labels["mask_lidar"] + labels["mask_camera"])
+    data = io.BytesIO()
+    np.savez_compressed(data, **files)
+    return data.getvalue()

@@ -68,6 +68,10 @@ class ModelConfig(BaseModel):
         1, ge=1, description="Heights at which a query looks for images: 1 for voxels, 8 for the pillars of BEVFormer."
     )
 
+    depth_attention: bool = Field(
+        False, description="Weigh attention samples by a predicted distribution over depth (DFA3D)."
+    )
+
     frames: int = Field(1, ge=1, description="Keyframes that are read: the present one and earlier ones.")
     frame_interval: int = Field(4, ge=1, description="Keyframes from one of them to the next.")
     temporal: Literal["fusion", "recurrence"] = Field(

@@ -10,6 +10,8 @@ occupancy loss alone teaches it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import DeformConv2d
+
+from protoocc.model.attention import ImageCrossAttention, Sampling, start_offsets
+from protoocc.model.projection import HitQueries
 
 NEAREST_M, FARTHEST_M = 2.0, 58.0
 """Depth range of the distribution, metres. A sample outside of it reads zero."""
@@ -29,7 +34,7 @@ _GROUPS_PER_SIZE = 8
 
 
 class DepthHead(nn.Module):
-    """Distribution over depth of every cell of one feature scale.
+    """Distribution over depth of every cell of one feature scale: that of 32 pixels per cell, or the coarsest below.
 
     The layers are those of DFA3D's public configuration: a 3 x 3 convolution, three residual blocks, atrous pyramid
     pooling, a deformable convolution in 4 groups, and a score for each of 24 groups of bins, finer near the camera:
@@ -38,9 +43,10 @@ class DepthHead(nn.Module):
 
     repeats: Tensor
 
-    def __init__(self, channels: int) -> None:
-        """6,559,018 parameters with 256 channels."""
+    def __init__(self, channels: int, strides: Sequence[int]) -> None:
+        """6,559,018 parameters with 256 channels; ``strides`` are the feature scales, finest first."""
         super().__init__()
+        self.scale = strides.index(min(32, strides[-1]))
         pooling = ASPP(channels, [6, 12, 18], channels)
         pooling.project = pooling.project[:3]  # without its dropout
         self.context = nn.Sequential(
@@ -58,9 +64,9 @@ class DepthHead(nn.Module):
         repeats = torch.tensor(_GROUP_SIZES).repeat_interleave(_GROUPS_PER_SIZE)
         self.register_buffer("repeats", repeats, persistent=False)
 
-    def forward(self, feature: Float[Tensor, "cameras d h w"]) -> Float[Tensor, "cameras bins h w"]:
+    def forward(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> Float[Tensor, "cameras bins h w"]:
         """Probability of the group of each bin; the groups of a cell sum to 1."""
-        context = self.context(feature)
+        context = self.context(features[self.scale])
         groups = self.score(self.bent(context, self.bend(context))).softmax(dim=1)
         bins: Tensor = groups.repeat_interleave(self.repeats, dim=1, output_size=DEPTH_BINS)
         return bins
@@ -69,6 +75,52 @@ class DepthHead(nn.Module):
 def depth_share(depth_m: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Depth in metres as a share of the range of the distribution."""
     return (depth_m - NEAREST_M) / (FARTHEST_M - NEAREST_M)
+
+
+class DepthCrossAttention(ImageCrossAttention):
+    """Multi-scale deformable cross attention with sampling points in (u, v, depth)."""
+
+    def __init__(self, channels: int, *, heads: int, levels: int, points: int) -> None:
+        """Adds a linear map for the offset of each point in depth, bins; untrained, it spreads with the distance."""
+        super().__init__(channels, heads=heads, levels=levels, points=points)
+        self.depth_offsets = nn.Linear(channels, heads * levels * points)
+        start = start_offsets(heads, points).mean(-1)[:, None].expand(-1, levels, -1)
+        nn.init.zeros_(self.depth_offsets.weight)
+        with torch.no_grad():
+            self.depth_offsets.bias.copy_(start.flatten())
+
+    def forward(  # type: ignore[override]  # it looks at depth as well
+        self,
+        queries: Float[Tensor, "n d"],
+        features: Sequence[Float[Tensor, "cameras d _ _"]],
+        hits: HitQueries,
+        depth: Float[Tensor, "cameras bins h w"],
+    ) -> tuple[Float[Tensor, "n d"], Sampling]:
+        """Attends from every hit to the features of its camera at the depth of the hit.
+
+        Args:
+            queries: hit queries with their positions, camera after camera.
+            features: one map per scale of all B*V cameras.
+            hits: which rows belong to which camera, where they land and how far away they are.
+            depth: distribution over depth of every camera, from `DepthHead`.
+
+        Returns:
+            (n, d) sampled values, before `combine`, and where each hit looked.
+        """
+        sizes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        sampling = self._sampling(queries, sizes, hits)
+        cells = torch.cat([feature.flatten(2).mT for feature in features], dim=1)
+        value = self.value(cells).unflatten(-1, (self.heads, -1))
+        locations = torch.cat([sampling.locations, self._depth_places(queries, hits)[..., None]], dim=-1)
+        sampled = depth_weighted_attention(value, depth, locations, sampling.weights, sizes=sizes, counts=hits.counts)
+        return sampled.flatten(1), sampling
+
+    def _depth_places(self, queries: Float[Tensor, "n d"], hits: HitQueries) -> Float[Tensor, "n heads levels points"]:
+        """Depth of each sampling point as a share of the range: that of its anchor and an offset."""
+        offsets = self.depth_offsets(queries).unflatten(-1, (self.heads, self.levels, self.points)) / DEPTH_BINS
+        anchor = torch.arange(self.points, device=queries.device) % hits.depth_m.shape[1]
+        places: Tensor = depth_share(hits.depth_m)[:, anchor][:, None, None] + offsets
+        return places
 
 
 def depth_weighted_attention(

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from protoocc.model.attention import ImageCrossAttention, Sampling, VoxelSelfAttention
 from protoocc.model.config import ModelConfig
+from protoocc.model.depth_attention import DepthCrossAttention, DepthHead
 from protoocc.model.pixel_features import PixelFeatures, attention_map
 from protoocc.model.projection import HitQueries
 from protoocc.model.prototypes import PrototypeMapping
@@ -71,9 +72,8 @@ class EncoderLayer(nn.Module):
         d = config.channels
         self.self_attention = VoxelSelfAttention(d, heads=config.heads, points=config.points)
         self.mapping = PrototypeMapping(d) if config.prototype_mapping else None
-        self.cross_attention = ImageCrossAttention(
-            d, heads=config.heads, levels=len(config.strides), points=config.points
-        )
+        attention = DepthCrossAttention if config.depth_attention else ImageCrossAttention
+        self.cross_attention = attention(d, heads=config.heads, levels=len(config.strides), points=config.points)
         self.feed_forward = nn.Sequential(
             nn.Linear(d, config.ffn_channels), nn.ReLU(), nn.Linear(config.ffn_channels, d)
         )
@@ -88,6 +88,7 @@ class EncoderLayer(nn.Module):
         prototypes: Float[Tensor, "cameras M d"] | None,
         hits: HitQueries,
         earlier: Float[Tensor, "B h w z d"] | None = None,
+        depth: Float[Tensor, "cameras bins _ _"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
         """One round of view transformation; the trace is None without prototype mapping."""
         queries = self.norms[0](queries + self.self_attention(queries, positions))
@@ -101,9 +102,9 @@ class EncoderLayer(nn.Module):
             ]
             mapped = torch.cat([part[0] for part in parts])
             voxel_prototypes, similarity = [part[1] for part in parts], [part[2] for part in parts]
-        sampled, sampling = self.cross_attention(
-            mapped + positions.flatten(0, 2).index_select(0, hits.query), features, hits
-        )
+        placed = mapped + positions.flatten(0, 2).index_select(0, hits.query)
+        images = (features, hits) if depth is None else (features, hits, depth)
+        sampled, sampling = self.cross_attention(placed, *images)
         seen = self.cross_attention.combine(mean_over_cameras(sampled, hits, len(flat)))
         dispatched = mean_over_cameras(mapped - hit_rows, hits, len(flat))
         flat = self.norms[1](flat + dispatched + seen)
@@ -131,6 +132,7 @@ class Encoder(nn.Module):
         self.scale_embedding = nn.Parameter(torch.randn(len(config.strides), config.channels) * 0.1)
         self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.pixel_features = PixelFeatures() if config.prototype_optimisation else None
+        self.depth_head = DepthHead(config.channels, config.strides) if config.depth_attention else None
         self.recompute = config.recompute
 
     def forward(
@@ -158,9 +160,10 @@ class Encoder(nn.Module):
             feature + embedding[:, None, None]
             for feature, embedding in zip(features, self.scale_embedding, strict=True)
         ]
+        depth = self.depth_head(features) if self.depth_head is not None else None
         trace = None
         for layer in self.layers:
-            run = partial(layer, features=scales, prototypes=prototypes, hits=hits, earlier=earlier)
+            run = partial(layer, features=scales, prototypes=prototypes, hits=hits, earlier=earlier, depth=depth)
             if self.recompute and torch.is_grad_enabled():
                 queries, trace = checkpoint(run, queries, positions, use_reentrant=False)
             else:

@@ -48,6 +48,11 @@ def panoocc_tiny() -> ModelConfig:
     return _without_prototypes(protoocc_tiny())
 
 
+def panoocc_small_dfa3d() -> ModelConfig:
+    """PanoOcc-Small with DFA3D's depth-weighted attention."""
+    return panoocc_small().model_copy(update={"depth_attention": True})
+
+
 def bevformer_base() -> ModelConfig:
     """BEVFormer-Base: 200 x 200 pillars."""
     return _bevformer((200, 200, 1), (_PILLAR_TO_VOXELS,))

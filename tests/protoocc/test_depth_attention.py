@@ -81,8 +81,8 @@ def test_depth_share_of_metres() -> None:
 def test_head_gives_distributions_over_groups() -> None:
     """Bins 0-15 come in pairs, 16-47 in fours, 48-111 in eights; the 24 groups of a cell sum to 1."""
     torch.manual_seed(0)
-    head = DepthHead(16)
-    depth = head(torch.randn(2, 16, 3, 5))
+    head = DepthHead(16, (16, 32))
+    depth = head([torch.zeros(2, 16, 6, 10), torch.randn(2, 16, 3, 5)])
     assert depth.shape == (2, DEPTH_BINS, 3, 5)
     groups = torch.cat([depth[:, :16:2], depth[:, 16:48:4], depth[:, 48::8]], dim=1)
     torch.testing.assert_close(groups.sum(1), torch.ones(2, 3, 5))
@@ -98,6 +98,6 @@ def test_head_has_the_public_size() -> None:
     in 4 groups 147,456; 24 scores 6,168.
     """
     with torch.device("meta"):
-        head = DepthHead(256)
+        head = DepthHead(256, (8, 16))
     size = sum(parameter.numel() for parameter in head.parameters())
     assert size == 590_592 + 3_542_016 + 2_231_296 + 41_490 + 147_456 + 6_168 == 6_559_018

@@ -79,7 +79,8 @@ def literal_logits(decoder: Decoder, queries: Tensor, augmentation: str) -> list
             volume = decoding.norm_and_relu(volume, norms[number - 1])
         volume = decoding.transposed_convolution(volume, layer.weight.tolist(), layer.bias.tolist(), layer.stride)
     volume = decoding.undo(volume, augmentation)
-    return [two_linears(decoder.classifier, volume[place]) for place in sorted(volume)]
+    classify = two_linears(decoder.classifier)
+    return [classify(volume[place]) for place in sorted(volume)]
 
 
 @STAGES

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from protoocc.model.prototypes import PrototypeMapping, affinity, aggregate, cluster
 from tests.protoocc.reference import mapping
-from tests.protoocc.reference.arithmetic import Matrix, assert_agrees, linear, sigmoid, two_linears
+from tests.protoocc.reference.arithmetic import assert_agrees
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -24,17 +24,6 @@ def make_mapping(channels: int = 4) -> PrototypeMapping:
         module.scale.fill_(3.0)
         module.shift.fill_(-0.7)
     return module
-
-
-def literal_mapping(module: PrototypeMapping, prototypes: Matrix, queries: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Q~, P_vox and A of one camera, from the module's weights."""
-    scale, shift = module.scale.item(), module.shift.item()
-    lifted = [linear(module.lift.weight.tolist(), module.lift.bias.tolist(), p) for p in prototypes]
-    similarity = mapping.affinity(lifted, queries)
-    assignment = [[sigmoid(scale * a + shift) for a in row] for row in similarity]
-    voxel_prototypes = mapping.aggregate(lifted, queries, assignment)
-    mapped = mapping.dispatch(queries, assignment, voxel_prototypes, lambda sent: two_linears(module.dispatch, sent))
-    return mapped, voxel_prototypes, similarity
 
 
 @pytest.mark.parametrize(
@@ -83,7 +72,7 @@ def test_mapping(prototypes: int, queries: int) -> None:
     module = make_mapping()
     images, hits = normal(prototypes, 4), normal(queries, 4, seed=1)
     results = module(images, hits)
-    for actual, expected in zip(results, literal_mapping(module, images.tolist(), hits.tolist()), strict=True):
+    for actual, expected in zip(results, mapping.map_prototypes(module, images.tolist(), hits.tolist()), strict=True):
         assert_agrees(actual, expected)
 
 

@@ -45,11 +45,10 @@ def linear(weight: Matrix, bias: Vector, value: Vector) -> Vector:
     return [dot(row, value) + shift for row, shift in zip(weight, bias, strict=True)]
 
 
-def two_linears(layers: Any, value: Vector) -> Vector:
-    """W2 relu(W1 x + b1) + b2 of a product's ``Sequential(Linear, ReLU, Linear)``, read from its weights alone."""
-    first, second = layers[0], layers[2]
-    hidden = [max(0.0, x) for x in linear(first.weight.tolist(), first.bias.tolist(), value)]
-    return linear(second.weight.tolist(), second.bias.tolist(), hidden)
+def two_linears(layers: Any) -> Callable[[Vector], Vector]:
+    """x -> W2 relu(W1 x + b1) + b2 of a product's ``Sequential(Linear, ReLU, Linear)``, read from its weights alone."""
+    first, second = ((layer.weight.tolist(), layer.bias.tolist()) for layer in (layers[0], layers[2]))
+    return lambda value: linear(*second, [max(0.0, x) for x in linear(*first, value)])
 
 
 def assert_agrees(actual: Tensor, expected: Any) -> None:

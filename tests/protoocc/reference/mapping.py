@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from tests.protoocc.reference.arithmetic import Matrix, Vector, cosine, softmax
+from tests.protoocc.reference.arithmetic import Matrix, Vector, cosine, linear, sigmoid, softmax, two_linears
 
 
 def cell_means(features: list[Matrix], cell: int) -> Matrix:
@@ -66,3 +67,17 @@ def dispatch(queries: Matrix, assignment: Matrix, voxel_prototypes: Matrix, mlp:
         ]
         result.append([value + added for value, added in zip(query, mlp(sent), strict=True)])
     return result
+
+
+def map_prototypes(module: Any, prototypes: Matrix, queries: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """(1a) and (1b) for one camera with the weights of a product's module: Q~, P_vox and A.
+
+    The sigmoid has a learned scale and shift.
+    """
+    scale, shift = module.scale.item(), module.shift.item()
+    weight, bias = module.lift.weight.tolist(), module.lift.bias.tolist()
+    lifted = [linear(weight, bias, prototype) for prototype in prototypes]
+    similarity = affinity(lifted, queries)
+    assignment = [[sigmoid(scale * a + shift) for a in row] for row in similarity]
+    voxel_prototypes = aggregate(lifted, queries, assignment)
+    return dispatch(queries, assignment, voxel_prototypes, two_linears(module.dispatch)), voxel_prototypes, similarity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -53,3 +54,23 @@ def random_batch(grid: VoxelGrid, samples: int = 1, seed: int = 0) -> Batch:
         mask_camera=torch.rand(labels, generator=generator) < 0.5,
         mask_lidar=torch.rand(labels, generator=generator) < 0.5,
     )
+
+
+def with_cameras(batch: Batch, order: list[int]) -> Batch:
+    """These cameras with their images, calibration and masks, in this order."""
+    assert batch.segment_id is not None
+    return dataclasses.replace(
+        batch,
+        images=batch.images[:, order],
+        image_from_camera=batch.image_from_camera[:, order],
+        camera_from_ego=batch.camera_from_ego[:, order],
+        segment_id=batch.segment_id[:, order],
+    )
+
+
+def with_poses(batch: Batch, poses: dict[int, Tensor]) -> Batch:
+    """The same batch with other poses of some cameras."""
+    changed = batch.camera_from_ego.clone()
+    for camera, pose in poses.items():
+        changed[:, camera] = pose
+    return dataclasses.replace(batch, camera_from_ego=changed)

@@ -23,6 +23,9 @@ def view(
     split: Annotated[str, typer.Option("--split", help="Split to draw from.")] = "val",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of samples, spread evenly over the split.")] = 4,
     pictures: Annotated[Path, typer.Option("--pictures", help="Folder for the PNG files.")] = Path("pictures"),
+    prototypes: Annotated[
+        bool, typer.Option("--prototypes", help="Also draw the image prototypes of the trained network.")
+    ] = False,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     shards: Shards = None,
@@ -36,19 +39,22 @@ def view(
 
         protoocc view --dataset nuscenes-mini --count 8
 
-        protoocc view --run runs/nuscenes-protoocc-small --split val --pictures pictures/small
+        protoocc view --run runs/nuscenes-protoocc-small --split val --pictures pictures/small --prototypes
     """
-    paths = draw_with_bar(find_shards(shards, datasets, name), split, pictures, run=run, count=count)
+    folder = find_shards(shards, datasets, name)
+    paths = draw_with_bar(folder, split, pictures, run=run, count=count, prototypes=prototypes)
     for path in paths:
         typer.echo(path)
 
 
-def draw_with_bar(shards: Path, split: str, out: Path, *, run: Path | None, count: int) -> list[Path]:
+def draw_with_bar(
+    shards: Path, split: str, out: Path, *, run: Path | None, count: int, prototypes: bool = False
+) -> list[Path]:
     """Draws pictures under a progress bar; returns their paths."""
     from protoocc.pictures import draw_split
 
     with progress_bar("view", "pictures") as update:
-        return draw_split(shards, split, out, checkpoint=run, count=count, on_progress=update)
+        return draw_split(shards, split, out, checkpoint=run, count=count, prototypes=prototypes, on_progress=update)
 
 
 def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work = None, as_json: Json = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from protoocc.data import ShardDataset, ShardSet, collate, open_shards
 from protoocc.data.decode import Keyframe
 from protoocc.inference import default_device
 from protoocc.metrics import Confusion
+from protoocc.prototype_colors import prototype_colors
 from protoocc.view import SampleView, render_sample, sample_title, write_png
+from schemas.errors import ConfigError
 
 
 def draw_split(
@@ -24,6 +27,7 @@ def draw_split(
     *,
     checkpoint: Path | None = None,
     count: int = 4,
+    prototypes: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
     """Writes one PNG per sample, spread evenly over the split.
@@ -34,6 +38,7 @@ def draw_split(
         out: folder of the pictures; `<scene>-<frame>.png`.
         checkpoint: checkpoint or run folder; without one only the ground truth is drawn.
         count: how many samples; all if the split has fewer.
+        prototypes: also draw the nearest prototype of each feature cell; needs a checkpoint with prototype mapping.
         on_progress: called with finished and total pictures.
 
     Returns:
@@ -41,16 +46,17 @@ def draw_split(
 
     Raises:
         CheckpointError: unreadable or inconsistent checkpoint.
-        ConfigError: its grid or classes are not those of the shards.
+        ConfigError: its grid or classes are not those of the shards, or it has no prototypes to draw.
         DataError: shards are missing or damaged, or the disk is full.
     """
     opened = open_shards(shards, split)
+    if prototypes and checkpoint is None:
+        raise ConfigError("prototypes belong to a trained network: pass --run as well")
     chosen = spread(len(opened.samples), count)
     paths = []
-    for done, (index, keyframe, prediction) in enumerate(_predictions(opened, chosen, checkpoint), start=1):
-        sample = opened.samples[index][1]
-        path = out / f"{sample.key}.png"
-        write_png(path, render_sample(_sample_view(opened, index, keyframe, prediction)))
+    for done, (index, view) in enumerate(_views(opened, chosen, checkpoint, prototypes=prototypes), start=1):
+        path = out / f"{opened.samples[index][1].key}.png"
+        write_png(path, render_sample(view))
         paths.append(path)
         on_progress(done, len(chosen))
     return paths
@@ -66,22 +72,26 @@ def spread(length: int, count: int) -> list[int]:
     return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
-def _predictions(
-    opened: ShardSet, chosen: list[int], checkpoint: Path | None
-) -> Iterator[tuple[int, Keyframe, UInt8[np.ndarray, "X Y Z"] | None]]:
-    dataset = ShardDataset(opened)
-    model = None
-    if checkpoint is not None:
-        model, config = load_model(checkpoint)
-        check_grid(config, opened)
-        model = model.to(default_device())
-        dataset = ShardDataset(opened, frames=config.model.frames, interval=config.model.frame_interval)
+def _views(
+    opened: ShardSet, chosen: list[int], checkpoint: Path | None, *, prototypes: bool
+) -> Iterator[tuple[int, SampleView]]:
+    if checkpoint is None:
+        dataset = ShardDataset(opened)
+        for index in chosen:
+            yield index, _sample_view(opened, index, dataset[index], None)
+        return
+    model, config = load_model(checkpoint)
+    check_grid(config, opened)
+    if prototypes and not config.model.prototype_mapping:
+        raise ConfigError(f"{checkpoint} was trained without prototype mapping: there are no prototypes to draw")
+    device = default_device()
+    model = model.to(device)
+    dataset = ShardDataset(opened, frames=config.model.frames, interval=config.model.frame_interval)
     for index in chosen:
         keyframe = dataset[index]
-        prediction = None
-        if model is not None:
-            prediction = model.predict(collate([keyframe]).to(default_device()))[0].cpu().numpy()
-        yield index, keyframe, prediction
+        batch = collate([keyframe]).to(device)
+        view = _sample_view(opened, index, keyframe, model.predict(batch)[0].cpu().numpy())
+        yield index, dataclasses.replace(view, prototypes=prototype_colors(model, batch) if prototypes else None)
 
 
 def _sample_view(

@@ -19,6 +19,7 @@ SPATIAL_ORDER: Final = (
 )
 BORDER_COLOR: Final = (255, 232, 64)
 BORDER_OPACITY: Final = 0.75
+PROTOTYPE_OPACITY: Final = 0.6
 
 
 def spatial_order(cameras: Sequence[str]) -> list[int]:
@@ -49,6 +50,23 @@ def camera_panel(
     mixed = (1 - BORDER_OPACITY) * panel[borders] + BORDER_OPACITY * np.array(BORDER_COLOR)
     panel[borders] = np.rint(mixed).astype(np.uint8)
     return panel
+
+
+def prototype_panel(
+    image: UInt8[np.ndarray, "H W 3"], colors: UInt8[np.ndarray, "rows columns 3"], width_px: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Grey image at the panel's width under the colours of its feature cells.
+
+    Args:
+        image: RGB.
+        colors: RGB of each feature cell.
+        width_px: width of the panel, pixels.
+    """
+    panel = camera_panel(image, None, width_px)
+    grey = panel.mean(axis=2, keepdims=True)
+    size = (panel.shape[1], panel.shape[0])
+    tint = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
+    return np.rint(PROTOTYPE_OPACITY * tint + (1 - PROTOTYPE_OPACITY) * grey).astype(np.uint8)
 
 
 def segment_borders(segment_id: Integer[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from protoocc.view.cameras import floor_of, perspective_view, top_view
-from protoocc.view.images import camera_panel, spatial_order
+from protoocc.view.images import camera_panel, prototype_panel, spatial_order
 from protoocc.view.page import CONTENT_WIDTH, GAP, Color, LegendEntry, Page, Panel
 from protoocc.view.paint import (
     CORRECT,
@@ -53,6 +53,8 @@ class SampleView:
     prediction: UInt8[np.ndarray, "X Y Z"] | None
     """Predicted class 0..17; None (before training) shows only the ground truth."""
     grid: VoxelGrid
+    prototypes: UInt8[np.ndarray, "V h w 3"] | None = None
+    """Colour of the nearest prototype of each feature cell; None draws no such row."""
     title: tuple[str, ...]
     """Heading and further lines, see `sample_title`."""
 
@@ -94,6 +96,8 @@ def render_sample(view: SampleView) -> UInt8[np.ndarray, "h w 3"]:
     order = spatial_order(view.cameras)
     for start in range(0, len(order), COLUMNS):
         page.add_row([_camera(view, index) for index in order[start : start + COLUMNS]])
+        if view.prototypes is not None:
+            page.add_row([_prototypes(view, index) for index in order[start : start + COLUMNS]])
     truth = add_ego(paint_classes(view.semantics, view.mask_camera), view.grid)
     if view.prediction is None:
         _add_truth(page, view, truth)
@@ -106,6 +110,11 @@ def _camera(view: SampleView, index: int) -> Panel:
     caption = view.cameras[index].removeprefix("CAM_").replace("_", " ").capitalize()
     segment_id = None if view.segment_id is None else view.segment_id[index]
     return Panel(caption, camera_panel(view.images[index], segment_id, COLUMN_PX))
+
+
+def _prototypes(view: SampleView, index: int) -> Panel:
+    colors = view.prototypes[index] if view.prototypes is not None else view.images[index]
+    return Panel("Nearest prototype of each feature cell", prototype_panel(view.images[index], colors, COLUMN_PX))
 
 
 def _add_truth(page: Page, view: SampleView, truth: Paint) -> None:

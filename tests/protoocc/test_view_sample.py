@@ -10,9 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from protoocc.model import ProtoOcc
+from protoocc.prototype_colors import prototype_colors
 from protoocc.view import SampleView, render_sample, sample_title, write_png
-from protoocc.view.images import camera_panel, segment_borders, spatial_order
+from protoocc.view.images import camera_panel, prototype_panel, segment_borders, spatial_order
 from protoocc.view.page import MARGIN, PAGE_WIDTH
 from protoocc.view.paint import paint_errors
 from protoocc.view.sample import COLUMN_PX, _class_legend, _error_legend
@@ -20,6 +23,7 @@ from schemas.classes import OCC3D_CLASSES, OCC3D_COLORS
 from schemas.datasets import NUSCENES_CAMERAS
 from schemas.errors import DataError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from tests.protoocc.test_model import make_batch, tiny_model
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=0.4, shape=(20, 20, 4))
@@ -176,3 +180,29 @@ def test_real_occ3d_labels() -> None:
     columns = int(((semantics == ROAD) & mask).any(axis=2).sum())
     # plants hide some road and shadows or edges change the colour of some, so between a third and all of it is seen
     assert columns / 3 < shown <= columns
+
+
+def test_prototypes_make_two_more_rows_of_panels(view: SampleView) -> None:
+    """Each row of cameras gets a row below it, as high as the cameras with caption and gap."""
+    colors = np.zeros((6, 4, 7, 3), np.uint8)
+    plain, drawn = render_sample(view), render_sample(dataclasses.replace(view, prototypes=colors))
+    panel_px = camera_panel(view.images[0], None, COLUMN_PX).shape[0]
+    assert drawn.shape[0] - plain.shape[0] == 2 * (panel_px + 28 + 20)
+
+
+def test_prototype_colours_tint_the_grey_image() -> None:
+    """0.6 * (200, 0, 100) + 0.4 * grey 50 = (140, 20, 80)."""
+    image, colors = np.full((10, 20, 3), 50, np.uint8), np.full((1, 2, 3), (200, 0, 100), np.uint8)
+    assert prototype_panel(image, colors, 20)[3, 4].tolist() == [140, 20, 80]
+
+
+def test_cells_of_one_colour_share_a_prototype() -> None:
+    """An image of two halves: cells within a half look alike, the halves differ; padding is not drawn."""
+    torch.manual_seed(0)
+    model, batch = ProtoOcc(tiny_model()).eval(), make_batch()
+    images = torch.zeros_like(batch.images)
+    images[..., 40:] = 255
+    colors = prototype_colors(model, dataclasses.replace(batch, images=images))
+    assert colors.shape == (3, 5, 9, 3)
+    assert np.abs(colors[0, 2, 1].astype(int) - colors[0, 2, 2]).sum() < 60
+    assert np.abs(colors[0, 2, 1].astype(int) - colors[0, 2, 7]).sum() > 100

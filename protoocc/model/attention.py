@@ -11,37 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from protoocc.model.deformable import deformable_attention
 from protoocc.model.projection import HitQueries
 
 START_AT_REFERENCE = 2.5
 """Logit by which an untrained attention prefers the point on the reference itself. With 0, features start blurred over
 all points, and the contrastive loss of the demo preset fell to 4.8 instead of 4.2 in 200 steps."""
-
-
-def deformable_sample(
-    values: Sequence[Float[Tensor, "maps c _ _"]],
-    locations: Float[Tensor, "maps q levels points 2"],
-    weights: Float[Tensor, "maps q levels points"],
-) -> Float[Tensor, "maps q c"]:
-    """Weighted sum of bilinear samples: the core of deformable attention.
-
-    Args:
-        values: one value map (maps, c, H_l, W_l) per level; a map is one head of one camera (or of one z slice).
-        locations: sampling points as a share (u, v) of the map, 0..1; cell i of W covers [i/W, (i+1)/W). What lies
-            outside contributes zero.
-        weights: attention weights.
-
-    Returns:
-        (maps, q, c).
-    """
-    sampled = values[0].new_zeros(locations.shape[0], values[0].shape[1], locations.shape[1])
-    if locations.shape[1] == 0:
-        return sampled.mT
-    grids = 2.0 * locations - 1.0
-    for level, value in enumerate(values):
-        points = functional.grid_sample(value, grids[:, :, level], padding_mode="zeros", align_corners=False)
-        sampled = sampled + (points * weights[:, None, :, level]).sum(-1)
-    return sampled.mT
 
 
 def start_offsets(heads: int, points: int) -> Float[Tensor, "heads points 2"]:
@@ -108,36 +83,26 @@ class ImageCrossAttention(nn.Module):
         Returns:
             (n, d) sampled values, before `combine`, and where each hit looked.
         """
-        sampling = self._sampling(queries, features, hits)
-        values = [self._project(feature) for feature in features]
-        sampled, first = [], 0
-        for camera, count in enumerate(hits.counts):
-            rows = slice(first, first + count)
-            heads = deformable_sample(
-                [value[camera] for value in values],
-                sampling.locations[rows].transpose(0, 1),
-                sampling.weights[rows].transpose(0, 1),
-            )
-            sampled.append(heads.transpose(0, 1).flatten(1))
-            first += count
-        return torch.cat(sampled), sampling
+        sizes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        sampling = self._sampling(queries, sizes, hits)
+        value = self._values(features)
+        sampled = deformable_attention(value, sizes, sampling.locations, sampling.weights, hits.counts)
+        return sampled.flatten(1), sampling
 
-    def _project(self, feature: Float[Tensor, "cameras d H W"]) -> Float[Tensor, "cameras heads c H W"]:
-        """Value map of each head."""
-        value = functional.conv2d(feature, self.value.weight[..., None, None], self.value.bias)
-        heads: Tensor = value.contiguous().unflatten(1, (self.heads, -1))
-        return heads
+    def _values(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> Float[Tensor, "cameras cells heads c"]:
+        """What the heads can read: the cells of all scales of a camera one after the other, each row by row."""
+        cells = torch.cat([feature.flatten(2).mT for feature in features], dim=1)
+        value: Tensor = self.value(cells).unflatten(-1, (self.heads, -1))
+        return value
 
-    def _sampling(
-        self, queries: Float[Tensor, "n d"], features: Sequence[Float[Tensor, "cameras d _ _"]], hits: HitQueries
-    ) -> Sampling:
-        """Point p lies around anchor p mod anchors of its query."""
+    def _sampling(self, queries: Float[Tensor, "n d"], sizes: Sequence[tuple[int, int]], hits: HitQueries) -> Sampling:
+        """Point p lies around anchor p mod anchors of its query; ``sizes`` are (H, W) of the scales, cells."""
         shape = (self.heads, self.levels, self.points)
         offsets = self.offsets(queries).unflatten(-1, (*shape, 2))
         weights = functional.softmax(self.weights(queries).unflatten(-1, (self.heads, -1)), dim=-1)
-        sizes = torch.tensor([[f.shape[-1], f.shape[-2]] for f in features], device=queries.device)
+        cells = torch.tensor([[width, height] for height, width in sizes], device=queries.device)
         anchor = torch.arange(self.points, device=queries.device) % hits.reference.shape[1]
-        locations = hits.reference[:, anchor][:, None, None] + offsets / sizes[:, None]
+        locations = hits.reference[:, anchor][:, None, None] + offsets / cells[:, None]
         return Sampling(locations, weights.unflatten(-1, shape[1:]))
 
 
@@ -166,30 +131,49 @@ class VoxelSelfAttention(nn.Module):
         nn.init.zeros_(self.combine.bias)
 
     def forward(
-        self, queries: Float[Tensor, "B h w z d"], positions: Float[Tensor, "h w z d"]
+        self,
+        queries: Float[Tensor, "B h w z d"],
+        positions: Float[Tensor, "h w z d"],
+        earlier: Float[Tensor, "B h w z d"] | None = None,
     ) -> Float[Tensor, "B h w z d"]:
-        """What each query gathers from its slice (no residual)."""
+        """What each query gathers from its slice (no residual).
+
+        Args:
+            queries: present state of the voxels.
+            positions: positional embedding.
+            earlier: an earlier state, in the present ego frame; by default the present one.
+        """
         batch, height, width, depth, _ = queries.shape
-        both = torch.cat([queries, queries + positions], dim=-1).permute(0, 3, 1, 2, 4).flatten(2, 3)
-        locations = self._locations(both, height, width).flatten(0, 2)
+        past = queries if earlier is None else earlier
+        both = _slices(torch.cat([past, queries + positions], dim=-1))
+        locations = self._locations(both, height, width)
         scores = self.weights(both).unflatten(-1, (self.heads, self.queues, self.points))
-        weights = (functional.softmax(scores, dim=-1) / self.queues).flatten(-2)
-        weights = weights.permute(0, 1, 3, 2, 4).flatten(0, 2)
-        value = self.value(queries).unflatten(-1, (self.heads, -1)).permute(0, 3, 4, 5, 1, 2)
-        sampled = deformable_sample([value.flatten(0, 2)], locations[:, :, None], weights[:, :, None])
-        slices = sampled.view(batch, depth, self.heads, height, width, -1)
-        gathered: Tensor = self.combine(slices.permute(0, 3, 4, 1, 2, 5).flatten(-2))
-        return gathered
+        weights = functional.softmax(scores, dim=-1) / self.queues
+        # Two queues are two levels of the map of a slice. Where they are the same, one level with all points will do.
+        value, sizes = self.value(_slices(queries)), [(height, width)]
+        if earlier is None:
+            locations, weights = locations.flatten(3, 4).unsqueeze(3), weights.flatten(3, 4).unsqueeze(3)
+        else:
+            value, sizes = torch.cat([self.value(_slices(earlier)), value], dim=1), sizes * 2
+        value = value.unflatten(-1, (self.heads, -1))
+        counts = [height * width] * len(value)
+        sampled = deformable_attention(value, sizes, locations.flatten(0, 1), weights.flatten(0, 1), counts)
+        slices = self.combine(sampled.flatten(1)).view(batch, depth, height, width, -1)
+        return slices.permute(0, 2, 3, 1, 4)
 
     def _locations(
-        self, both: Float[Tensor, "B z hw d2"], height: int, width: int
-    ) -> Float[Tensor, "B z heads hw samples 2"]:
+        self, both: Float[Tensor, "maps cells d2"], height: int, width: int
+    ) -> Float[Tensor, "maps cells heads queues points 2"]:
         """Sampling points of both queues, as a share (along w, along h) of the slice."""
         rows = (torch.arange(height, device=both.device) + 0.5) / height
         columns = (torch.arange(width, device=both.device) + 0.5) / width
         down, right = torch.meshgrid(rows, columns, indexing="ij")
-        reference = torch.stack([right, down], dim=-1).view(height * width, 1, 2)
+        reference = torch.stack([right, down], dim=-1).view(height * width, 1, 1, 1, 2)
         size = torch.tensor([width, height], device=both.device)
-        offsets = self.offsets(both).unflatten(-1, (self.heads, self.queues * self.points, 2))
-        locations: Tensor = (reference[:, None] + offsets / size).permute(0, 1, 3, 2, 4, 5)
-        return locations
+        offsets = self.offsets(both).unflatten(-1, (self.heads, self.queues, self.points, 2))
+        return reference + offsets / size
+
+
+def _slices(voxels: Float[Tensor, "B h w z d"]) -> Float[Tensor, "maps cells d"]:
+    """Horizontal slices (B * z) with their cells (h * w), row by row."""
+    return voxels.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)

@@ -1,44 +1,11 @@
-"""Deformable attention against a literal loop, and its borders."""
+"""The two attentions of an encoder layer: what they read before and after training."""
 
 from __future__ import annotations
 
 import torch
 
-from protoocc.model.attention import ImageCrossAttention, VoxelSelfAttention, deformable_sample, start_offsets
+from protoocc.model.attention import ImageCrossAttention, VoxelSelfAttention, start_offsets
 from protoocc.model.projection import HitQueries
-
-
-def test_deformable_sample_against_loops() -> None:
-    """Every neighbour of every point, in float64; some points lie outside."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(3, 5), (2, 2)]
-    values = [torch.randn(2, 3, *size, generator=generator, dtype=torch.float64) for size in sizes]
-    locations = torch.rand(2, 4, 2, 3, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
-    weights = torch.rand(2, 4, 2, 3, generator=generator, dtype=torch.float64)
-    result = deformable_sample(values, locations, weights)
-    for single in range(2):
-        for query in range(4):
-            expected = torch.zeros(3, dtype=torch.float64)
-            for level, (height, width) in enumerate(sizes):
-                for point in range(3):
-                    u, v = locations[single, query, level, point].tolist()
-                    x, y = u * width - 0.5, v * height - 0.5
-                    for row in range(height):
-                        for column in range(width):
-                            near = max(0.0, 1 - abs(x - column)) * max(0.0, 1 - abs(y - row))
-                            expected += (
-                                weights[single, query, level, point] * near * values[level][single, :, row, column]
-                            )
-            torch.testing.assert_close(result[single, query], expected, rtol=1e-9, atol=1e-9)
-
-
-def test_deformable_sample_gradients() -> None:
-    """Analytic and numeric gradients agree for values, locations and weights."""
-    generator = torch.Generator().manual_seed(3)
-    value = torch.randn(1, 2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    locations = (torch.rand(1, 3, 1, 2, 2, generator=generator, dtype=torch.float64) * 0.8 + 0.1).requires_grad_()
-    weights = torch.rand(1, 3, 1, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v, p, w: deformable_sample([v], p, w), (value, locations, weights))
 
 
 def test_start_offsets_point_in_four_directions() -> None:

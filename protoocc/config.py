@@ -13,6 +13,9 @@ from protoocc.model.config import ModelConfig
 from schemas.datasets import describe_validation
 from schemas.errors import ConfigError
 
+WeightsFormat = Literal["torchvision", "panoocc", "fcos3d"]
+"""Whose names a file of published weights has."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,17 @@ class DataConfig(_Frozen):
     workers: int = Field(0, ge=0, description="Processes that read ahead; 0 reads in the training process.")
 
 
+class WeightsConfig(_Frozen):
+    """Published weights that a run starts from; `protoocc train --weights` fills it in."""
+
+    file: str = Field(description="Path of the file.")
+    sha256: str = Field(description="Digest of the file, which must not change.")
+    format: WeightsFormat = Field(description="Whose names it has.")
+    least_share: float | None = Field(
+        None, ge=0, le=1, description="Least share of each promised part that it must fill; null for the format's own."
+    )
+
+
 class TrainConfig(_Frozen):
     """Everything that decides a training run, except the shards."""
 
@@ -60,6 +74,7 @@ class TrainConfig(_Frozen):
     data: DataConfig = Field(DataConfig(), description="Reading.")
     seed: int = Field(0, ge=0, description="Decides weights, order of samples, dropout and noise.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic; bfloat16 needs a GPU.")
+    weights: WeightsConfig | None = Field(None, description="Weights at the start; null for random ones.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step always has one.")
 
 

@@ -1,0 +1,17 @@
+"""Weights from elsewhere: torchvision's ResNets, PanoOcc's checkpoints and the FCOS3D start of its backbone."""
+
+from protoocc.weights.files import WeightsFile, read_weights, reread_weights
+from protoocc.weights.fill import LEAST_SHARES, check_weights, fill
+from protoocc.weights.report import Group, PartShare, WeightsReport
+
+__all__ = [
+    "LEAST_SHARES",
+    "Group",
+    "PartShare",
+    "WeightsFile",
+    "WeightsReport",
+    "check_weights",
+    "fill",
+    "read_weights",
+    "reread_weights",
+]

@@ -65,9 +65,9 @@ class DepthHead(nn.Module):
         self.register_buffer("repeats", repeats, persistent=False)
 
     def forward(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> Float[Tensor, "cameras bins h w"]:
-        """Probability of the group of each bin; the groups of a cell sum to 1."""
-        context = self.context(features[self.scale])
-        groups = self.score(self.bent(context, self.bend(context))).softmax(dim=1)
+        """Probability of the group of each bin; the groups of a cell sum to 1. Bends in float32 under autocast."""
+        context = self.context(features[self.scale]).to(self.bent.weight.dtype)
+        groups = self.score(self.bent(context, self.bend(context).to(context.dtype))).softmax(dim=1)
         bins: Tensor = groups.repeat_interleave(self.repeats, dim=1, output_size=DEPTH_BINS)
         return bins
 

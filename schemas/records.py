@@ -57,7 +57,7 @@ class LidarRecord(_Frozen):
     ego_from_lidar: RigidPose = Field(description="Mounting of the LiDAR.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the sweep's time.")
     labels_path: str | None = Field(
-        None, description="Point labels (uint8 category index per point), if there are any."
+        None, description="Point labels (lidarseg .bin or panoptic .npz), if there are any."
     )
 
     @property

@@ -34,7 +34,8 @@ def make_occupancy(
 
     Returns:
         Figures of the run; `counts` says what the classes of occupied voxels rest on: `voxels_lidarseg` (point labels
-        and their neighbours), `voxels_boxes`, `voxels_map` (ground inside the map mask), `voxels_ignored` (unknown).
+        and their neighbours; `voxels_panoptic` where they come from that set), `voxels_boxes`, `voxels_map` (ground
+        inside the map mask), `voxels_ignored` (unknown).
 
     Raises:
         DataError: `prepare` has not finished.

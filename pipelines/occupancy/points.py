@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
-from schemas.records import LidarRecord
+from schemas.records import LidarRecord, SampleRecord
 
 UNLABELLED: Final = 254
 """Point without a label of its own."""
@@ -39,12 +41,20 @@ def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
         raise DataError(f"{path} not found; the point labels need it.") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
+    except (IndexError, TypeError) as error:
+        raise DataError(f"{path}: rows need a `name` and an `index` of 0 to 255 ({error})") from error
     except KeyError as error:
         raise DataError(
             f"{path}: {error} is missing. Point labels need the category.json of nuScenes-lidarseg (32 rows with "
             "`index`); a category of your own needs a line under `categories` in datasets.yaml."
         ) from error
     return table
+
+
+def kind_of_point_labels(records: Sequence[SampleRecord]) -> str:
+    """`lidarseg`, or `panoptic` where all point labels of a scene come from that set."""
+    paths = [record.lidar.labels_path for record in records if record.lidar.labels_path is not None]
+    return "panoptic" if paths and all(path.endswith(PANOPTIC_SUFFIX) for path in paths) else "lidarseg"
 
 
 def read_points(dataset: DatasetSpec, lidar: LidarRecord, token: str) -> Float64[np.ndarray, "n 3"]:
@@ -85,17 +95,16 @@ def read_point_labels(
     Raises:
         DataError: the label file is missing, has another length, or holds an index that no category has.
 
-    Source: nuScenes-lidarseg, one uint8 category index per point in the order of the point file.
+    Source: nuScenes-lidarseg and nuScenes-panoptic, see `pipelines.point_labels`.
     """
     if lidar.labels_path is None:
         return np.full(count, UNLABELLED, dtype=np.uint8)
     path = dataset.root / lidar.labels_path
-    try:
-        indices = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{path} (sample {token}): label file cannot be read ({error.strerror})") from error
+    indices = read_categories(path, token)
     if len(indices) != count:
-        raise DataError(f"{path} (sample {token}): {len(indices)} labels for {count} points of {lidar.path}")
+        raise DataError(
+            f"{path} (sample {token}): {len(indices)} labels for {count} points of {lidar.path}. Copy both files again."
+        )
     labels = table[indices]
     if (labels == _UNKNOWN_INDEX).any():
         index = int(indices[(labels == _UNKNOWN_INDEX).argmax()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.files import sha256_of, write_bytes
 from pipelines.prepare.geometry import geometry_stage
 from pipelines.prepare.keyframes import Keyframe, plan_keyframes
+from pipelines.prepare.pose_jumps import find_jumps
 from pipelines.prepare.raw_tables import load_devkit, table_folder, tables_fingerprint
 from pipelines.prepare.sample_rows import SampleReader
 from pipelines.prepare.sensor_files import check_files
@@ -120,10 +121,12 @@ def check_scene(dataset: DatasetSpec, folder: Path, on_error: OnError, unit: Uni
     """
     kept: list[SampleRecord] = []
     dropped: dict[str, str] = {}
-    for line in (folder / DRAFTS / f"{unit.name}.jsonl").read_text().splitlines():
-        draft = _Draft.model_validate_json(line)
+    lines = (folder / DRAFTS / f"{unit.name}.jsonl").read_text().splitlines()
+    drafts = [_Draft.model_validate_json(line) for line in lines]
+    jumps = find_jumps([draft.record for draft in drafts if draft.record is not None])
+    for draft in drafts:
         try:
-            kept.append(_checked(dataset.root, draft))
+            kept.append(_checked(dataset.root, draft, jumps))
         except DataError as error:
             if on_error == "fail":
                 raise
@@ -133,9 +136,11 @@ def check_scene(dataset: DatasetSpec, folder: Path, on_error: OnError, unit: Uni
     return UnitReport(done=len(linked), dropped=dropped, counts=_counts(linked))
 
 
-def _checked(root: Path, draft: _Draft) -> SampleRecord:
+def _checked(root: Path, draft: _Draft, jumps: Mapping[str, str]) -> SampleRecord:
     if draft.record is None:
         raise DataError(draft.problem or f"sample {draft.token}: no record")
+    if draft.token in jumps:
+        raise DataError(jumps[draft.token])
     check_files(root, draft.record)
     return draft.record
 

@@ -35,7 +35,7 @@ TABLES: Final = (
     "sensor",
     "visibility",
 )
-"""The 13 tables of every nuScenes version; `lidarseg` is optional."""
+"""The 13 tables of every nuScenes version; `lidarseg` and `panoptic` are optional."""
 
 LINKS: Final[Mapping[str, Mapping[str, str]]] = {
     "instance": {"category_token": "category"},
@@ -91,7 +91,7 @@ def read_table(folder: Path, name: str) -> list[Row]:
 
 def tables_fingerprint(folder: Path) -> str:
     """SHA-256 over all tables that `prepare` reads, in alphabetical order."""
-    names = sorted([*TABLES, *(["lidarseg"] if (folder / "lidarseg.json").is_file() else [])])
+    names = sorted([*TABLES, *(name for name in ("lidarseg", "panoptic") if (folder / f"{name}.json").is_file())])
     return sha256_of(folder / f"{name}.json" for name in names)
 
 

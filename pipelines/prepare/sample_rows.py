@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nuscenes import NuScenes
 
 LIDAR = "LIDAR_TOP"
+POINT_LABELS = ("panoptic", "lidarseg")
+"""Optional tables of point labels; where several label the same points, the last one counts."""
 
 
 class SampleReader:
@@ -32,7 +34,8 @@ class SampleReader:
         self.nusc = nusc
         self.dataset = dataset
         self.folder = dataset.root / dataset.version
-        self.labels = {row["sample_data_token"]: row["filename"] for row in getattr(nusc, "lidarseg", [])}
+        rows = [row for table in POINT_LABELS for row in getattr(nusc, table, [])]
+        self.labels = {row["sample_data_token"]: row["filename"] for row in rows}
         self.has_sweeps = (dataset.root / "sweeps" / LIDAR).is_dir()
 
     def read(self, keyframe: Keyframe) -> SampleRecord:
@@ -159,6 +162,11 @@ class SampleReader:
                 f"classes: {', '.join(OCC3D_CLASSES[:17])}."
             ) from None
         width, length, height = row["size"]
+        if not min(width, length, height) > 0:
+            raise DataError(
+                f"{self.folder / 'sample_annotation.json'}: annotation '{token}' has size {row['size']}, expected "
+                "width, length and height above 0 m. Correct the row, or use --on-error drop."
+            )
         return BoxRecord(
             token=token,
             instance=row["instance_token"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.errors import DataError
 from schemas.records import CameraRecord, LidarRecord, SampleRecord
 
@@ -62,6 +63,8 @@ def _check_points(root: Path, lidar: LidarRecord, token: str) -> None:
         return
     labels = root / lidar.labels_path
     num_labels = _require(labels, token)
+    if labels.suffix == PANOPTIC_SUFFIX:
+        num_labels = len(read_categories(labels, token))
     if num_labels != num_bytes // POINT_BYTES:
         raise DataError(
             f"sample {token}: {labels} has {num_labels} labels, {path.name} has {num_bytes // POINT_BYTES} points. "

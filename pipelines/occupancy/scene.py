@@ -15,7 +15,7 @@ from pipelines.occupancy.ground import fit_ground, read_map_mask
 from pipelines.occupancy.heights import lift, vehicle_heights
 from pipelines.occupancy.kernels import share_cells
 from pipelines.occupancy.occ3d import Labels
-from pipelines.occupancy.points import UNLABELLED
+from pipelines.occupancy.points import UNLABELLED, kind_of_point_labels
 from pipelines.occupancy.semantics import label_by_map, spread_labels
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
@@ -111,7 +111,7 @@ def label_scene(
         records: all keyframes of the scene, in order of time.
         wanted: positions in ``records``.
     """
-    static_source = "voxels_lidarseg" if parts.has_point_labels else "voxels_map"
+    static_source = f"voxels_{kind_of_point_labels(records)}" if parts.has_point_labels else "voxels_map"
     window = parts.scene.config.window_keyframes
     for index in wanted:
         if index not in parts.chunks:

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from protoocc.batch import Batch
 from protoocc.model import ModelConfig, ProtoOcc, UpsampleStage, panoocc_small_dfa3d
-from protoocc.model.depth_attention import DEPTH_BINS, DepthHead, depth_share, depth_weighted_attention
+from protoocc.model.attention import START_AT_REFERENCE
+from protoocc.model.depth_attention import (
+    DEPTH_BINS,
+    DepthCrossAttention,
+    DepthHead,
+    depth_share,
+    depth_weighted_attention,
+)
+from protoocc.model.projection import HitQueries
 from schemas.geometry import VoxelGrid
 from tests.protoocc.reference.arithmetic import assert_agrees
 from tests.protoocc.reference.depth import depth_weighted
@@ -79,6 +87,32 @@ def test_depth_range_is_zero_outside() -> None:
 def test_depth_share_of_metres() -> None:
     """2 m begins and 58 m ends the range."""
     torch.testing.assert_close(depth_share(torch.tensor([2.0, 30.0, 58.0, 1.0])), torch.tensor([0, 0.5, 1, -1 / 56]))
+
+
+def look(depth_m: list[float], *, points: int) -> Tensor:
+    """What an untrained attention reads at cell (1, 2) of ones, where all probability is in bin 16: 10 to 10.5 m."""
+    attention = DepthCrossAttention(4, heads=2, levels=1, points=points)
+    torch.nn.init.eye_(attention.value.weight)
+    zero = torch.zeros(1, dtype=torch.int64)
+    reference = torch.tensor([2.5 / 4, 1.5 / 2]).expand(1, len(depth_m), 2)
+    hits = HitQueries(zero, zero, reference, torch.tensor([depth_m]), [1])
+    depth = torch.nn.functional.one_hot(torch.tensor(16), DEPTH_BINS).float().view(1, -1, 1, 1)
+    sampled, _ = attention(torch.randn(1, 4), [torch.ones(1, 4, 2, 4)], hits, depth)
+    return sampled[0]
+
+
+def test_untrained_attention_reads_at_the_depth_of_the_hit() -> None:
+    """10.25 m is the centre of bin 16; 10.5 m is half a bin behind it, 10.75 m a whole one."""
+    torch.testing.assert_close(look([10.25], points=1), torch.ones(4))
+    torch.testing.assert_close(look([10.5], points=1), torch.full((4,), 0.5))
+    torch.testing.assert_close(look([10.75], points=1), torch.zeros(4))
+
+
+def test_points_take_the_depth_of_their_anchors() -> None:
+    """Point p has anchor p mod 2. Only point 0 lies at its anchor, with weight e^2.5 / (e^2.5 + 3) untrained."""
+    share = torch.tensor(START_AT_REFERENCE).exp() / (torch.tensor(START_AT_REFERENCE).exp() + 3)
+    torch.testing.assert_close(look([10.25, 50.0], points=4)[0], share)
+    torch.testing.assert_close(look([50.0, 60.0], points=4), torch.zeros(4))
 
 
 def test_head_gives_distributions_over_groups() -> None:

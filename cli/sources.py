@@ -10,24 +10,30 @@ from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.masks import SamConfig, SeedsConfig
-    from pipelines.occupancy import LidarConfig, Occ3dConfig
+    from pipelines.occupancy import OccupancyConfig
     from pipelines.stage import StageSummary
 
 
 def occupancy_source(
     source: str, thresholds: str, *, labels: Path | None = None, resample: bool = False
-) -> Occ3dConfig | LidarConfig:
+) -> OccupancyConfig:
     """Settings of `--source`, `--thresholds`, `--labels` and `--resample`.
 
     Raises:
-        ConfigError: an unknown word.
+        ConfigError: an unknown word, or an option that belongs to another source.
     """
-    from pipelines.occupancy import LIDAR_PRESETS, Occ3dConfig
+    from pipelines.occupancy import LIDAR_PRESETS, ImportConfig, Occ3dConfig
 
+    if source == "surroundocc" or source == "openoccupancy":
+        if labels is None:
+            raise ConfigError(f"--source {source} needs --labels DIR, the folder of its files")
+        return ImportConfig(kind=source, labels=labels.absolute(), resample=resample)
+    if labels is not None or resample:
+        raise ConfigError("--labels and --resample belong to --source surroundocc and openoccupancy")
     if source == "occ3d":
         return Occ3dConfig()
     if source != "lidar":
-        raise ConfigError(f"--source {source}: expected occ3d or lidar")
+        raise ConfigError(f"--source {source}: expected occ3d, lidar, surroundocc or openoccupancy")
     if thresholds not in LIDAR_PRESETS:
         raise ConfigError(f"--thresholds {thresholds}: expected one of {', '.join(LIDAR_PRESETS)}")
     return LIDAR_PRESETS[thresholds]

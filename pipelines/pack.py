@@ -58,6 +58,11 @@ def pack(dataset: DatasetSpec, work: Path, config: PackConfig, runtime: Runtime)
         ConfigError: the folder was packed with another configuration or other inputs.
         StageError: a sample is broken.
     """
+    if dataset.grid.frame != "ego":
+        raise ConfigError(
+            f"the grid of '{dataset.name}' is in the LiDAR frame, shards and training need the ego frame. Import its "
+            "labels with `protoocc occupancy --source ... --labels DIR --resample` into a grid without `frame: lidar`."
+        )
     records = read_records(work / "records")
     stores = _stores(work, config)
     manifests = {name: read_manifest(path) for name, path in {"records": work / "records", **stores}.items()}

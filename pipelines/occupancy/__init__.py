@@ -1,4 +1,4 @@
-"""Occupancy stage: imports Occ3D labels or makes them from sweeps, boxes and point labels."""
+"""Occupancy stage: imports published labels or makes them from sweeps, boxes and point labels."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from pathlib import Path
 
 from pipelines.files import sha256_of
 from pipelines.occupancy.config import LIDAR_PRESETS, LidarConfig, Occ3dConfig
-from pipelines.occupancy.occ3d import read_labels
+from pipelines.occupancy.label_sets import ImportConfig, check_grid, read_imported
+from pipelines.occupancy.occ3d import Labels, read_labels
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from pipelines.zarr_io import create_store, write_record
 from schemas.datasets import DatasetSpec
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.records import SampleRecord, read_records
 
-__all__ = ["LIDAR_PRESETS", "LidarConfig", "Occ3dConfig", "make_occupancy"]
+__all__ = ["LIDAR_PRESETS", "ImportConfig", "LidarConfig", "Occ3dConfig", "OccupancyConfig", "make_occupancy"]
+
+OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig
+"""Where labels come from."""
 
 
-def make_occupancy(
-    dataset: DatasetSpec, work: Path, source: Occ3dConfig | LidarConfig, runtime: Runtime
-) -> StageSummary:
+def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, runtime: Runtime) -> StageSummary:
     """Writes `work/occupancy.zarr` (see `schemas.store.OCCUPANCY`) for every keyframe that a split names.
 
     Rows of keyframes without a split keep the fill values; with LiDAR labels their sweeps still serve their neighbours.
@@ -39,16 +41,17 @@ def make_occupancy(
 
     Raises:
         DataError: `prepare` has not finished.
-        ConfigError: the folder was made with another configuration.
+        ConfigError: the folder was made with another configuration, or the source does not fit the grid.
         StageError: samples are broken (names them), or all were dropped.
     """
+    _check_frame(dataset, source)
     records = read_records(work / "records")
     folder = work / "occupancy.zarr"
     x, y, z = dataset.grid.shape
     label_unit: Callable[[Unit], UnitReport] = (
-        partial(_import_scene, dataset, work, runtime.on_error)
-        if isinstance(source, Occ3dConfig)
-        else partial(_make_scene, dataset, work, runtime.on_error, source)
+        partial(_make_scene, dataset, work, runtime.on_error, source)
+        if isinstance(source, LidarConfig)
+        else partial(_import_scene, partial(_read, dataset, source), work, runtime.on_error)
     )
     stage = Stage(
         name="occupancy",
@@ -73,14 +76,30 @@ def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list
     return records, [index for index, record in enumerate(records) if record.splits]
 
 
-def _import_scene(dataset: DatasetSpec, work: Path, on_error: OnError, unit: Unit) -> UnitReport:
+def _check_frame(dataset: DatasetSpec, source: OccupancyConfig) -> None:
+    if isinstance(source, ImportConfig):
+        check_grid(dataset, source)
+    elif dataset.grid.frame != "ego":
+        raise ConfigError(
+            f"--source {source.kind} gives labels in the ego frame; the grid of '{dataset.name}' in datasets.yaml is "
+            "in the LiDAR's. Remove `frame: lidar`, or import a label set that lives there."
+        )
+
+
+def _read(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Labels:
+    if isinstance(source, ImportConfig):
+        return read_imported(dataset, source, record)
+    path = dataset.root / dataset.labels / record.scene / record.token / "labels.npz"
+    return read_labels(path, record.token, dataset.grid.shape)
+
+
+def _import_scene(read: Callable[[SampleRecord], Labels], work: Path, on_error: OnError, unit: Unit) -> UnitReport:
     records, wanted = _scene_records(work, unit)
     dropped: dict[str, str] = {}
     for index in wanted:
         record = records[index]
-        path = dataset.root / dataset.labels / record.scene / record.token / "labels.npz"
         try:
-            labels = read_labels(path, record.token, dataset.grid.shape)
+            labels = read(record)
         except DataError as error:
             if on_error == "fail":
                 raise

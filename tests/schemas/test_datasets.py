@@ -27,7 +27,9 @@ def write(folder: Path, text: str) -> Path:
 
 def test_repository_file_is_valid():
     datasets = load_datasets(REPOSITORY_YAML)
-    assert list(datasets) == ["nuscenes", "nuscenes-mini", "synthetic"]
+    own_labels = ["nuscenes-surroundocc", "nuscenes-openoccupancy"]
+    assert list(datasets) == ["nuscenes", "nuscenes-mini", *own_labels, "synthetic"]
+    assert [name for name, entry in datasets.items() if entry.grid.frame == "lidar"] == own_labels
     assert datasets["nuscenes"].image.shape == (432, 800)
     assert datasets["nuscenes"].grid.maximum_m == pytest.approx((40.0, 40.0, 5.4))
 

@@ -1,0 +1,146 @@
+"""Import of SurroundOcc and OpenOccupancy: lists of occupied voxels in the LiDAR frame, with grids of their own.
+
+Both number classes as nuScenes-lidarseg's challenge does, which are Occ3D's numbers: 1 barrier to 16 vegetation. Their
+class 0 is noise, which their own losses skip: it becomes 255. Voxels that a file does not list are free. Neither set
+knows visibility, and their own scores count every voxel of a known class, so that is what both masks mark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.occupancy.occ3d import Labels
+from pipelines.occupancy.resample import resample
+from schemas.classes import FREE, IGNORED
+from schemas.datasets import DatasetSpec
+from schemas.errors import ConfigError, DataError
+from schemas.geometry import VoxelGrid
+from schemas.records import SampleRecord
+
+
+class ImportConfig(BaseModel):
+    """Import of a published label set that is not Occ3D's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["surroundocc", "openoccupancy"] = Field(description="Source: the label set.")
+    labels: Path = Field(description="Folder of its files.")
+    resample: bool = Field(
+        False, description="Bring labels into the dataset's grid and frame where these are not the set's own."
+    )
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """How one set stores a keyframe: an `.npy` of (n, 4) whole numbers, three indices and a class."""
+
+    grid: VoxelGrid
+    columns: tuple[int, int, int]
+    """Columns of the x, y and z index; the class is the last one."""
+    path_of: Callable[[Path, DatasetSpec, SampleRecord], Path]
+
+
+def _surroundocc_path(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> Path:
+    name = f"{Path(record.lidar.path).name}.npy"
+    return folder / "samples" / name if (folder / "samples").is_dir() else folder / name
+
+
+def _openoccupancy_path(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> Path:
+    path = dataset.root / dataset.version / "scene.json"
+    try:
+        token = next(row["token"] for row in json.loads(path.read_bytes()) if row["name"] == record.scene)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise DataError(f"{path} does not tell the token of {record.scene} ({error!r}); restore the table") from error
+    return folder / f"scene_{token}" / "occupancy" / f"{record.lidar.token}.npy"
+
+
+LABEL_SETS: Final[Mapping[str, LabelSet]] = {
+    "surroundocc": LabelSet(
+        grid=VoxelGrid(minimum_m=(-50.0, -50.0, -5.0), voxel_size_m=0.5, shape=(200, 200, 16), frame="lidar"),
+        columns=(0, 1, 2),
+        path_of=_surroundocc_path,
+    ),
+    "openoccupancy": LabelSet(
+        grid=VoxelGrid(minimum_m=(-51.2, -51.2, -5.0), voxel_size_m=0.2, shape=(512, 512, 40), frame="lidar"),
+        columns=(2, 1, 0),
+        path_of=_openoccupancy_path,
+    ),
+}
+"""SurroundOcc: `[samples/]<point file>.npy` with rows x y z class; OpenOccupancy:
+`scene_<token>/occupancy/<lidar token>.npy` with rows z y x class."""
+
+
+def check_grid(dataset: DatasetSpec, config: ImportConfig) -> None:
+    """Checks that labels fit the dataset's grid or may be resampled.
+
+    Raises:
+        ConfigError: they do not, or the folder is not there.
+    """
+    if not config.labels.is_dir():
+        raise ConfigError(f"--labels {config.labels}: no such folder; expected the files of {config.kind}")
+    grid = LABEL_SETS[config.kind].grid
+    if dataset.grid != grid and not config.resample:
+        raise ConfigError(
+            f"{config.kind} has the grid {_text(grid)}, '{dataset.name}' in datasets.yaml {_text(dataset.grid)}. "
+            "Give the entry that grid to keep the labels as they are, or pass --resample to bring them into yours."
+        )
+
+
+def _text(grid: VoxelGrid) -> str:
+    low, shape = list(grid.minimum_m), list(grid.shape)
+    return f"{{minimum_m: {low}, voxel_size_m: {grid.voxel_size_m}, shape: {shape}, frame: {grid.frame}}}"
+
+
+def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleRecord) -> Labels:
+    """Labels of one keyframe in the dataset's grid.
+
+    Raises:
+        DataError: the file is missing, cut short or holds something else.
+    """
+    label_set = LABEL_SETS[config.kind]
+    path = label_set.path_of(config.labels, dataset, record)
+    semantics = _fill(label_set, _read_rows(path, record.token), f"{path} (sample {record.token})")
+    if dataset.grid != label_set.grid:
+        semantics = resample(semantics, label_set.grid, dataset.grid, ego_from_lidar=record.lidar.ego_from_lidar.matrix)
+    known = (semantics != IGNORED).astype(np.uint8)
+    return {"semantics": semantics, "mask_lidar": known, "mask_camera": known}
+
+
+def _read_rows(path: Path, token: str) -> Int64[np.ndarray, "n 4"]:
+    where = f"{path} (sample {token})"
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(
+            f"{where}: not found. Check --labels, or leave such samples out with --on-error drop."
+        ) from None
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
+        raise DataError(f"{where}: expected an array (n, 4) of three indices and a class")
+    with np.errstate(invalid="ignore"):
+        whole = rows.astype(np.int64)
+    if not np.array_equal(whole, rows):
+        raise DataError(f"{where}: holds {rows[(whole != rows).any(axis=1)][0]}, expected whole numbers")
+    return whole
+
+
+def _fill(label_set: LabelSet, rows: Int64[np.ndarray, "n 4"], where: str) -> UInt8[np.ndarray, "X Y Z"]:
+    index, label = rows[:, label_set.columns], rows[:, 3]
+    bad = ~label_set.grid.contains(index) | (label < 0) | (label > 16)
+    if bad.any():
+        raise DataError(
+            f"{where}: row {int(bad.argmax())} is {rows[bad.argmax()].tolist()}, expected voxel indices below "
+            f"{label_set.grid.shape} (x, y, z) and a class 0..16. Is this the right label set?"
+        )
+    semantics = np.full(label_set.grid.shape, FREE, dtype=np.uint8)
+    semantics[tuple(index.T)] = np.where(label == 0, IGNORED, label)
+    return semantics

@@ -9,6 +9,7 @@ import typer
 
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, load_dataset
 from cli.progress import console, progress_bar
+from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
 if TYPE_CHECKING:
     from protoocc.config import TrainConfig
@@ -63,6 +64,9 @@ def train(
         str | None, typer.Option("--ablation", help="A row of the paper's tables 4 to 8.", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    weights: Weights = None,
+    weights_format: WeightsFormat = None,
+    weights_share: WeightsShare = None,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     shards: Shards = None,
@@ -82,6 +86,8 @@ def train(
         protoocc train --preset demo --set schedule.steps=800 --set optimizer.lr=1e-3 --run runs/longer
 
         protoocc train --preset protoocc-small --run runs/nuscenes-protoocc-small --resume
+
+        protoocc train --preset protoocc-small --weights resnet50-11ad3fa6.pth
     """
     from protoocc.ablations import ABLATIONS
     from protoocc.config import override
@@ -95,7 +101,11 @@ def train(
     row = ABLATIONS[ablation].changes if ablation is not None else ()
     config = override(PRESETS[preset](), [*row, *(changes or [])])
     folder = find_shards(shards, datasets, name)
-    summary = train_with_bar(config, folder, find_run(run, folder, preset), resume=resume)
+    run = find_run(run, folder, preset)
+    config = with_weights(config, weights, weights_format, weights_share)
+    if resume and weights is None:
+        config = with_stored_weights(config, run)
+    summary = train_with_bar(config, folder, run, resume=resume)
     if as_json:
         import dataclasses
         import json

@@ -26,11 +26,17 @@ def check_training(config: TrainConfig, shards: ShardSet, device: torch.device) 
     """Compares training settings with the shards and the device.
 
     Raises:
-        ConfigError: another grid, a precision that the device lacks, or no pseudo masks for the contrastive loss.
+        ConfigError: another grid, a precision that the device lacks, no pseudo masks for the contrastive loss, or
+            frozen stages of random weights.
     """
     check_grid(config, shards)
     if config.precision == "bfloat16" and device.type != "cuda":
         raise ConfigError(f"precision 'bfloat16' needs a GPU, this run uses '{device.type}'; set precision=float32")
+    if config.model.frozen_stages and config.weights is None:
+        raise ConfigError(
+            f"model.frozen_stages={config.model.frozen_stages} keeps random weights: start from published ones with "
+            "--weights, or set model.frozen_stages=0"
+        )
     if config.model.prototype_optimisation and shards.manifest.masks is None:
         raise ConfigError(
             f"{shards.folder} holds no pseudo masks, which the contrastive loss needs. Run `protoocc masks` and pack "

@@ -14,7 +14,7 @@ from protoocc.config import TrainConfig, changed_fields
 from schemas.errors import ConfigError, disk_errors
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
-FREE_TO_CHANGE = ("data.workers", "checkpoint_every")
+FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file")
 """Fields that a resumed run may change, because they do not change its numbers."""
 
 

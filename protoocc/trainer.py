@@ -22,6 +22,7 @@ from protoocc.model import ProtoOcc
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
 from protoocc.run_folder import CHECKPOINTS, RunLog, open_run, read_metrics
 from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
+from protoocc.weights import fill, reread_weights
 from schemas.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def train(
     Raises:
         ConfigError: settings do not fit the shards, the device or the run folder.
         DataError: shards are missing or damaged, or the disk is full.
-        CheckpointError: the checkpoint to resume from is damaged.
+        CheckpointError: the checkpoint to resume from is damaged, or the weights to start from do not fit.
         StageError: a loss or gradient is not finite; names the samples.
     """
     started = time.monotonic()
@@ -61,6 +62,8 @@ def train(
         run = _Run(config, split, device)
         if resume:
             run.restore(out / CHECKPOINTS)
+        if run.step == 0 and config.weights is not None:
+            fill(run.model, reread_weights(config.weights))
         checkpoint = run.loop(out, on_step)
     rows = read_metrics(out)
     tenth = max(len(rows) // 10, 1)

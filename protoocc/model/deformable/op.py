@@ -87,13 +87,19 @@ def _differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 deformable_op.register_autograd(_differentiate, setup_context=_keep)
 
 
-@register_flop_formula(torch.ops.protoocc.deformable_attention)
-def _forward_flops(value: Sequence[int], locations: Sequence[int], weights: Sequence[int], *_: Any, **__: Any) -> int:
+def _products(value: Sequence[int], weights: Sequence[int]) -> int:
     """Four cells for each sampling point, one multiplication and one addition per channel."""
     return 2 * 4 * value[3] * torch.Size(weights).numel()
 
 
+@register_flop_formula(torch.ops.protoocc.deformable_attention)
+def _forward_flops(value: Sequence[int], locations: Sequence[int], weights: Sequence[int], *_: Any, **__: Any) -> int:
+    return _products(value, weights)
+
+
 @register_flop_formula(torch.ops.protoocc.deformable_attention_backward)
-def _backward_flops(grad_out: Sequence[int], *inputs: Any, **keywords: Any) -> int:
-    """The same once for the gradients of locations and weights, once for the gradient of value."""
-    return 2 * _forward_flops(*inputs, **keywords)
+def _backward_flops(
+    grad_out: Sequence[int], value: Sequence[int], locations: Sequence[int], weights: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Once for the gradients of locations and weights, once for the gradient of value."""
+    return 2 * _products(value, weights)

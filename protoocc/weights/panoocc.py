@@ -5,6 +5,10 @@ is the voxel (x, y, z) with n = (y * w + x) * z_count + z, its row embedding run
 and the kernels of its 3D convolutions run along (z, y, x). Within a slice its attention offsets are (along w, along h)
 = (x, y); ours are (along the second axis, along the first) = (y, x). Its frames go from the oldest to the present one,
 ours from the present one to the oldest. Heads, queues (earlier, present), scales and points have the same order.
+
+The weights are a start, not a copy of PanoOcc. It adds camera embeddings and CAN bus signals and classifies with other
+layers; and its self attention gives a kernel that knows (h, w) a shape of three edges, so that by its code only the
+first h * w of the h * w * z voxels are read, where ours reads the slice of each query.
 """
 
 from __future__ import annotations

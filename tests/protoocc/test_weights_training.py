@@ -90,6 +90,20 @@ def test_resume_does_not_fill_again(shards: Path, tmp_path: Path, config: TrainC
     assert all(torch.equal(value, resumed[name]) for name, value in last_weights(tmp_path / "whole").items())
 
 
+def test_deformable_backbone_trains_the_same_twice(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
+    """FCOS3D's names, caffe style, deformable stage 3, all in a run whose CPU arithmetic must be deterministic."""
+    path = tmp_path / "fcos3d.pth"
+    torch.save({"state_dict": published.numbers(published.fcos3d(8, (3, 4, 6, 3), 16)), "meta": {"epoch": 12}}, path)
+    config = override(tiny_config, [*PARTS, "model.backbone_style=caffe", "model.deformable_stages=[3]"])
+    config = config.model_copy(update={"weights": read_weights(path).record})
+    for name in ("one", "two"):
+        train(config, shards, tmp_path / name)
+    one, two = last_weights(tmp_path / "one"), last_weights(tmp_path / "two")
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    moved = one["image_features.resnet.layer3.0.conv2.conv_offset.weight"]
+    assert not torch.equal(moved, read_weights(path).tensors["backbone.layer3.0.conv2.conv_offset.weight"])
+
+
 def test_frozen_stages_need_weights(shards: Path, tmp_path: Path, config: TrainConfig) -> None:
     """Keeping a random stem is a mistake; it is refused before the run folder is made."""
     with pytest.raises(ConfigError, match="model.frozen_stages=1 keeps random weights: start from published ones"):

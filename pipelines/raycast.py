@@ -172,13 +172,61 @@ def count_passes(
 
 @njit(cache=True, nogil=True)
 @no_type_check
+def _mark(seen, blocked, start, end, with_end):
+    """Marks one segment's voxels, to the first blocked one at most (`_path` without the list, twice as fast)."""
+    size_x, size_y, size_z = seen.shape
+    t_in, t_out = _clip(start, end, seen.shape)
+    if t_in > t_out:
+        return
+    x, last_x, step_x, t_x, gap_x = _axis(start[0], end[0], t_in, size_x)
+    y, last_y, step_y, t_y, gap_y = _axis(start[1], end[1], t_in, size_y)
+    z, last_z, step_z, t_z, gap_z = _axis(start[2], end[2], t_in, size_z)
+    while 0 <= x < size_x and 0 <= y < size_y and 0 <= z < size_z:
+        is_last = x == last_x and y == last_y and z == last_z
+        if with_end or not is_last:
+            seen[x, y, z] = True
+        if is_last or blocked[x, y, z]:
+            return
+        if t_x <= t_y and t_x <= t_z:
+            x += step_x
+            t_x = t_x + gap_x if x != last_x else np.inf
+        elif t_y <= t_z:
+            y += step_y
+            t_y = t_y + gap_y if y != last_y else np.inf
+        else:
+            z += step_z
+            t_z = t_z + gap_z if z != last_z else np.inf
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _mark_all(seen, blocked, origin, ends, with_end):
+    for ray in range(len(ends)):
+        _mark(seen, blocked, origin, ends[ray], with_end[ray])
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
 def _look(visible, occupied, origin, directions, reach):
-    shape = occupied.shape
-    path = np.empty((shape[0] + shape[1] + shape[2] + 1, 3), dtype=np.int64)
     for ray in range(len(directions)):
-        for step in range(_path(origin, origin + reach * directions[ray], shape, occupied, path)):
-            x, y, z = path[step, 0], path[step, 1], path[step, 2]
-            visible[x, y, z] = True
+        _mark(visible, occupied, origin, origin + reach * directions[ray], True)
+
+
+def mark_passed(
+    passed: Bool[np.ndarray, "X Y Z"],
+    origin: Float64[np.ndarray, " 3"],
+    ends: Float64[np.ndarray, "r 3"],
+    with_end: Bool[np.ndarray, " r"],
+) -> None:
+    """Marks the voxels that rays from one point pass.
+
+    Args:
+        passed: changed in place.
+        origin: (3,) voxel units; may lie outside the grid.
+        ends: (R, 3) voxel units; may lie outside the grid.
+        with_end: whether each ray's last voxel counts.
+    """
+    _mark_all(passed, np.zeros_like(passed), origin, ends, with_end)
 
 
 def mark_visible(

@@ -21,6 +21,13 @@ class SynthConfig(BaseModel):
     sweeps_per_keyframe: int = Field(
         default=9, ge=0, le=9, description="LiDAR sweeps between two keyframes, evenly spread; 9 is 20 Hz."
     )
+    slope: float = Field(
+        default=0.03,
+        ge=0,
+        le=0.08,
+        description="Steepest slope of the ground, metres per metre. As in nuScenes, the tables keep the vehicle's "
+        "lean but not its height: ego poses have z = 0, and boxes stand as high as they look from there.",
+    )
     workers: int = Field(default=2, ge=1, description="Processes; the bytes do not depend on it.")
 
     @property

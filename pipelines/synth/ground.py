@@ -1,4 +1,4 @@
-"""The ground as a raster: what lies where, how high it is, and where a ray meets it."""
+"""The ground: a raster of what lies where, raised by kerbs and by gentle hills, and where a ray meets it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import cv2
 import numba
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from schemas.geometry import Pose
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,8 +28,16 @@ CATEGORY_OF_CODE: Final = (
     "flat.terrain",
     "flat.other",
 )
+_WAVELENGTHS_M: Final = (70.0, 120.0)
+_NEAR_M: Final = 1e-3
+"""A ray that is so little above the ground has met it."""
+_FARTHEST_M: Final = 5000.0
 Line = Float[np.ndarray, "_ 2"]
 """Points of a line or polygon, metres from the middle of the world."""
+
+
+Hills = Float[np.ndarray, "_ 4"]
+"""Waves that add up to the ground's height: amplitude (m), wave numbers along x and y (1/m), phase (radians)."""
 
 
 def compiled(function: F) -> F:
@@ -137,21 +147,92 @@ def height_of(code: int) -> float:
     return 0.0 if code <= PAINT_MARK else KERB_M
 
 
+def draw_hills(generator: np.random.Generator, slope: float) -> Hills:
+    """Two crossing waves of the ground's height; none for a slope of 0.
+
+    Args:
+        generator: source of directions, lengths and phases.
+        slope: steepest rise, metres per metre; each wave has half of it.
+    """
+    first = generator.uniform(0.0, np.pi)
+    angle = first + np.array([0.0, np.pi / 2]) + generator.uniform(-0.3, 0.3, 2)
+    number = 2 * np.pi / generator.uniform(*_WAVELENGTHS_M, 2)
+    phase = generator.uniform(0.0, 2 * np.pi, 2)
+    waves = np.column_stack([slope / 2 / number, number * np.cos(angle), number * np.sin(angle), phase])
+    return waves if slope > 0 else waves[:0]
+
+
+@compiled
+def rise_at(hills: Hills, x: float, y: float) -> float:
+    """Height of the road at a point, metres."""
+    rise = 0.0
+    for i in range(len(hills)):
+        rise += hills[i, 0] * np.sin(hills[i, 1] * x + hills[i, 2] * y + hills[i, 3])
+    return rise
+
+
+@compiled
+def stand_on(hills: Hills, x: float, y: float, yaw: float, above_road_m: float) -> Pose:
+    """``world_from_thing`` of something that stands on the ground and leans with it; its x axis heads along yaw."""
+    slope_x, slope_y = 0.0, 0.0
+    for i in range(len(hills)):
+        along = hills[i, 0] * np.cos(hills[i, 1] * x + hills[i, 2] * y + hills[i, 3])
+        slope_x += along * hills[i, 1]
+        slope_y += along * hills[i, 2]
+    up = np.array([-slope_x, -slope_y, 1.0]) / np.sqrt(slope_x**2 + slope_y**2 + 1.0)
+    c, s = np.cos(yaw), np.sin(yaw)
+    left = np.array([-up[2] * s, up[2] * c, up[0] * s - up[1] * c])
+    left /= np.sqrt(np.sum(left * left))
+    pose = np.eye(4)
+    pose[:3, 0], pose[:3, 1], pose[:3, 2] = np.cross(left, up), left, up
+    pose[0, 3], pose[1, 3], pose[2, 3] = x, y, rise_at(hills, x, y) + above_road_m
+    return pose
+
+
+@compiled
+def _reach(hills: Hills, start: float, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
+    """Distance at which a ray from above the road meets its height, inf when it never does.
+
+    Steps as far as the steepest ground cannot have come up to the ray; on the flat the first step arrives.
+    """
+    steepest = 0.0
+    for i in range(len(hills)):
+        steepest += hills[i, 0] * np.sqrt(hills[i, 1] ** 2 + hills[i, 2] ** 2)
+    closing = steepest * np.sqrt(dx * dx + dy * dy) - dz
+    if closing <= 1e-6:
+        return np.inf
+    reach = start
+    while reach < _FARTHEST_M:
+        gap = oz + reach * dz - rise_at(hills, ox + reach * dx, oy + reach * dy)
+        if gap < _NEAR_M:
+            return reach
+        reach += gap / closing
+    return np.inf
+
+
 @compiled
 def hit_ground(
-    ground: UInt8[np.ndarray, "h w"], ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+    ground: UInt8[np.ndarray, "h w"],
+    hills: Hills,
+    ox: float,
+    oy: float,
+    oz: float,
+    dx: float,
+    dy: float,
+    dz: float,
 ) -> tuple[float, int, bool]:
     """Where a ray from above the kerb meets the ground.
 
     Returns:
         Distance (inf when it never does), ground code, and whether it is the upright face of a kerb.
     """
-    if dz >= -1e-6:
+    top = _reach(hills, 0.0, ox, oy, oz - KERB_M, dx, dy, dz)
+    if top == np.inf:
         return np.inf, TERRAIN, False
-    top, bottom = (KERB_M - oz) / dz, -oz / dz
     code = code_at(ground, ox + top * dx, oy + top * dy)
     if height_of(code) > 0.0:
         return top, code, False
+    bottom = _reach(hills, top, ox, oy, oz, dx, dy, dz)
     code = code_at(ground, ox + bottom * dx, oy + bottom * dy)
     if height_of(code) == 0.0:
         return bottom, code, False

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from pipelines.files import write_bytes, write_json
 from pipelines.synth.config import SynthConfig
 from pipelines.synth.ground import HALF_SIZE_M, PAINT_MARK
+from pipelines.synth.observed import Turn, observe, see, turn_around
 from pipelines.synth.rig import CAMERAS, KEYFRAME_US, LIDAR, Mount, build_rig, quaternion
 from pipelines.synth.sensors import Cloud, Geometry, Snapshot, scan, take_picture
 from pipelines.synth.tables import (
@@ -29,7 +30,7 @@ from pipelines.synth.tables import (
     shot_token,
     token,
 )
-from pipelines.synth.truth import visibility, visible_shares, voxelise
+from pipelines.synth.truth import visible_shares, voxelise
 from pipelines.synth.world import Thing, build_world
 from schemas.classes import FREE
 from schemas.geometry import Pose, invert_rigid, rigid_transform, transform_points
@@ -57,6 +58,13 @@ class Scene:
         """Timestamp of the first keyframe."""
         return _START_US + self.index * _SCENE_US
 
+    def sweep_times(self, keyframe: int) -> list[int]:
+        """Timestamps of the sweeps since the last keyframe and of the keyframe itself, which comes last."""
+        now_us = self.start_us + keyframe * KEYFRAME_US
+        step_us = KEYFRAME_US // (self.config.sweeps_per_keyframe + 1)
+        before = range(self.config.sweeps_per_keyframe, 0, -1) if keyframe > 0 else range(0)
+        return [now_us - back * step_us for back in (*before, 0)]
+
     def ego_pose(self, timestamp_us: int) -> Pose:
         """``world_from_ego`` at a time."""
         return self.geometry.world.ego_pose(self.time_s(timestamp_us))
@@ -67,7 +75,19 @@ def load_scene(config: SynthConfig, index: int) -> Scene:
     """Builds a scene, or takes the one that this process built last."""
     generator = np.random.default_rng([config.seed, index])
     rig = build_rig(config.image_size, generator)
-    return Scene(config, index, rig, Geometry(build_world(generator)))
+    return Scene(config, index, rig, Geometry(build_world(generator, config.slope)))
+
+
+@lru_cache(maxsize=1)
+def scene_turns(config: SynthConfig, index: int) -> tuple[Turn, ...]:
+    """What every sweep of a scene truly met."""
+    scene = load_scene(config, index)
+    times = [time_us for keyframe in range(config.keyframes) for time_us in scene.sweep_times(keyframe)]
+    mount = scene.rig[LIDAR].ego_from_sensor
+    return tuple(
+        turn_around(scene.geometry.at(scene.time_s(time_us)), scene.ego_pose(time_us) @ mount, time_us)
+        for time_us in times
+    )
 
 
 def make_keyframe(root: Path, report_path: Path, config: SynthConfig, index: int, keyframe: int) -> None:
@@ -115,13 +135,13 @@ def _shot(scene: Scene, channel: str, timestamp_us: int, *, is_key_frame: bool) 
     world_from_ego = scene.ego_pose(timestamp_us)
     folder, extension = ("samples" if is_key_frame else "sweeps"), ("pcd.bin" if channel == LIDAR else "jpg")
     log = log_name(scene.config.seed, scene.index)
-    x, y, z = (float(value) for value in world_from_ego[:3, 3] + _origin())
+    x, y, _ = (float(value) for value in world_from_ego[:3, 3] + _origin())
     return Shot(
         channel=channel,
         timestamp_us=timestamp_us,
         is_key_frame=is_key_frame,
         filename=f"{folder}/{channel}/{log}__{channel}__{timestamp_us}.{extension}",
-        ego_translation=(x, y, z),
+        ego_translation=(x, y, 0.0),
         ego_rotation=quaternion(world_from_ego[:3, :3]),
     )
 
@@ -133,14 +153,12 @@ def _origin() -> Float[np.ndarray, " 3"]:
 
 def _lidar(root: Path, scene: Scene, keyframe: int, now: Snapshot, now_us: int) -> tuple[list[Shot], Cloud]:
     """Scans the sweeps since the last keyframe and the keyframe itself, which comes last."""
-    step_us = KEYFRAME_US // (scene.config.sweeps_per_keyframe + 1)
-    before = range(scene.config.sweeps_per_keyframe, 0, -1) if keyframe > 0 else range(0)
     shots = []
-    for back in [*before, 0]:
-        timestamp_us = now_us - back * step_us
-        shot = _shot(scene, LIDAR, timestamp_us, is_key_frame=back == 0)
+    for timestamp_us in scene.sweep_times(keyframe):
+        is_now = timestamp_us == now_us
+        shot = _shot(scene, LIDAR, timestamp_us, is_key_frame=is_now)
         generator = np.random.default_rng([scene.config.seed, scene.index, timestamp_us])
-        snapshot = scene.geometry.at(scene.time_s(timestamp_us)) if back else now
+        snapshot = now if is_now else scene.geometry.at(scene.time_s(timestamp_us))
         cloud = scan(snapshot, scene.rig[LIDAR], scene.ego_pose(timestamp_us), generator)
         write_bytes(root / shot.filename, cloud.points.tobytes())
         shots.append(shot)
@@ -164,11 +182,12 @@ def _camera(root: Path, scene: Scene, keyframe: int, channel: str, now_us: int) 
 
 def _occupancy(root: Path, scene: Scene, keyframe: int, snapshot: Snapshot, now_us: int) -> tuple[int, ...]:
     poses = {channel: scene.ego_pose(now_us + mount.delay_us) for channel, mount in scene.rig.items()}
-    times = [scene.start_us + k * KEYFRAME_US for k in range(scene.config.keyframes)]
-    lidar_poses = [scene.ego_pose(time_us) @ scene.rig[LIDAR].ego_from_sensor for time_us in times]
+    world, time_s = scene.geometry.world, scene.time_s(now_us)
+    of_moving = {thing.number: world.pose(thing, time_s) for thing in world.things if thing.track is not None}
     occupancy = voxelise(snapshot, poses[LIDAR])
     labels = occupancy.semantics
-    mask_lidar, mask_camera = visibility(occupancy, snapshot, scene.rig, poses, lidar_poses)
+    mask_lidar = observe(occupancy, poses[LIDAR], scene_turns(scene.config, scene.index), now_us, of_moving)
+    mask_camera = mask_lidar & see(occupancy, scene.rig, poses)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, semantics=labels, mask_lidar=mask_lidar, mask_camera=mask_camera)
     sample = sample_token(scene.config.seed, scene.index, keyframe)
@@ -190,21 +209,26 @@ def _boxes(scene: Scene, snapshot: Snapshot, now_us: int, cloud: Cloud) -> tuple
     shares = visible_shares(snapshot, near, eye)
     points = cloud.points[:, :3].astype(np.float64)
     tree = cKDTree(transform_points(world_from_ego @ scene.rig[LIDAR].ego_from_sensor, points))
+    offset = _origin() - [0.0, 0.0, world_from_ego[2, 3]]  # the tables know no heights of the vehicle
     return tuple(
-        _box(thing, world.pose(thing, time_s), float(share), tree) for thing, share in zip(near, shares, strict=True)
+        _box(thing, world.pose(thing, time_s), float(share), tree, offset)
+        for thing, share in zip(near, shares, strict=True)
     )
 
 
-def _box(thing: Thing, world_from_thing: Pose, share: float, points_world: cKDTree) -> Box:
+def _box(
+    thing: Thing, world_from_thing: Pose, share: float, points_world: cKDTree, offset_m: Float[np.ndarray, " 3"]
+) -> Box:
     size = thing.size_wlh_m
-    x, y, z = (round(float(value), 3) for value in world_from_thing[:3, 3] + [0.0, 0.0, size[2] / 2])
+    middle = world_from_thing @ [0.0, 0.0, size[2] / 2, 1.0]
+    x, y, z = (round(float(value), 3) for value in middle[:3])
     rotation = quaternion(world_from_thing[:3, :3])
     inside = _inside(rigid_transform(rotation, (x, y, z)), size, points_world)
     return Box(
         number=thing.number,
         category=thing.category,
         attribute=_attribute(thing),
-        translation=tuple(float(value) for value in np.array([x, y, z]) + _origin()),
+        translation=tuple(float(value) for value in np.array([x, y, z]) + offset_m),
         size_wlh=size,
         rotation=rotation,
         visible_share=round(share, 4),

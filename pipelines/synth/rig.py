@@ -30,6 +30,7 @@ _CAMERA_AXES: Final = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0
 
 BEAMS: Final = 32
 AZIMUTHS: Final = 1080
+LIDAR_NEAR_M: Final = 1.0
 LIDAR_RANGE_M: Final = 70.0
 BEAM_LIMITS_DEG: Final = (-30.67, 10.67)
 

@@ -12,8 +12,8 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from jaxtyping import Bool, Float, Float32, Int32, UInt8, UInt16
 
-from pipelines.synth.ground import CATEGORY_OF_CODE, PAINT_MARK, compiled, hit_ground
-from pipelines.synth.rig import BEAMS, LIDAR_RANGE_M, Mount, lidar_rays, pixel_rays
+from pipelines.synth.ground import CATEGORY_OF_CODE, PAINT_MARK, Hills, compiled, hit_ground
+from pipelines.synth.rig import BEAMS, LIDAR_NEAR_M, LIDAR_RANGE_M, Mount, lidar_rays, pixel_rays
 from pipelines.synth.texture import GROUND, SKY, shade
 from pipelines.synth.world import Thing, World
 from schemas.classes import FREE, NUSCENES_CATEGORY_TO_OCC3D
@@ -121,6 +121,7 @@ class Snapshot:
             self.geometry.num_still,
             self.geometry.local_m,
             self.geometry.world.ground,
+            self.geometry.world.hills,
             origin_m.astype(np.float64),
             directions,
         )
@@ -148,6 +149,7 @@ def _merge(
     num_still: int,
     local_m: Float32[np.ndarray, "t 3 3"],
     ground: UInt8[np.ndarray, "h w"],
+    hills: Hills,
     origin_m: Float[np.ndarray, " 3"],
     directions: Float32[np.ndarray, "n 3"],
 ) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"]]:
@@ -159,7 +161,7 @@ def _merge(
     normal = np.zeros((count, 3), np.float32)
     for i in range(count):
         d = directions[i]
-        reach, code, is_upright = hit_ground(ground, origin_m[0], origin_m[1], origin_m[2], d[0], d[1], d[2])
+        reach, code, is_upright = hit_ground(ground, hills, origin_m[0], origin_m[1], origin_m[2], d[0], d[1], d[2])
         if reach < np.inf:
             surface[i], distance[i] = -2 - code, reach
             for c in range(3):
@@ -249,7 +251,7 @@ def scan(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, generator: np.r
     rays = lidar_rays()
     hits = snapshot.trace(world_from_lidar[:3, 3], rays @ world_from_lidar[:3, :3].T.astype(np.float32))
     noise_m = generator.normal(0.0, 0.01, len(rays)).astype(np.float32)
-    kept = (generator.random(len(rays)) > 0.04) & (hits.distance_m < LIDAR_RANGE_M) & (hits.distance_m > 1.0)
+    kept = (generator.random(len(rays)) > 0.04) & (hits.distance_m < LIDAR_RANGE_M) & (hits.distance_m > LIDAR_NEAR_M)
     bright = np.full(len(rays), 12.0)
     bright[hits.surface == GROUND - PAINT_MARK] = 60.0
     on_thing = hits.surface >= 0

@@ -13,11 +13,14 @@ from pipelines.synth.actors import BUILDERS
 from pipelines.synth.ground import (
     HALF_SIZE_M,
     SIDEWALK,
+    Hills,
     Line,
     code_at,
     draw_ground,
+    draw_hills,
     draw_island,
     height_of,
+    stand_on,
 )
 from pipelines.synth.shapes import Shape, yaw_rotation
 from schemas.geometry import Pose
@@ -116,6 +119,7 @@ class World:
     """Everything that a scene holds, in metres from the middle of its patch."""
 
     ground: UInt8[np.ndarray, "h w"]
+    hills: Hills
     road: Road
     things: tuple[Thing, ...]
     ego: Track
@@ -125,9 +129,9 @@ class World:
     """RGB of sun, sky light and sky."""
 
     def pose(self, thing: Thing, time_s: float) -> Pose:
-        """``world_from_thing``: moving things follow their track."""
+        """``world_from_thing``: moving things follow their track; all things lean with the ground."""
         x, y, yaw = thing.place if thing.track is None else self.follow(thing.track, time_s)
-        return _pose(x, y, height_of(code_at(self.ground, x, y)), yaw)
+        return stand_on(self.hills, x, y, yaw, height_of(code_at(self.ground, x, y)))
 
     def follow(self, track: Track, time_s: float) -> tuple[float, float, float]:
         """Position and heading of something on a track."""
@@ -135,20 +139,13 @@ class World:
         return x, y, yaw + (np.pi if track.speed_mps < 0 else 0.0)
 
     def ego_pose(self, time_s: float) -> Pose:
-        """``world_from_ego``, on the flat."""
+        """``world_from_ego``: on the road, leaning with it."""
         x, y, yaw = self.follow(self.ego, time_s)
-        return _pose(x, y, 0.0, yaw)
+        return stand_on(self.hills, x, y, yaw, 0.0)
 
 
-def _pose(x: float, y: float, z: float, yaw: float) -> Pose:
-    pose = np.eye(4)
-    pose[:3, :3] = yaw_rotation(yaw)
-    pose[:3, 3] = (x, y, z)
-    return pose
-
-
-def build_world(generator: np.random.Generator) -> World:
-    """Makes a scene by chance."""
+def build_world(generator: np.random.Generator, slope: float = 0.0) -> World:
+    """Makes a scene by chance; ``slope`` is the steepest rise of its ground, metres per metre."""
     road = _main_road(generator)
     streets = [_side_street(generator, angle) for angle in (generator.uniform(-0.3, 0.3), generator.uniform(1.2, 1.9))]
     ground = draw_ground(
@@ -168,7 +165,8 @@ def build_world(generator: np.random.Generator) -> World:
     warmth = generator.uniform(-0.06, 0.06)
     light = np.array([[1.0 + warmth, 0.97, 0.92 - warmth], [0.42, 0.46, 0.52], [0.52, 0.66, 0.86]], np.float32)
     light *= generator.uniform([[0.85], [0.85], [0.8]], [[1.1], [1.2], [1.1]]).astype(np.float32)
-    return World(ground, road, tuple(builder.things), Track(-road.lane_m, ego_start, EGO_SPEED_MPS), sun, light)
+    ego = Track(-road.lane_m, ego_start, EGO_SPEED_MPS)
+    return World(ground, draw_hills(generator, slope), road, tuple(builder.things), ego, sun, light)
 
 
 def _main_road(generator: np.random.Generator) -> Road:

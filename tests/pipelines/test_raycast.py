@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.raycast import CarveLimits, count_passes, mark_visible, traverse
+from pipelines.raycast import CarveLimits, count_passes, mark_passed, mark_visible, traverse
 
 SHAPE = (4, 3, 2)
 
@@ -126,3 +126,13 @@ def test_visible_from_outside_and_backwards() -> None:
     assert np.argwhere(visible).tolist() == [[0, 1, 0], [1, 1, 0], [2, 1, 0], [3, 1, 0]]
     mark_visible(visible, occupied, np.array([900.5, 1.5, 0.5]), np.array([[1.0, 0.0, 0.0]]))
     assert visible.sum() == 4  # looking away adds nothing
+
+
+def test_passed_voxels_with_and_without_the_last() -> None:
+    passed = np.zeros((4, 3, 1), dtype=bool)
+    ends = np.array([[2.5, 0.5, 0.5], [1.5, 2.5, 0.5], [9.0, 1.4, 0.5]])
+    mark_passed(passed, np.array([0.5, 0.5, 0.5]), ends, np.array([True, False, False]))
+    # (0 1 2, 0) to the end; (0.5, 0.5) to (1.5, 2.5) meets y = 1 at x = 0.75, x = 1 at y = 1.5, y = 2 at x = 1.25 and
+    # leaves out (1, 2); the last one goes through (3, 0) and leaves the grid
+    expected = [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [3, 0]]
+    assert np.argwhere(passed[..., 0]).tolist() == expected

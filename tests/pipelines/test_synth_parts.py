@@ -2,13 +2,27 @@ import numpy as np
 import pytest
 
 from pipelines.synth.actors import BUILDERS
-from pipelines.synth.ground import HALF_SIZE_M, ISLAND, KERB, RESOLUTION_M, TERRAIN, code_at, draw_island, hit_ground
+from pipelines.synth.ground import (
+    HALF_SIZE_M,
+    ISLAND,
+    KERB,
+    RESOLUTION_M,
+    TERRAIN,
+    code_at,
+    draw_hills,
+    draw_island,
+    hit_ground,
+    rise_at,
+    stand_on,
+)
 from pipelines.synth.rig import CAMERAS, LIDAR, build_rig, lidar_rays, pixel_rays
 from pipelines.synth.shapes import Material, block, tube
 from pipelines.synth.texture import chance, noise
-from pipelines.synth.truth import _cover_triangles, _traverse
+from pipelines.synth.truth import _cover_ground, _cover_triangles
 from pipelines.synth.world import Road, build_world
 from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
+
+FLAT = np.zeros((0, 4))
 
 
 def raster(code: int) -> np.ndarray:
@@ -43,16 +57,16 @@ def test_every_builder_makes_a_thing_of_a_known_category() -> None:
 def test_ray_meets_flat_ground_kerb_and_island() -> None:
     ground = raster(0)
     # from 1.5 m straight down, and at 45 degrees: 1.5 * sqrt(2)
-    assert hit_ground(ground, 0.0, 0.0, 1.5, 0.0, 0.0, -1.0)[0] == pytest.approx(1.5)
+    assert hit_ground(ground, FLAT, 0.0, 0.0, 1.5, 0.0, 0.0, -1.0)[0] == pytest.approx(1.5)
     s = np.sqrt(0.5)
-    assert hit_ground(ground, 0.0, 0.0, 1.5, s, 0.0, -s)[0] == pytest.approx(1.5 / s)
-    assert hit_ground(ground, 0.0, 0.0, 1.5, 1.0, 0.0, 0.0)[0] == np.inf
+    assert hit_ground(ground, FLAT, 0.0, 0.0, 1.5, s, 0.0, -s)[0] == pytest.approx(1.5 / s)
+    assert hit_ground(ground, FLAT, 0.0, 0.0, 1.5, 1.0, 0.0, 0.0)[0] == np.inf
     draw_island(ground, np.array([[1.0, -5.0], [9.0, -5.0], [9.0, 5.0], [1.0, 5.0]]))
     # at 45 degrees towards x = 1.4 the ray is 0.1 m high there: it meets the island's upright side at x = 1
-    distance, code, is_upright = hit_ground(ground, 0.0, 0.0, 1.1, s, 0.0, -s)
+    distance, code, is_upright = hit_ground(ground, FLAT, 0.0, 0.0, 1.1, s, 0.0, -s)
     assert is_upright and code == ISLAND
     assert distance * s == pytest.approx(1.0, abs=2 * RESOLUTION_M)
-    distance, code, is_upright = hit_ground(ground, 2.0, 0.0, 1.15, 0.0, 0.0, -1.0)
+    distance, code, is_upright = hit_ground(ground, FLAT, 2.0, 0.0, 1.15, 0.0, 0.0, -1.0)
     assert (code, is_upright) == (ISLAND, False) and distance == pytest.approx(1.0)
 
 
@@ -114,27 +128,52 @@ def test_lidar_turn_has_32_beams_from_low_to_high() -> None:
     assert rays[0, 0, 0] == 0.0 and rays[0, 0, 1] > 0
 
 
-def test_traversal_marks_the_cells_of_a_segment() -> None:
-    passes = np.zeros((5, 5, 5), np.int32)
-    low = np.zeros(3)
-    # from (0.5, 0.5, 0.5) to (3.5, 1.5, 0.5): x crosses 1, 2, 3; y crosses 1 at x = 2.0 together with x
-    _traverse(passes, np.array([0.5, 0.5, 0.5]), np.array([[3.5, 1.4, 0.5]]), low, 1.0)
-    assert np.argwhere(passes).tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 1, 0], [3, 1, 0]]
-    passes[:] = 0
-    _traverse(passes, np.array([0.5, 0.5, 0.5]), np.array([[-9.0, 0.5, 0.5], [0.5, 0.5, 0.5]]), low, 1.0)
-    assert np.argwhere(passes).tolist() == [[0, 0, 0]] and passes[0, 0, 0] == 2
+def test_hills_are_as_steep_as_asked_and_rays_stop_on_them() -> None:
+    hills = draw_hills(np.random.default_rng(0), 0.04)
+    x = np.arange(-130.0, 130.0, 0.5)
+    heights = np.array([[rise_at(hills, a, b) for b in x[::8]] for a in x])
+    steepest = np.abs(np.diff(heights, axis=0)).max() / 0.5
+    assert 0.02 < steepest <= 0.04
+    assert len(draw_hills(np.random.default_rng(0), 0.0)) == 0
+    for pitch in (-0.5, -0.1, -0.02):
+        direction = (np.cos(pitch), 0.0, np.sin(pitch))
+        eye = rise_at(hills, 3.0, 4.0) + 1.5
+        reach, _, _ = hit_ground(raster(0), hills, 3.0, 4.0, eye, *direction)
+        way = np.linspace(0.0, reach, 400)
+        above = [eye + t * direction[2] - rise_at(hills, 3.0 + t * direction[0], 4.0) for t in way]
+        assert min(above) > -2e-3 and above[-1] < 2e-3  # it meets the ground there, and not before
+
+
+def test_things_lean_with_the_ground() -> None:
+    # one wave along x, phase 0: at x = 0 it rises by 0.5 * 0.1 = 0.05 per metre
+    pose = stand_on(np.array([[0.5, 0.1, 0.0, 0.0]]), 0.0, 0.0, 0.0, 0.15)
+    assert pose[:3, 3] == pytest.approx([0.0, 0.0, 0.15])
+    assert pose[:3, 0] == pytest.approx(np.array([1.0, 0.0, 0.05]) / np.hypot(1.0, 0.05))
+    assert pose[:3, 1] == pytest.approx([0.0, 1.0, 0.0])
+    assert pose[:3, :3] @ pose[:3, :3].T == pytest.approx(np.eye(3))
+
+
+def test_ground_leaves_the_grid_on_a_slope() -> None:
+    area_mm2 = np.zeros((10, 1, 3, 17), np.int32)
+    # it rises by 0.1 per metre from x = 0 on: 0.4 m in 4 m, in a grid from 0 to 0.6 m above a level vehicle
+    hills = np.array([[1000.0, 1e-4, 0.0, 0.0]])
+    classes = np.array([11, 11, 13, 13, 14, 12], np.uint8)
+    _cover_ground(area_mm2, raster(0), hills, classes, np.eye(4), np.array([0.0, 0.0, 0.0]), 1.0)
+    levels = area_mm2[:, 0, :, 11] > 0
+    assert levels[:, 0].tolist() == [True] * 10 and not levels[:, 1:].any()  # 0 to 1 m
+    _cover_ground(area_mm2, raster(0), hills, classes, np.eye(4), np.array([0.0, 0.0, -0.5]), 0.25)
+    # voxels of 0.25 m from -0.5 to 0.25 m: columns 0..2.5 m, height 0 to 0.25 m, are in the third layer
+    assert (area_mm2[:, 0, 2, 11] > 0).all()
 
 
 def test_triangles_cover_voxels_by_area() -> None:
     area_mm2 = np.zeros((4, 4, 4, 17), np.int32)
-    samples = np.zeros((4, 4, 4, 2, 3), np.float32)
     corners = np.array([[[0.0, 0.0, 0.4], [1.6, 0.0, 0.4], [0.0, 1.6, 0.4]], [[0.0, 0.0, 9.0]] * 3])
-    _cover_triangles(area_mm2, samples, corners, np.array([4, 5], np.uint8), np.zeros(3), 0.8)
+    _cover_triangles(area_mm2, corners, np.array([4, 5], np.uint8), np.zeros(3), 0.8)
     # half of a 1.6 m square: 0.64 m2 in the first cell, half of that on either side
     assert area_mm2[0, 0, 0, 4] == pytest.approx(640_000, rel=1e-3)
     assert area_mm2[1, 0, 0, 4] == area_mm2[0, 1, 0, 4] == pytest.approx(320_000, rel=1e-3)
     assert area_mm2[..., 5].sum() == 0
-    assert samples[0, 0, 0, 0, 2] == pytest.approx(0.4)
 
 
 def test_noise_is_smooth_and_bounded() -> None:

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from pipelines.occupancy.config import LidarConfig
+from pipelines.occupancy.heights import Heights, measure_heights
 from pipelines.occupancy.kernels import IN_BOX, OUTSIDE, assign_boxes, cell_means, share_cells
 from pipelines.occupancy.points import NOT_MATTER, UNLABELLED, class_of_index, read_point_labels, read_points
 from pipelines.occupancy.tracks import Track, boxes_at, tracks_of
 from schemas.datasets import DatasetSpec
+from schemas.errors import DataError
 from schemas.geometry import invert_rigid, transform_points
 from schemas.records import LidarRecord, SampleRecord
 
@@ -73,6 +75,8 @@ class ChunkReader:
     """How long boxes are extrapolated."""
     table: UInt8[np.ndarray, " 256"] | None
     """Class of each point-label index; None where the dataset has no point labels."""
+    heights: Heights
+    """Of the vehicle, at any time of the scene; all positions but those of objects contain them."""
 
     def read(self, record: SampleRecord) -> Chunk:
         """The keyframe and its sweeps.
@@ -116,7 +120,8 @@ class ChunkReader:
         anchored[:3, 3] -= self.anchor_m
         points, labels = transform_points(anchored, points_lidar[keep]), labels[keep]
         is_static = self._take_objects(points, labels, lidar.timestamp_us, objects)
-        return _Sweep(points, labels, is_static, anchored[:3, 3])
+        lift = np.array([0.0, 0.0, self.heights.at(lidar.timestamp_us)])
+        return _Sweep(points + lift, labels, is_static, anchored[:3, 3] + lift)
 
     def _take_objects(
         self,
@@ -192,12 +197,27 @@ def make_reader(dataset: DatasetSpec, config: LidarConfig, records: Sequence[Sam
         DataError: a box has no positive size, or `category.json` does not explain the point labels.
     """
     times = [record.lidar.timestamp_us for record in records]
+    anchor = np.array(records[0].lidar.global_from_ego.translation_m, dtype=np.float64)
     has_labels = any(record.lidar.labels_path is not None for record in records)
     return ChunkReader(
         dataset=dataset,
         config=config,
         tracks=tracks_of(records),
-        anchor_m=np.array(records[0].lidar.global_from_ego.translation_m, dtype=np.float64),
+        anchor_m=anchor,
         reach_us=max((b - a for a, b in zip(times, times[1:], strict=False)), default=0),
         table=class_of_index(dataset) if has_labels else None,
+        heights=_heights(dataset, records, anchor),
     )
+
+
+def _heights(dataset: DatasetSpec, records: Sequence[SampleRecord], anchor_m: Float64[np.ndarray, " 3"]) -> Heights:
+    """Heights from the keyframes whose files can be read; the others are reported when their turn comes."""
+    times, clouds = [], []
+    for record in records:
+        try:
+            points = read_points(dataset, record.lidar, record.token)
+        except DataError:
+            continue
+        times.append(record.lidar.timestamp_us)
+        clouds.append(transform_points(record.lidar.global_from_lidar, points) - anchor_m)
+    return measure_heights(times, clouds)

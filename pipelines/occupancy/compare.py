@@ -7,22 +7,27 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from schemas.classes import FREE, IGNORED
+from schemas.classes import FREE, IGNORED, OCC3D_CLASSES
 
+_GROUND = tuple(map(OCC3D_CLASSES.index, ("driveable_surface", "other_flat", "sidewalk", "terrain")))
 Labels = Mapping[str, UInt8[np.ndarray, "X Y Z"]]
 
 
-def compare_occupancy(labels: Labels, truth: Labels) -> dict[str, float]:
+def compare_occupancy(
+    labels: Labels, truth: Labels, swept: Bool[np.ndarray, "X Y Z"] | None = None
+) -> dict[str, float]:
     """Agreement of one keyframe's labels with the truth.
 
     Args:
         labels: `semantics`, `mask_lidar` and `mask_camera`, uint8 (X, Y, Z); class 255 counts as occupied.
         truth: the same, taken as right.
+        swept: where moving objects pass at other times, see `trails.swept_voxels`.
 
     Returns:
         `occupied_iou`: occupied against free, over voxels that the truth's LiDAR observed.
         `semantic_accuracy`: share of voxels occupied in both, there, whose class agrees; class 255 is left out.
         `mask_lidar_f1` and `mask_camera_f1`: agreement of the masks over all voxels.
+        `trail_share`, if ``swept`` is given: share of its voxels, free in the truth, that hold anything but ground.
         NaN where nothing is to be compared.
     """
     observed = truth["mask_lidar"] == 1
@@ -30,12 +35,17 @@ def compare_occupancy(labels: Labels, truth: Labels) -> dict[str, float]:
     both = (ours != FREE) & (theirs != FREE)
     either = (ours != FREE) | (theirs != FREE)
     known = both & (ours != IGNORED) & (theirs != IGNORED)
-    return {
+    figures = {
         "occupied_iou": _ratio(both.sum(), either.sum()),
         "semantic_accuracy": _ratio((known & (ours == theirs)).sum(), known.sum()),
         "mask_lidar_f1": _f1(labels["mask_lidar"] == 1, observed),
         "mask_camera_f1": _f1(labels["mask_camera"] == 1, truth["mask_camera"] == 1),
     }
+    if swept is not None:
+        path = swept & (truth["semantics"] == FREE)
+        left = (labels["semantics"] != FREE) & ~np.isin(labels["semantics"], _GROUND)
+        figures["trail_share"] = _ratio((left & path).sum(), path.sum())
+    return figures
 
 
 def _f1(ours: Bool[np.ndarray, "X Y Z"], theirs: Bool[np.ndarray, "X Y Z"]) -> float:

@@ -1,41 +1,134 @@
-"""Ground between the LiDAR's rings: columns without a hit take over the ground of the nearest column that has one."""
+"""Ground between the LiDAR's rings: a surface through the ground points, sampled evenly."""
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
-from jaxtyping import Int32, UInt8
-from scipy.ndimage import distance_transform_edt
+from jaxtyping import Bool, Float64, Int32, Int64, UInt8
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from schemas.classes import FREE, OCC3D_CLASSES
+from schemas.classes import IGNORED, OCC3D_CLASSES
 
-_FIRST_GROUND = OCC3D_CLASSES.index("driveable_surface")
-_LAST_GROUND = OCC3D_CLASSES.index("terrain")
+FIRST_GROUND: Final = OCC3D_CLASSES.index("driveable_surface")
+LAST_GROUND: Final = OCC3D_CLASSES.index("terrain")
+_KINDS: Final = LAST_GROUND - FIRST_GROUND + 1
+_PARTS: Final = 4
+"""Samples across a voxel."""
+_SMOOTH_VOXELS: Final = 2.5
+_STEP_VOXELS: Final = 1.0
+"""Unknown matter within this height of the surface keeps known ground from spreading there."""
 
 
-def fill_ground(
-    semantics: UInt8[np.ndarray, "X Y Z"], votes: Int32[np.ndarray, "X Y Z 18"], reach_voxels: float
-) -> UInt8[np.ndarray, "X Y Z"]:
-    """Labels with the ground completed; occupied voxels keep their class.
+def ground_votes(
+    points: Float64[np.ndarray, "n 3"],
+    labels: UInt8[np.ndarray, " n"],
+    driveable: Bool[np.ndarray, "w l"] | None,
+    shape: tuple[int, int, int],
+    reach_voxels: float,
+) -> Int32[np.ndarray, "X Y Z 4"]:
+    """Samples of the ground's surface in each voxel, by class.
+
+    Each part of a column (`_PARTS` x `_PARTS` of them) that holds ground points has their most frequent class and its
+    mean height. Other parts take the class of the nearest one on their side of the driveable area and the height of the
+    smoothed surface, moved to meet that one; none is sampled where points of unknown class at that height are nearer.
 
     Args:
-        semantics: classes, free = 17.
-        votes: points per voxel and class.
-        reach_voxels: how far from a column with ground votes, along the ground, others are filled.
+        points: (N, 3) static points, voxel units.
+        labels: their classes, 255 unknown.
+        driveable: whether each part (see `parts_of_columns`) lies in the map's driveable area, None without map.
+        shape: voxels along x, y, z.
+        reach_voxels: how far the surface reaches beyond its points.
 
     Returns:
-        A changed copy. Filled voxels may be unobserved, as those of the ground mesh in Occ3D's files are.
+        Samples of driveable surface, other flat, sidewalk, terrain.
+
+    Source: Occ3D (arXiv 2304.14365), section 3.3: virtual grid points on a surface fitted to the ground.
     """
-    ground = votes[..., _FIRST_GROUND : _LAST_GROUND + 1]
-    per_voxel = ground.sum(axis=3)
-    has_ground = per_voxel.any(axis=2)
-    if not has_ground.any():
-        return semantics.copy()
-    height = per_voxel.argmax(axis=2)
-    kind = np.take_along_axis(ground, height[..., None, None], axis=2)[:, :, 0].argmax(axis=2) + _FIRST_GROUND
-    distance, (from_x, from_y) = distance_transform_edt(~has_ground, return_indices=True)
-    x, y = np.nonzero((distance > 0) & (distance <= reach_voxels))
-    z = height[from_x[x, y], from_y[x, y]]
-    filled = semantics.copy()
-    is_free = filled[x, y, z] == FREE
-    filled[x[is_free], y[is_free], z[is_free]] = kind[from_x[x, y], from_y[x, y]][is_free]
-    return filled
+    size_x, size_y, size_z = shape
+    width, length = size_x * _PARTS, size_y * _PARTS
+    is_ground = (labels >= FIRST_GROUND) & (labels <= LAST_GROUND)
+    place, inside = _parts(points, width, length)
+    ground = np.flatnonzero(is_ground & inside)
+    votes = np.zeros((*shape, _KINDS), dtype=np.int32)
+    if len(ground) == 0:
+        return votes
+    slot = place[ground] * _KINDS + labels[ground] - FIRST_GROUND
+    counts = np.bincount(slot, minlength=width * length * _KINDS).reshape(-1, _KINDS)
+    sums = np.bincount(slot, weights=points[ground, 2], minlength=counts.size).reshape(-1, _KINDS)
+    kind = counts.argmax(axis=1)
+    rows = np.arange(len(kind))
+    known = (counts[rows, kind] > 0).reshape(width, length)
+    height = (sums[rows, kind] / np.maximum(counts[rows, kind], 1)).reshape(width, length)
+    smooth = _smooth(height, known)
+    blocked = _blocked(points, np.flatnonzero((labels == IGNORED) & inside), place, smooth)
+    sources = _nearest_sources(known, kind.reshape(width, length) == 0, blocked, driveable, reach_voxels * _PARTS)
+    sampled = known[tuple(sources)]
+    near = tuple(index[sampled] for index in sources)
+    z = np.floor(smooth[sampled] + height[near] - smooth[near]).astype(np.int64)
+    x, y = (index // _PARTS for index in np.nonzero(sampled))
+    level = (z >= 0) & (z < size_z)
+    np.add.at(votes, (x[level], y[level], z[level], kind.reshape(width, length)[near][level]), 1)
+    return votes
+
+
+def _nearest_sources(
+    known: Bool[np.ndarray, "w l"],
+    is_driveable: Bool[np.ndarray, "w l"],
+    blocked: Bool[np.ndarray, "w l"],
+    driveable: Bool[np.ndarray, "w l"] | None,
+    reach: float,
+) -> Int64[np.ndarray, "2 w l"]:
+    """Part whose ground each part takes over: itself if known, or the nearest one that the map agrees with.
+
+    A part takes ground from its own side of the driveable area's border only, and only from parts whose class fits that
+    side. Where none is in reach, or unknown matter is nearer, it stays without ground.
+    """
+    itself = np.indices(known.shape)
+    result = itself.copy()
+    everywhere = np.ones_like(known)
+    sides = (
+        [(everywhere, everywhere)] if driveable is None else [(driveable, is_driveable), (~driveable, ~is_driveable)]
+    )
+    for here, agrees in sides:
+        sources = here & ((known & agrees) | blocked)
+        if sources.any():
+            distance, nearest = distance_transform_edt(~sources, return_indices=True)
+            taken = here & ~known & (distance <= reach)
+            result[:, taken] = nearest[:, taken]
+    return result
+
+
+def parts_of_columns(shape: tuple[int, int, int]) -> Float64[np.ndarray, "w l 3"]:
+    """Middles of the parts of all columns on the lowest face of the grid, voxel units."""
+    x, y = ((np.arange(size * _PARTS) + 0.5) / _PARTS for size in shape[:2])
+    return np.stack([*np.meshgrid(x, y, indexing="ij"), np.zeros((len(x), len(y)))], axis=-1)
+
+
+def _parts(
+    points: Float64[np.ndarray, "n 3"], width: int, length: int
+) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Number of each point's part of a column, and whether it lies over the grid."""
+    x, y = (np.floor(points[:, axis] * _PARTS).astype(np.int64) for axis in (0, 1))
+    return x * length + y, (x >= 0) & (x < width) & (y >= 0) & (y < length)
+
+
+def _smooth(height: Float64[np.ndarray, "w l"], known: Bool[np.ndarray, "w l"]) -> Float64[np.ndarray, "w l"]:
+    """Gaussian mean of the known heights; where none is near, the mean of all."""
+    sigma = _SMOOTH_VOXELS * _PARTS
+    weight = gaussian_filter(known.astype(np.float64), sigma)
+    total = gaussian_filter(np.where(known, height, 0.0), sigma)
+    return np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), height[known].mean())
+
+
+def _blocked(
+    points: Float64[np.ndarray, "n 3"],
+    unknown: Int64[np.ndarray, " u"],
+    place: Int64[np.ndarray, " n"],
+    smooth: Float64[np.ndarray, "w l"],
+) -> Bool[np.ndarray, "w l"]:
+    """Parts of columns that hold points of unknown class near the surface."""
+    blocked = np.zeros(smooth.size, dtype=bool)
+    at = place[unknown]
+    blocked[at[np.abs(points[unknown, 2] - smooth.reshape(-1)[at]) < _STEP_VOXELS]] = True
+    return blocked.reshape(smooth.shape)

@@ -45,16 +45,15 @@ class LidarConfig(_Frozen):
     ground_band_m: float = Field(
         0.3, gt=0, description="Without point labels: points so near the fitted ground belong to it, in metres."
     )
+    use_map: bool = Field(
+        True,
+        description="Whether ground without a point label of its own takes its class from neighbours on the same side "
+        "of the border of the map's driveable area. Without any point labels the map is used in any case.",
+    )
     fill_ground_m: float = Field(
-        4.0, ge=0, description="Columns without a hit take the ground of a neighbour up to this far away, in metres."
+        4.0, ge=0, description="The ground's surface reaches so far beyond its points, in metres."
     )
     free_above: int = Field(0, ge=0, description="A voxel is free if more than so many rays passed through it.")
-    free_per_sweep: float = Field(
-        1.5,
-        ge=0,
-        description="A free voxel also needs at least so many rays for each sweep measured within the grid, so "
-        "that the mask does not grow with the number of sweeps.",
-    )
     occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")
     ignore_ends_m: float = Field(
         0.0, ge=0, description="L1 distance to either end of a ray within which nothing becomes free, in metres."
@@ -64,24 +63,17 @@ class LidarConfig(_Frozen):
     )
     stop_before_hit_m: float = Field(0.0, ge=0, description="Distance to the hit at which a ray ends, in metres.")
     far_rays: bool = Field(True, description="Whether rays that hit beyond the grid free voxels too.")
-    porous_above: float | None = Field(
-        100.0,
-        ge=0,
-        description="Camera rays go on through voxels that more than this many times as many LiDAR rays passed as hit; "
-        "None: every occupied voxel stops them.",
-    )
     rays_per_voxel: float = Field(
-        2.0, gt=0, description="Camera rays across one voxel at the grid's far corner, side by side; rows are denser."
+        1.5, gt=0, description="Camera rays across one voxel at the grid's far corner, side by side; rows are denser."
     )
 
 
 LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
     "default": LidarConfig(),
-    "paper": LidarConfig(far_rays=False, porous_above=None, free_per_sweep=0.0),
+    "paper": LidarConfig(far_rays=False, use_map=False),
     "release-like": LidarConfig(
         far_rays=False,
-        porous_above=None,
-        free_per_sweep=0.0,
+        use_map=False,
         free_above=10,
         occupied_above=1,
         ignore_ends_m=1.0,
@@ -89,7 +81,7 @@ LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
         stop_before_hit_m=0.4,
     ),
 }
-"""`paper`: Occ3D's text, where only points within the grid cast rays and the first occupied voxel hides what is behind.
+"""`default` also uses the map and the rays that hit beyond the grid; `paper` follows Occ3D's text.
 
 `release-like`: also the thresholds of the published files, as far as anyone outside knows them.
 """

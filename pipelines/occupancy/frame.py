@@ -6,23 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32
+from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
 from pipelines.occupancy.chunks import Chunk, Rays
-from pipelines.occupancy.completion import fill_ground
+from pipelines.occupancy.completion import FIRST_GROUND, LAST_GROUND, ground_votes, parts_of_columns
 from pipelines.occupancy.config import LidarConfig
+from pipelines.occupancy.ground import MapMask
 from pipelines.occupancy.kernels import add_votes
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.semantics import is_ground_class
-from pipelines.raycast import CarveLimits, count_passes, mark_visible
+from pipelines.raycast import CarveLimits, count_passes
+from pipelines.sight import View, see_voxels
 from schemas.classes import FREE, IGNORED
 from schemas.datasets import DatasetSpec
-from schemas.geometry import Pose, VoxelGrid, invert_rigid
-from schemas.records import CameraRecord, SampleRecord
+from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
+from schemas.records import SampleRecord
 
 _IGNORED_SLOT = 17
 _SLOTS = 18
-_ROW_DENSITY = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Scene:
     anchor_m: Float64[np.ndarray, " 3"]
     objects: Mapping[str, Float32[np.ndarray, "_ 3"]]
     """Points of each instance over the whole scene, metres, box frame."""
+    mask: MapMask | None
+    """The map's driveable area, where it is used."""
 
 
 def label_frame(
@@ -54,24 +57,23 @@ def label_frame(
     grid, config = scene.dataset.grid, scene.config
     voxel_from_anchor = _voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
     voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m - np.array([0.0, 0.0, rise_m]))
-    static, moved = _collect_votes(scene, record, chunks, voxel_from_anchor)
-    semantics = _elect(static, moved, config.occupied_above)
-    hit = semantics != FREE
-    semantics = fill_ground(semantics, static, config.fill_ground_m / grid.voxel_size_m)
+    points = _gather_points(scene, record, chunks, voxel_from_anchor)
+    hit = points.counts > config.occupied_above
+    reach_voxels = config.fill_ground_m / grid.voxel_size_m
+    driveable = _driveable(scene.mask, grid.shape, np.linalg.inv(voxel_from_anchor))
+    ground = ground_votes(points.static, points.static_labels, driveable, grid.shape, reach_voxels)
+    semantics = _elect(points, ground, hit)
     passes = np.zeros(grid.shape, dtype=np.int32)
     for chunk in chunks:
         _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
-    opaque = semantics != FREE
-    observed = hit | (passes > np.where(opaque, 0, _least_passes(chunks, voxel_from_anchor, scene)))
-    if config.porous_above is not None:
-        opaque &= passes <= config.porous_above * (static.sum(axis=3) + moved.sum(axis=3))
-    visible = see(record, scene.dataset.cameras, grid, opaque, config.rays_per_voxel) & observed
+    observed = hit | (passes > np.where(semantics == FREE, config.free_above, 0))
+    visible = see_voxels(grid, semantics != FREE, _views(record, scene.dataset.cameras), config.rays_per_voxel)
     labels = {
         "semantics": semantics,
         "mask_lidar": observed.astype(np.uint8),
-        "mask_camera": visible.astype(np.uint8),
+        "mask_camera": (visible & observed).astype(np.uint8),
     }
-    return labels, _count_sources(semantics, moved)
+    return labels, _count_sources(semantics, points.moved_votes)
 
 
 def _shift(offset_m: Float64[np.ndarray, " 3"]) -> Pose:
@@ -87,46 +89,68 @@ def _voxel_from_ego(grid: VoxelGrid) -> Float64[np.ndarray, "4 4"]:
     return matrix
 
 
-def _collect_votes(
+@dataclass(frozen=True)
+class _Points:
+    """What a frame's voxels hold; slot 17 of the votes counts points of unknown class."""
+
+    static: Float64[np.ndarray, "n 3"]
+    """Static points, voxel units."""
+    static_labels: UInt8[np.ndarray, " n"]
+    static_votes: Int32[np.ndarray, "X Y Z 18"]
+    """Cells of `LidarConfig.cell_m`: a surface has as many votes as it has area, however often it was measured."""
+    moved_votes: Int32[np.ndarray, "X Y Z 18"]
+    counts: Int32[np.ndarray, "X Y Z"]
+    """Measured points."""
+
+
+def _gather_points(
     scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], voxel_from_anchor: Float64[np.ndarray, "4 4"]
-) -> tuple[Int32[np.ndarray, "X Y Z 18"], Int32[np.ndarray, "X Y Z 18"]]:
-    """Votes of static points and of object points, per voxel and class; slot 17 counts points of unknown class."""
+) -> _Points:
     grid = scene.dataset.grid
-    static, moved = (np.zeros((*grid.shape, _SLOTS), dtype=np.int32) for _ in range(2))
-    for chunk in chunks:
-        slots = np.where(chunk.labels == IGNORED, _IGNORED_SLOT, chunk.labels).astype(np.uint8)
-        add_votes(static, chunk.cells, voxel_from_anchor, labels=slots, weights=chunk.weights)
+    static = np.concatenate([transform_points(voxel_from_anchor, chunk.cells.astype(np.float64)) for chunk in chunks])
+    labels = np.concatenate([chunk.labels for chunk in chunks])
+    slots = np.where(labels == IGNORED, np.uint8(_IGNORED_SLOT), labels)
+    counts, votes, moved = (np.zeros((*grid.shape, slots_), dtype=np.int32) for slots_ in (1, _SLOTS, _SLOTS))
+    one = np.ones(len(static), dtype=np.int32)
+    add_votes(votes, static, np.eye(4), labels=slots, weights=one)
+    weights = np.concatenate([chunk.weights for chunk in chunks])
+    add_votes(counts, static, np.eye(4), labels=np.zeros_like(slots), weights=weights)
     voxel_from_global = _voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
     for box in record.boxes:
         points = scene.objects.get(box.instance)
         if points is not None:
-            add_votes(
-                moved,
-                points,
-                voxel_from_global @ box.global_from_box.matrix,
-                labels=np.full(len(points), box.label, dtype=np.uint8),
-                weights=np.ones(len(points), dtype=np.int32),
-            )
-    return static, moved
+            label = np.full(len(points), box.label, dtype=np.uint8)
+            matrix = voxel_from_global @ box.global_from_box.matrix
+            add_votes(moved, points, matrix, labels=label, weights=np.ones(len(points), dtype=np.int32))
+    return _Points(static, labels, votes, moved, counts[..., 0] + moved.sum(axis=3, dtype=np.int32))
+
+
+def _driveable(
+    mask: MapMask | None, shape: tuple[int, int, int], anchor_from_voxel: Float64[np.ndarray, "4 4"]
+) -> Bool[np.ndarray, "w l"] | None:
+    """Whether each part of a column lies in the map's driveable area."""
+    if mask is None:
+        return None
+    parts = parts_of_columns(shape)
+    return mask.holds(transform_points(anchor_from_voxel, parts.reshape(-1, 3))).reshape(parts.shape[:2])
 
 
 def _elect(
-    static: Int32[np.ndarray, "X Y Z 18"], moved: Int32[np.ndarray, "X Y Z 18"], occupied_above: int
-) -> np.ndarray:
-    """Majority per voxel; ties go to the lower class, a known one before the unknown; 17 where it is not occupied."""
-    votes = static + moved
+    points: _Points, ground: Int32[np.ndarray, "X Y Z 4"], hit: Bool[np.ndarray, "X Y Z"]
+) -> UInt8[np.ndarray, "X Y Z"]:
+    """Majority per voxel, free where neither a point nor the ground's surface is.
+
+    Ground counts by the area of its surface, and a quarter of what stands on it: LiDAR sees less than half of a thing's
+    surface, and low things should not drown in the road. Ties go to the lower class, a known one before the unknown.
+    """
+    votes = 4 * (points.static_votes + points.moved_votes)
+    surface = slice(FIRST_GROUND, LAST_GROUND + 1)
+    sampled = ground.any(axis=3, keepdims=True)
+    votes[..., surface] = np.where(sampled, ground, votes[..., surface] // 4)
     winner = votes.argmax(axis=3).astype(np.uint8)
     winner[winner == _IGNORED_SLOT] = IGNORED
-    winner[votes.sum(axis=3) <= occupied_above] = FREE
+    winner[~hit & (ground.sum(axis=3) == 0)] = FREE
     return winner
-
-
-def _least_passes(chunks: Sequence[Chunk], voxel_from_anchor: Float64[np.ndarray, "4 4"], scene: Scene) -> float:
-    """Passes that a free voxel has more of."""
-    sensors = np.concatenate([chunk.sensors for chunk in chunks])
-    voxels = sensors @ voxel_from_anchor[:2, :3].T + voxel_from_anchor[:2, 3]
-    within = np.all((voxels >= 0) & (voxels < np.array(scene.dataset.grid.shape[:2])), axis=1).sum()
-    return max(float(scene.config.free_above), scene.config.free_per_sweep * float(within) - 0.5)
 
 
 def _carve(
@@ -158,52 +182,14 @@ def _carve(
     )
 
 
-def see(
-    record: SampleRecord,
-    cameras: Sequence[str],
-    grid: VoxelGrid,
-    occupied: Bool[np.ndarray, "X Y Z"],
-    rays_per_voxel: float,
-) -> Bool[np.ndarray, "X Y Z"]:
-    """Voxels that the keyframe's whole camera images see: up to and including the first occupied one of each ray.
-
-    Args:
-        record: cameras with intrinsics and poses, time offsets included.
-        cameras: channel names.
-        grid: of ``occupied``.
-        occupied: what stops a ray.
-        rays_per_voxel: rays across a voxel at the grid's farthest corner.
-    """
-    visible = np.zeros(grid.shape, dtype=bool)
-    reach_m = float(np.abs([grid.minimum_m[:2], grid.maximum_m[:2]]).max() * np.sqrt(2))
+def _views(record: SampleRecord, cameras: Sequence[str]) -> list[View]:
+    """The keyframe's cameras, each at its own exposure."""
+    views = []
     for channel in cameras:
         camera = record.cameras[channel]
-        focal_px = max(camera.intrinsics[0][0], camera.intrinsics[1][1])
-        spacing_px = focal_px * grid.voxel_size_m / reach_m / rays_per_voxel
         ego_from_camera = invert_rigid(record.camera_from_ego(channel))
-        origin = (ego_from_camera[:3, 3] - np.array(grid.minimum_m)) / grid.voxel_size_m
-        mark_visible(visible, occupied, origin, image_rays(camera, spacing_px) @ ego_from_camera[:3, :3].T)
-    return visible
-
-
-def image_rays(camera: CameraRecord, spacing_px: float) -> Float64[np.ndarray, "r 3"]:
-    """Unit vectors, camera frame, spread evenly over the whole image, `_ROW_DENSITY` times as dense from row to row.
-
-    The spacing belongs to the voxels, not to the pixels: labels do not depend on the size of the image files, and rays
-    that graze the ground still meet every voxel of it.
-    """
-    u_px = _middles(camera.width, spacing_px)
-    v_px = _middles(camera.height, spacing_px / _ROW_DENSITY)
-    pixels = np.stack(np.meshgrid(u_px, v_px), axis=-1).reshape(-1, 2)
-    homogeneous = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
-    rays = np.linalg.solve(np.array(camera.intrinsics, dtype=np.float64), homogeneous.T).T
-    return np.ascontiguousarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
-
-
-def _middles(length_px: int, spacing_px: float) -> Float64[np.ndarray, " n"]:
-    """Middles of equal parts of ``length_px`` that are at most ``spacing_px`` long."""
-    count = int(np.ceil(length_px / spacing_px))
-    return (np.arange(count) + 0.5) * (length_px / count)
+        views.append(View(np.array(camera.intrinsics, np.float64), camera.width, camera.height, ego_from_camera))
+    return views
 
 
 def _count_sources(semantics: np.ndarray, moved: Int32[np.ndarray, "X Y Z 18"]) -> dict[str, float]:

@@ -1,53 +1,63 @@
-"""Heights of the vehicle: nuScenes poses lie in a plane (z = 0), so keyframes on a slope disagree about the ground."""
+"""Heights of the vehicle: nuScenes poses lie in a plane (z = 0), so on a slope the ground seems to move under it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from pipelines.occupancy.chunks import Chunk
+from pipelines.occupancy.kernels import cell_means, share_cells
 
-_CELL_M: Final = 1.0
+_CELL_M: Final = 0.5
+_FLAT_M: Final = 0.1
+"""Columns whose points differ more in height show no ground."""
 _MIN_SHARED: Final = 100
-"""Cells that two keyframes must share before their heights are compared."""
+"""Columns that two keyframes must share before their heights are compared."""
 
 
-def vehicle_heights(chunks: Sequence[Chunk]) -> Float64[np.ndarray, " k"]:
-    """Height of each keyframe's vehicle over the first one's, beyond what its pose says.
+@dataclass(frozen=True)
+class Heights:
+    """Height of the vehicle over the scene's first keyframe, beyond what its poses say."""
 
-    Both keyframes of a pair see the same square metres; the median difference of their lowest points is the difference
-    that the poses miss. Where poses are right it is near zero.
+    times_us: Int64[np.ndarray, " k"]
+    """Keyframes, ascending."""
+    rises_m: Float64[np.ndarray, " k"]
+
+    def at(self, time_us: int) -> float:
+        """Metres; linear between keyframes, constant beyond them."""
+        return float(np.interp(time_us, self.times_us, self.rises_m))
+
+
+def measure_heights(times_us: Sequence[int], clouds: Sequence[Float64[np.ndarray, "_ 3"]]) -> Heights:
+    """Heights from what keyframes see of the ground.
+
+    Both keyframes of a pair see the same columns of half a metre; the median difference of the heights of flat ones is
+    the difference that the poses miss. Where poses are right it is near zero.
 
     Args:
-        chunks: keyframes of a scene in order of time.
-
-    Returns:
-        (K,) metres; 0 for the first.
+        times_us: of the keyframes, ascending.
+        clouds: points of each keyframe's own sweep, metres, axes of the global frame.
     """
-    lows = [_lowest_points(chunk) for chunk in chunks]
+    columns = [_flat_columns(cloud) for cloud in clouds]
     rises = [0.0]
-    for before, after in zip(lows, lows[1:], strict=False):
+    for before, after in zip(columns, columns[1:], strict=False):
         _, first, second = np.intersect1d(before[0], after[0], assume_unique=True, return_indices=True)
         missed = np.median(before[1][first] - after[1][second]) if len(first) >= _MIN_SHARED else 0.0
         rises.append(rises[-1] + float(missed))
-    return np.array(rises)
+    return Heights(np.array(times_us, dtype=np.int64), np.array(rises[: len(times_us)]))
 
 
-def lift(chunk: Chunk, rise_m: float) -> Chunk:
-    """The chunk with all positions moved up."""
-    shift = np.array([0.0, 0.0, rise_m])
-    rays = replace(chunk.rays, origins=chunk.rays.origins + shift, ends=(chunk.rays.ends + shift).astype(np.float32))
-    return replace(chunk, cells=(chunk.cells + shift).astype(np.float32), rays=rays, sensors=chunk.sensors + shift)
-
-
-def _lowest_points(chunk: Chunk) -> tuple[Int64[np.ndarray, " s"], Float64[np.ndarray, " s"]]:
-    """Number of each square metre that the chunk saw, ascending, and the height of its lowest point."""
-    square = np.floor(chunk.cells[:, :2] / _CELL_M).astype(np.int64)
-    keys = square[:, 0] * (1 << 32) + square[:, 1]
-    order = np.lexsort((chunk.cells[:, 2], keys))
-    numbers, first = np.unique(keys[order], return_index=True)
-    return numbers, chunk.cells[order[first], 2].astype(np.float64)
+def _flat_columns(points: Float64[np.ndarray, "n 3"]) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    """Number and mean height of each column whose points lie at one height."""
+    footprints = points * (1.0, 1.0, 0.0)
+    first, column_of = share_cells(footprints, _CELL_M, np.zeros(len(points), dtype=np.int64))
+    means, _ = cell_means(points, column_of, len(first))
+    lowest, highest = means[:, 2].copy(), means[:, 2].copy()
+    np.minimum.at(lowest, column_of, points[:, 2])
+    np.maximum.at(highest, column_of, points[:, 2])
+    flat = highest - lowest < _FLAT_M
+    square = np.floor(points[first[flat], :2] / _CELL_M).astype(np.int64)
+    return square[:, 0] * (1 << 32) + square[:, 1], means[flat, 2]

@@ -11,8 +11,8 @@ import numpy as np
 from pipelines.occupancy.chunks import Chunk, ChunkReader, make_reader
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.frame import Scene, label_frame
-from pipelines.occupancy.ground import fit_ground, read_map_mask
-from pipelines.occupancy.heights import lift, vehicle_heights
+from pipelines.occupancy.ground import MapMask, fit_ground, read_map_mask
+from pipelines.occupancy.heights import Heights
 from pipelines.occupancy.kernels import share_cells
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.points import UNLABELLED, kind_of_point_labels
@@ -31,8 +31,8 @@ class SceneChunks:
     scene: Scene
     chunks: Mapping[int, Chunk]
     """By position of the keyframe in the scene; keyframes with broken files are absent."""
-    rises_m: Mapping[int, float]
-    """Height of the vehicle that its pose misses, by the same position."""
+    heights: Heights
+    """Of the vehicle, which its poses miss."""
     broken: Mapping[str, str]
     """Token of each keyframe with broken files and what is wrong."""
     has_point_labels: bool
@@ -63,31 +63,34 @@ def read_scene(
                 raise
             broken[record.token] = str(error)
             logger.warning("keyframe dropped: %s", error)
-    rises = dict(zip(chunks, vehicle_heights(list(chunks.values())).tolist(), strict=True)) if chunks else {}
-    lifted = {index: lift(chunk, rises[index]) for index, chunk in chunks.items()}
     has_labels = any((chunk.labels != UNLABELLED).any() for chunk in chunks.values())
     if has_labels:
-        classified = spread_labels(list(lifted.values()), config)
+        mask = _map_mask(reader, records) if config.use_map else None
+        classified = spread_labels(list(chunks.values()), config, mask)
     else:
-        classified = _classify_by_map(reader, {index: records[index] for index in lifted}, rises, list(lifted.values()))
-    scene = Scene(dataset, config, reader.anchor_m, _gather_objects(list(chunks.values()), config))
-    return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), rises, broken, has_labels)
+        mask = _map_mask(reader, records)
+        classified = _classify_by_map(reader, [records[index] for index in chunks], list(chunks.values()), mask)
+    scene = Scene(dataset, config, reader.anchor_m, _gather_objects(list(chunks.values()), config), mask)
+    return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), reader.heights, broken, has_labels)
 
 
 def _classify_by_map(
-    reader: ChunkReader, records: Mapping[int, SampleRecord], rises_m: Mapping[int, float], chunks: Sequence[Chunk]
+    reader: ChunkReader, records: Sequence[SampleRecord], chunks: Sequence[Chunk], mask: MapMask | None
 ) -> list[Chunk]:
     if not chunks:
         return []
-    poses = [record.global_from_ego for record in records.values()]
-    places = np.array([pose[:3, 3] for pose in poses])
-    for pose, rise_m in zip(poses, rises_m.values(), strict=True):
-        pose[:3, 3] += np.array([0.0, 0.0, rise_m]) - reader.anchor_m
+    poses = [record.global_from_ego for record in records]
+    for record, pose in zip(records, poses, strict=True):
+        pose[:3, 3] += np.array([0.0, 0.0, reader.heights.at(record.lidar.timestamp_us)]) - reader.anchor_m
     points = np.concatenate([chunk.cells for chunk in chunks])
     ground = fit_ground(points, poses, reader.config.ground_band_m)
-    mask_path = next(iter(records.values())).map_mask
-    mask = None if mask_path is None else read_map_mask(reader.dataset.root / mask_path, places, reader.anchor_m)
     return label_by_map(chunks, ground, mask)
+
+
+def _map_mask(reader: ChunkReader, records: Sequence[SampleRecord]) -> MapMask | None:
+    path = records[0].map_mask
+    places = np.array([record.global_from_ego[:3, 3] for record in records])
+    return None if path is None else read_map_mask(reader.dataset.root / path, places, reader.anchor_m)
 
 
 def _gather_objects(chunks: Sequence[Chunk], config: LidarConfig) -> dict[str, np.ndarray]:
@@ -117,6 +120,7 @@ def label_scene(
         if index not in parts.chunks:
             continue
         near = [chunk for other, chunk in sorted(parts.chunks.items()) if abs(other - index) <= window]
-        labels, counts = label_frame(parts.scene, records[index], near, parts.rises_m[index])
+        rise_m = parts.heights.at(records[index].lidar.timestamp_us)
+        labels, counts = label_frame(parts.scene, records[index], near, rise_m)
         counts[static_source] = counts.pop("voxels_static")
         yield index, labels, counts

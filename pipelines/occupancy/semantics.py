@@ -16,31 +16,41 @@ from pipelines.occupancy.points import UNLABELLED
 from schemas.classes import IGNORED, OCC3D_CLASSES
 
 _DRIVEABLE = OCC3D_CLASSES.index("driveable_surface")
+_STRETCH = 4.0
+_BORDER_M = 1.0
 
 
-def spread_labels(chunks: Sequence[Chunk], config: LidarConfig) -> list[Chunk]:
+def spread_labels(chunks: Sequence[Chunk], config: LidarConfig, mask: MapMask | None = None) -> list[Chunk]:
     """Gives every cell without a point label the majority class of its nearest labelled cells in the whole scene.
 
-    Cells without a labelled cell within ``neighbour_radius_m`` become `IGNORED`; ties go to the lower class.
+    Cells without a labelled cell within ``neighbour_radius_m`` become `IGNORED`; ties go to the lower class. Heights
+    count fourfold, as classes change faster upwards, at kerbs and feet of walls; neighbours on the other side of the
+    border of the map's driveable area count as a metre farther away.
 
     Source: Occ3D (arXiv 2304.14365), section 3.3: labels of non-keyframe points from K nearest keyframe points.
     """
-    cells = np.concatenate([chunk.cells for chunk in chunks])
+    places = [_places(chunk.cells, mask) for chunk in chunks]
     labels = np.concatenate([chunk.labels for chunk in chunks])
     known = labels != UNLABELLED
-    tree = cKDTree(cells[known])
+    tree = cKDTree(np.concatenate(places)[known])
     classes = np.append(labels[known], 17).astype(np.int64)
     result = []
-    for chunk in chunks:
+    for chunk, place in zip(chunks, places, strict=True):
         unknown = chunk.labels == UNLABELLED
         spread = chunk.labels.copy()
-        spread[unknown] = _vote_of_neighbours(tree, classes, chunk.cells[unknown], config)
+        spread[unknown] = _vote_of_neighbours(tree, classes, place[unknown], config)
         result.append(replace(chunk, labels=spread))
     return result
 
 
+def _places(cells: Float32[np.ndarray, "c 3"], mask: MapMask | None) -> Float32[np.ndarray, "c 4"]:
+    """Where neighbours are looked for: position, heights stretched, and side of the driveable area's border."""
+    side = np.zeros(len(cells)) if mask is None else mask.holds(cells) * _BORDER_M
+    return np.column_stack([cells * (1.0, 1.0, _STRETCH), side]).astype(np.float32)
+
+
 def _vote_of_neighbours(
-    tree: cKDTree, classes: np.ndarray, cells: Float32[np.ndarray, "c 3"], config: LidarConfig
+    tree: cKDTree, classes: np.ndarray, cells: Float32[np.ndarray, "c 4"], config: LidarConfig
 ) -> UInt8[np.ndarray, " c"]:
     _, index = tree.query(cells, k=config.neighbours, distance_upper_bound=config.neighbour_radius_m)
     neighbours = classes[index.reshape(len(cells), config.neighbours)]

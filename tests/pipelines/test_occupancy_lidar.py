@@ -151,8 +151,7 @@ def test_cameras_see_within_their_image_up_to_the_first_hit(tmp_path: Path) -> N
 
 
 def test_cars_hide_what_is_in_them(tmp_path: Path) -> None:
-    # the rays to the road behind the car would make it porous
-    seen = label(tmp_path, frame=2, porous_above=None)["mask_camera"]
+    seen = label(tmp_path, frame=2)["mask_camera"]
     rear = car_x(2 * HALF_SECOND_US) - 1.9  # 10.1 m: u = 80 - 120 * 4 / 8.6 = 24
     assert seen[voxel(rear, 4.0, 0.9)] == 1
     assert seen[voxel(rear + 1.6, 4.0, 0.9)] == 0  # hidden by the car's rear
@@ -231,8 +230,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(bytes(p.relative_to(folder)) + p.read_bytes() for p in paths)).hexdigest()
 
 
-# the truth calls a voxel free from 16 rays of 3 sensor positions on: 16 / 3 = 5.3 rays per sweep
-TINY = LidarConfig(free_per_sweep=5.3)
+TINY = LidarConfig()
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,18 @@ from PIL import Image
 
 from pipelines.occupancy.chunks import Chunk, Rays, majority_labels
 from pipelines.occupancy.compare import compare_occupancy
-from pipelines.occupancy.completion import fill_ground
+from pipelines.occupancy.completion import ground_votes, parts_of_columns
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import fit_ground, read_map_mask
-from pipelines.occupancy.heights import lift, vehicle_heights
+from pipelines.occupancy.heights import measure_heights
 from pipelines.occupancy.kernels import IN_BOX, IN_MARGIN, OUTSIDE, add_votes, assign_boxes, cell_means, share_cells
 from pipelines.occupancy.points import UNLABELLED
 from pipelines.occupancy.semantics import spread_labels
 from pipelines.occupancy.tracks import Track, boxes_at
+from pipelines.occupancy.trails import swept_voxels
 from schemas.errors import DataError
+from schemas.geometry import VoxelGrid
+from schemas.records import BoxRecord, LidarRecord, RigidPose, SampleRecord
 
 
 def turning_track() -> Track:
@@ -112,18 +115,45 @@ def test_labels_spread_to_neighbours_within_reach() -> None:
     assert spread[1].labels.tolist() == [11, 15, 255]  # two near; one near; none near
 
 
-def test_ground_fills_columns_within_reach_only() -> None:
-    votes = np.zeros((6, 1, 3, 18), dtype=np.int32)
-    votes[0, 0, 1, 13] = 4
-    votes[0, 0, 2, 15] = 9  # a wall above the sidewalk is no ground
-    semantics = np.full((6, 1, 3), 17, np.uint8)
-    semantics[0, 0, 1:] = [13, 15]
-    semantics[2, 0, 1] = 4  # a car stands there
-    filled = fill_ground(semantics, votes, 3.0)
-    assert filled[:, 0, 1].tolist() == [13, 13, 4, 13, 17, 17]
-    assert (filled[1:, 0, [0, 2]] == 17).all()
-    assert semantics[1, 0, 1] == 17  # the argument stays
-    assert np.array_equal(fill_ground(semantics, np.zeros_like(votes), 3.0), semantics)
+def points_over(columns: list[float], height: float) -> np.ndarray:
+    """A point in the middle of each quarter of a column, at each x, in voxel units; one row of columns along x."""
+    y = (np.arange(4) + 0.5) / 4
+    return np.array([[x, v, height] for x in columns for v in y])
+
+
+def quarters(*columns: int) -> list[float]:
+    return [column + (part + 0.5) / 4 for column in columns for part in range(4)]
+
+
+def test_ground_reaches_beyond_its_points() -> None:
+    points = points_over(quarters(0), 1.2)
+    votes = ground_votes(points, np.full(16, 13, np.uint8), None, (6, 1, 3), 3.0)
+    # 4 x 4 parts of column 0 are known; parts within 3 voxels of the last of them are filled: columns 1, 2, 3 but for
+    # the last quarter of nothing: the distance of quarter 15 to quarter 3 is 12 = 3 voxels
+    assert votes[:, 0, 1, 2].tolist() == [16, 16, 16, 16, 0, 0]
+    assert votes.sum() == 64
+    assert not ground_votes(points, np.full(16, 15, np.uint8), None, (6, 1, 3), 3.0).any()
+
+
+def test_ground_follows_a_slope_through_a_gap() -> None:
+    known = [x for x in quarters(*range(12)) if not 4 <= x < 7]
+    points = np.concatenate([points_over([x], 0.5 + 0.25 * x) for x in known])
+    votes = ground_votes(points, np.full(len(points), 11, np.uint8), None, (12, 1, 5), 4.0)
+    # column 5 spans heights 0.5 + 0.25 * (5 .. 6) = 1.75 .. 2.0; from the nearest ends alone it would be 1.47 and 2.28
+    assert votes[5, 0, :, 0].tolist() == [0, 16, 0, 0, 0]
+
+
+def test_ground_stays_on_its_side_of_the_map_and_off_unknown_matter() -> None:
+    driveable = parts_of_columns((4, 1, 2))[..., 0] < 2.0
+    points = np.concatenate([points_over(quarters(0), 0.5), points_over([1.9], 0.7)])
+    labels = np.repeat([11, 13], [16, 4]).astype(np.uint8)  # the face of a kerb, measured on the wrong side
+    votes = ground_votes(points, labels, driveable, (4, 1, 2), 9.0)
+    assert votes[:, 0, 0, 0].tolist() == [16, 12 + 0, 0, 0]  # the last quarter of column 1 keeps its own class
+    assert votes[:, 0, 0, 2].tolist() == [0, 4, 0, 0]  # no sidewalk where the map says none, none beyond without points
+    unknown = np.concatenate([points_over(quarters(0), 0.5), points_over([1.9], 0.7)])
+    labels = np.repeat([11, 255], [16, 4]).astype(np.uint8)
+    votes = ground_votes(unknown, labels, None, (4, 1, 2), 9.0)
+    assert votes[:, 0, 0, 0].tolist() == [16, 8, 0, 0]  # quarters 4 and 5 are nearer to the ground than to quarter 7
 
 
 def test_ground_follows_a_slope_and_skips_a_hedge() -> None:
@@ -158,12 +188,76 @@ def test_map_mask_missing_or_broken(tmp_path: Path) -> None:
 
 
 def test_heights_that_poses_miss() -> None:
-    squares = [[x + 0.5, y + 0.5, 0.0] for x in range(12) for y in range(12)]
-    level = chunk_of(squares, [11] * 144)
-    climbed = lift(level, -0.4)  # the vehicle stands 0.4 m higher, so it sees the ground 0.4 m lower
-    assert np.allclose(vehicle_heights([level, climbed, climbed]), [0.0, 0.4, 0.4])
-    few = chunk_of(squares[:99], [11] * 99)
-    assert vehicle_heights([level, lift(few, 1.0)]).tolist() == [0.0, 0.0]  # 99 squares are too few to compare
+    squares = np.array([[x / 2 + 0.25, y / 2 + 0.25, 0.0] for x in range(12) for y in range(12)])
+    climbed = squares - [0.0, 0.0, 0.4]  # the vehicle stands 0.4 m higher, so it sees the ground 0.4 m lower
+    heights = measure_heights([0, 10, 20], [squares, climbed, climbed])
+    assert np.allclose(heights.rises_m, [0.0, 0.4, 0.4])
+    assert heights.at(5) == pytest.approx(0.2) and heights.at(-9) == 0.0 and heights.at(99) == pytest.approx(0.4)
+    few = measure_heights([0, 10], [squares, climbed[:99]])
+    assert few.rises_m.tolist() == [0.0, 0.0]  # 99 columns are too few to compare
+
+
+def test_heights_look_at_flat_columns_only() -> None:
+    squares = np.array([[x / 2 + 0.25, y / 2 + 0.25, 0.0] for x in range(24) for y in range(12)])
+    wall = np.concatenate([squares[:150] + [0.0, 0.0, 0.5], squares[:150] + [0.0, 0.0, 1.5]])
+    heights = measure_heights([0, 10], [squares, np.concatenate([squares - [0.0, 0.0, 0.1], wall])])
+    assert np.allclose(heights.rises_m, [0.0, 0.1])
+
+
+def test_neighbours_across_the_border_of_the_road_are_farther(tmp_path: Path) -> None:
+    image = np.zeros((20, 20), np.uint8)
+    image[:, :10] = 255  # driveable up to x = 1
+    Image.fromarray(image).save(tmp_path / "mask.png")
+    mask = read_map_mask(tmp_path / "mask.png", np.zeros((1, 3)), np.zeros(3))
+    known = chunk_of([[0.5, 0.5, 0.0], [1.1, 0.5, 0.0]], [11, 13])
+    unknown = chunk_of([[0.9, 0.5, 0.0]], [UNLABELLED])
+    config = LidarConfig(neighbours=1)
+    assert spread_labels([known, unknown], config)[1].labels.tolist() == [13]  # 0.2 m away
+    assert spread_labels([known, unknown], config, mask)[1].labels.tolist() == [11]  # 0.4 m away, on the same side
+
+
+def box_record(x: float, token: str) -> BoxRecord:
+    pose = RigidPose(rotation_wxyz=(1.0, 0.0, 0.0, 0.0), translation_m=(x, 0.0, 0.5))
+    return BoxRecord(
+        token=token, instance="car", category="vehicle.car", label=4, size_lwh_m=(2.0, 1.0, 1.0), num_lidar_pts=9,
+        global_from_box=pose,
+    )  # fmt: skip
+
+
+def test_swept_voxels_lie_on_the_path_but_not_in_a_box() -> None:
+    still = RigidPose(rotation_wxyz=(1.0, 0.0, 0.0, 0.0), translation_m=(0.0, 0.0, 0.0))
+    grid = VoxelGrid(minimum_m=(-4.0, -2.0, 0.0), voxel_size_m=0.5, shape=(24, 8, 4))
+    records = []
+    for frame, x in enumerate((0.0, 4.0)):
+        time_us = frame * 500_000
+        lidar = LidarRecord(
+            token="l", path="p", timestamp_us=time_us, ego_from_lidar=still, global_from_ego=still, labels_path=None
+        )
+        records.append(
+            SampleRecord(
+                token=str(frame),
+                scene="s",
+                frame=frame,
+                timestamp_us=time_us,
+                previous=None,
+                next=None,
+                cameras={},
+                lidar=lidar,
+                boxes=(box_record(x, str(frame)),),
+                sweeps=(),
+                map_mask=None,
+                splits=(),
+            )  # fmt: skip
+        )
+    swept = swept_voxels(records, 0, grid)
+    # centres -3.75 + 0.5 i: the path covers x from -1 to 5, the box of keyframe 0, half a voxel larger, -1.25 to 1.25
+    assert np.argwhere(swept.any(axis=(1, 2)))[:, 0].tolist() == list(range(11, 18))  # 1.25 .. 4.75, without 1.25
+    assert (
+        np.argwhere(swept.any(axis=(0, 2)))[:, 0].tolist() == [3, 4]
+        and swept[12, 3].tolist() == [True] * 2 + [False] * 2
+    )
+    parked = [records[0], records[1].model_copy(update={"boxes": (box_record(0.9, "1"),)})]
+    assert not swept_voxels(parked, 0, grid).any()
 
 
 def test_comparison_by_hand() -> None:
@@ -179,4 +273,8 @@ def test_comparison_by_hand() -> None:
     assert figures["semantic_accuracy"] == 1 / 2  # 0 agrees, 3 does not, 1 is unknown
     assert figures["mask_lidar_f1"] == pytest.approx(2 * 4 / (4 + 5))
     assert figures["mask_camera_f1"] == pytest.approx(2 * 1 / (1 + 2))
+    swept = np.array([False, False, False, False, True, True]).reshape(-1, 1, 1)
+    # the last two are free in the truth; one of them holds a car
+    assert compare_occupancy(ours, truth, swept)["trail_share"] == 1 / 2
+    assert "trail_share" not in figures
     assert np.isnan(compare_occupancy(labels([17], [0], [0]), labels([17], [0], [0]))["occupied_iou"])

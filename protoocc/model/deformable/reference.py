@@ -24,7 +24,8 @@ def attend(
     sampled = []
     for image, (start, stop) in zip(value, layout.rows(), strict=True):
         total = value.new_zeros(stop - start, *value.shape[2:])
-        for level, (height, width, first) in enumerate(layout.levels()):
+        levels = image.split([height * width for height, width in layout.sizes])
+        for level, (height, width) in enumerate(layout.sizes):
             x = locations[start:stop, :, level, :, 0] * width - 0.5
             y = locations[start:stop, :, level, :, 1] * height - 0.5
             for right in (0, 1):
@@ -32,7 +33,7 @@ def attend(
                     i, j = x.floor() + right, y.floor() + down
                     share = (1 - (x - i).abs()) * (1 - (y - j).abs()) * weights[start:stop, :, level]
                     inside = (i >= 0) & (i < width) & (j >= 0) & (j < height)
-                    cell = first + torch.where(inside, j * width + i, 0).long()
-                    total = total + (torch.where(inside, share, 0)[..., None] * image[cell, head]).sum(2)
+                    cell = torch.where(inside, j * width + i, 0).long()
+                    total = total + (torch.where(inside, share, 0)[..., None] * levels[level][cell, head]).sum(2)
         sampled.append(total)
     return torch.cat(sampled)

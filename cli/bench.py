@@ -1,8 +1,11 @@
-"""Commands that measure: each compares with a known limit in one run, because only ratios within a run mean anything."""
+"""Commands that measure: each compares with a known limit in one run, as only ratios within a run mean anything."""
 
 from __future__ import annotations
 
 import typer
+
+from cli.bench_occupancy import occupancy
+from cli.bench_table3 import table3
 
 bench = typer.Typer(
     name="bench",
@@ -14,4 +17,6 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
+    bench.command()(occupancy)
+    bench.command()(table3)
     app.add_typer(bench)

@@ -91,7 +91,7 @@ class EncoderLayer(nn.Module):
         depth: Float[Tensor, "cameras bins _ _"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
         """One round of view transformation; the trace is None without prototype mapping."""
-        queries = self.norms[0](queries + self.self_attention(queries, positions))
+        queries = self.norms[0](queries + self.self_attention(queries, positions, earlier))
         flat = queries.flatten(0, 3)
         hit_rows = flat.index_select(0, hits.row)
         mapped = hit_rows

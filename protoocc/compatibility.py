@@ -1,8 +1,6 @@
-"""Whether a configuration fits the shards and the device, asked before any work is done."""
+"""Whether a configuration fits the shards, asked before any work is done."""
 
 from __future__ import annotations
-
-import torch
 
 from protoocc.config import TrainConfig
 from protoocc.data import ShardSet
@@ -22,16 +20,13 @@ def check_grid(config: TrainConfig, shards: ShardSet) -> None:
         raise ConfigError(f"the network has {model.num_classes} classes, {shards.folder} has {len(labels.classes)}")
 
 
-def check_training(config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
-    """Compares training settings with the shards and the device.
+def check_training(config: TrainConfig, shards: ShardSet) -> None:
+    """Compares training settings with the shards.
 
     Raises:
-        ConfigError: another grid, a precision that the device lacks, no pseudo masks for the contrastive loss, or
-            frozen stages of random weights.
+        ConfigError: another grid, no pseudo masks for the contrastive loss, or frozen stages of random weights.
     """
     check_grid(config, shards)
-    if config.precision == "bfloat16" and device.type != "cuda":
-        raise ConfigError(f"precision 'bfloat16' needs a GPU, this run uses '{device.type}'; set precision=float32")
     if config.model.frozen_stages and config.weights is None:
         raise ConfigError(
             f"model.frozen_stages={config.model.frozen_stages} keeps random weights: start from published ones with "

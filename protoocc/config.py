@@ -73,7 +73,7 @@ class TrainConfig(_Frozen):
     schedule: ScheduleConfig = Field(description="Length and learning rate.")
     data: DataConfig = Field(DataConfig(), description="Reading.")
     seed: int = Field(0, ge=0, description="Decides weights, order of samples, dropout and noise.")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic; bfloat16 needs a GPU.")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic of products and convolutions.")
     weights: WeightsConfig | None = Field(None, description="Weights at the start; null for random ones.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step always has one.")
 

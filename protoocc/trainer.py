@@ -56,7 +56,7 @@ def train(
     started = time.monotonic()
     device = device or default_device()
     split = open_shards(shards, config.data.split)
-    check_training(config, split, device)
+    check_training(config, split)
     open_run(out, config, resume=resume)
     with _reproducible(config.seed, device):
         run = _Run(config, split, device)

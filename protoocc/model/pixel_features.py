@@ -30,7 +30,7 @@ def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> Float[Tenso
     v = (sampling.locations[..., 1].flatten(1) * height - 0.5).clamp(-1.0, height)
     left, top = u.floor(), v.floor()
     right_share, bottom_share = u - left, v - top
-    share = sampling.weights.flatten(1) / heads
+    share = sampling.weights.flatten(1).to(u.dtype) / heads
     lower = share * bottom_share
     upper = share - lower
     # One cell of border on the low side and two on the high side take what lies outside: no masks are needed.

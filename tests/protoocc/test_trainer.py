@@ -134,7 +134,6 @@ def test_resume_refuses_other_shards(
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("precision=bfloat16", "needs a GPU"),
         ("model.grid.voxel_size_m=0.5", "the network's grid is"),
         ("model.num_classes=20", "the network has 20 classes, .* has 18"),
     ],

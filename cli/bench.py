@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from cli.bench_attention import attention
 from cli.bench_occupancy import occupancy
 from cli.bench_table3 import table3
 
@@ -19,4 +20,5 @@ def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     bench.command()(occupancy)
     bench.command()(table3)
+    bench.command()(attention)
     app.add_typer(bench)

@@ -51,6 +51,7 @@ PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "protoocc-tiny": lambda: published(model.protoocc_tiny()),
     "panoocc-base": lambda: published(model.panoocc_base()),
     "panoocc-small": lambda: published(model.panoocc_small()),
+    "panoocc-small-dfa3d": lambda: published(model.panoocc_small_dfa3d()),
     "panoocc-tiny": lambda: published(model.panoocc_tiny()),
     "bevformer-base": lambda: published(model.bevformer_base()),
     "bevformer-small": lambda: published(model.bevformer_small()),

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.occ3d import Labels, read_labels
 from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
+from pipelines.occupancy.trails import swept_voxels
 from pipelines.scheduler import Scheduler, run_tasks
 from pipelines.stage import Unit, scene_units
 from schemas.classes import FREE, IGNORED
@@ -102,13 +103,15 @@ def label_file(gts: Path, record: SampleRecord) -> Path:
 def _compare_scene(dataset: DatasetSpec, work: Path, gts: Path, dropped: frozenset[str], unit: Unit) -> Comparison:
     per_row: dict[int, Mapping[str, float]] = {}
     confusion, missing = np.zeros((_SLOTS, _SLOTS), dtype=np.int64), 0
+    scene = read_records(work / "records", start=unit.start, stop=unit.stop)
     for row, record in labelled_rows(work, unit, dropped):
         if not label_file(gts, record).is_file():
             missing += 1
             continue
         labels = stored_labels(work, row)
         truth = read_labels(label_file(gts, record), record.token, dataset.grid.shape)
-        per_row[row] = compare_occupancy(labels, truth)
+        swept = swept_voxels(scene, row - unit.start, dataset.grid)
+        per_row[row] = compare_occupancy(labels, truth, swept)
         confusion += _confusion(labels, truth)
     return Comparison({}, per_row, confusion, missing)
 

@@ -58,7 +58,7 @@ def test_compare_prints_table_figures_and_picture(occupancy: Command, world_data
     assert [said[name] for name in ("occupied_iou", "semantic_accuracy", "mask_lidar_f1", "mask_camera_f1")] == [
         1.0
     ] * 4
-    assert "trail_share" in said
+    assert said["trail_share"] == 0.0
     assert said["keyframes"] == 4 and said["missing"] == 0
     assert said["classes"]["car"]["iou"] == 1.0
     assert Path(said["picture"]).read_bytes()[:4] == b"\x89PNG"

@@ -24,6 +24,7 @@ def test_a_store_agrees_with_its_own_source(world_dataset: DatasetSpec, stored: 
     assert sorted(comparison.per_row) == [0, 1, 2, 3] and comparison.missing == 0
     assert tuple(comparison.figures) == FIGURES
     assert all(value == 1.0 for name, value in comparison.figures.items() if name != "trail_share")
+    assert comparison.figures["trail_share"] == 0.0
     observed = sum(np.load(path)["mask_lidar"].sum(dtype=np.int64) for path in world_dataset.root.glob("gts/*/*/*.npz"))
     assert comparison.confusion.sum() == observed == np.trace(comparison.confusion)
 

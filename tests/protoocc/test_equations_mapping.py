@@ -27,7 +27,7 @@ def make_mapping(channels: int = 4) -> PrototypeMapping:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "cell", "iterations"), [(4, 6, 2, 0), (4, 6, 2, 3), (5, 7, 3, 2), (3, 2, 1, 1), (3, 5, 9, 2)]
+    ("height", "width", "cell", "iterations"), [(5, 7, 3, 0), (4, 6, 2, 3), (5, 7, 3, 2), (3, 2, 1, 1), (3, 5, 9, 2)]
 )
 def test_cluster(height: int, width: int, cell: int, iterations: int) -> None:
     """Whole cells, border cells, one pixel per cell, and one cell larger than the map."""

@@ -1,36 +1,16 @@
-"""Files that are whole or absent: temporary name, fsync, rename; hashes and leftovers."""
+"""Files of a stage: whole or absent (`schemas.files`), as JSON, their hashes, and what a killed run left."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import disk_errors
+from schemas.files import PARTIAL, write_bytes
 
-PARTIAL = ".partial"
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``path`` so that a reader or a crash sees either all of it or nothing.
-
-    Raises:
-        DataError: the disk is full or the folder cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(path.name + PARTIAL)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+__all__ = ["PARTIAL", "remove_partials", "sha256_of", "write_bytes", "write_json"]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from protoocc.config import TrainConfig, changed_fields
 from schemas.errors import ConfigError, disk_errors
+from schemas.files import write_bytes
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file")
@@ -36,9 +36,7 @@ def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
     elif out.is_dir() and any(out.iterdir()):
         name = min(entry.name for entry in out.iterdir())
         raise ConfigError(f"{out} holds '{name}' and no {CONFIG}: it is no run. Choose another folder.")
-    with disk_errors(path):
-        out.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, config.model_dump_json(indent=1) + "\n")
+    write_bytes(path, f"{config.model_dump_json(indent=1)}\n".encode())
 
 
 def _check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
@@ -63,8 +61,7 @@ class RunLog:
         """Drops what a killed run logged at ``first_step`` and later, because it is computed again."""
         self.path = out / METRICS
         rows = [row for row in read_metrics(out) if row["step"] < first_step]
-        with disk_errors(self.path):
-            _write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self._file = self.path.open("a")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
 
@@ -93,12 +90,3 @@ def read_metrics(out: Path) -> list[dict[str, int | float]]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("}\n")]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

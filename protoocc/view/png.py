@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from schemas.errors import disk_errors
+from schemas.files import write_bytes
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -18,11 +18,4 @@ def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
         DataError: the disk is full or the folder cannot be written.
     """
     encoded = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])[1]
-    temporary = path.with_name(path.name + ".partial")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(encoded.tobytes())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write_bytes(path, encoded.tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import os
 from pathlib import Path
 
 import cv2
@@ -147,11 +148,10 @@ def test_png_holds_rgb(tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(self: Path, data: bytes) -> int:
-        self.touch()
+    def no_space(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(Path, "write_bytes", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(DataError, match="the disk is full"):
         write_png(tmp_path / "x.png", np.zeros((2, 2, 3), dtype=np.uint8))
     assert list(tmp_path.iterdir()) == []

@@ -26,9 +26,7 @@ def query_centers(grid: VoxelGrid, query_shape: tuple[int, int, int]) -> Float[T
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()
 
 
-def query_anchors(
-    grid: VoxelGrid, query_shape: tuple[int, int, int], heights: int
-) -> Float[Tensor, "h w z anchors 3"]:
+def query_anchors(grid: VoxelGrid, query_shape: tuple[int, int, int], heights: int) -> Float[Tensor, "h w z anchors 3"]:
     """Points through which a query looks at the images: the centres of its cell cut into equal heights."""
     h, w, z = query_shape
     return query_centers(grid, (h, w, z * heights)).unflatten(2, (z, heights))

@@ -53,6 +53,10 @@ class LidarConfig(_Frozen):
     fill_ground_m: float = Field(
         4.0, ge=0, description="The ground's surface reaches so far beyond its points, in metres."
     )
+    fill_surfaces: bool = Field(
+        True,
+        description="Whether voxels that rays passed are occupied where the plane of the points around them passes.",
+    )
     free_above: int = Field(0, ge=0, description="A voxel is free if more than so many rays passed through it.")
     occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")
     ignore_ends_m: float = Field(
@@ -70,10 +74,11 @@ class LidarConfig(_Frozen):
 
 LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
     "default": LidarConfig(),
-    "paper": LidarConfig(far_rays=False, use_map=False),
+    "paper": LidarConfig(far_rays=False, use_map=False, fill_surfaces=False),
     "release-like": LidarConfig(
         far_rays=False,
         use_map=False,
+        fill_surfaces=False,
         free_above=10,
         occupied_above=1,
         ignore_ends_m=1.0,
@@ -81,7 +86,7 @@ LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
         stop_before_hit_m=0.4,
     ),
 }
-"""`default` also uses the map and the rays that hit beyond the grid; `paper` follows Occ3D's text.
+"""`default` also uses the map, surfaces and rays that hit beyond the grid; `paper` follows Occ3D's text.
 
 `release-like`: also the thresholds of the published files, as far as anyone outside knows them.
 """

@@ -15,6 +15,7 @@ from pipelines.occupancy.ground import MapMask
 from pipelines.occupancy.kernels import add_votes
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.semantics import is_ground_class
+from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.raycast import CarveLimits, count_passes
 from pipelines.sight import View, see_voxels
 from schemas.classes import FREE, IGNORED
@@ -66,6 +67,8 @@ def label_frame(
     passes = np.zeros(grid.shape, dtype=np.int32)
     for chunk in chunks:
         _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
+    if config.fill_surfaces:
+        semantics = fill_surfaces(semantics, passes > config.free_above, points.things, points.thing_votes)
     observed = hit | (passes > np.where(semantics == FREE, config.free_above, 0))
     visible = see_voxels(grid, semantics != FREE, _views(record, scene.dataset.cameras), config.rays_per_voxel)
     labels = {
@@ -101,6 +104,15 @@ class _Points:
     moved_votes: Int32[np.ndarray, "X Y Z 18"]
     counts: Int32[np.ndarray, "X Y Z"]
     """Measured points."""
+    things: Float64[np.ndarray, "m 3"]
+    """Points of anything but ground, objects included, voxel units."""
+
+    @property
+    def thing_votes(self) -> Int32[np.ndarray, "X Y Z 18"]:
+        """Votes without those of the ground."""
+        votes = self.static_votes + self.moved_votes
+        votes[..., FIRST_GROUND : LAST_GROUND + 1] = 0
+        return votes
 
 
 def _gather_points(
@@ -115,14 +127,16 @@ def _gather_points(
     add_votes(votes, static, np.eye(4), labels=slots, weights=one)
     weights = np.concatenate([chunk.weights for chunk in chunks])
     add_votes(counts, static, np.eye(4), labels=np.zeros_like(slots), weights=weights)
+    things = [static[(labels < FIRST_GROUND) | (labels > LAST_GROUND)]]
     voxel_from_global = _voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
     for box in record.boxes:
-        points = scene.objects.get(box.instance)
-        if points is not None:
-            label = np.full(len(points), box.label, dtype=np.uint8)
-            matrix = voxel_from_global @ box.global_from_box.matrix
-            add_votes(moved, points, matrix, labels=label, weights=np.ones(len(points), dtype=np.int32))
-    return _Points(static, labels, votes, moved, counts[..., 0] + moved.sum(axis=3, dtype=np.int32))
+        if box.instance in scene.objects:
+            points_box = scene.objects[box.instance].astype(np.float64)
+            things.append(transform_points(voxel_from_global @ box.global_from_box.matrix, points_box))
+            own = np.full(len(points_box), box.label, dtype=np.uint8)
+            add_votes(moved, things[-1], np.eye(4), labels=own, weights=np.ones(len(own), dtype=np.int32))
+    counted = counts[..., 0] + moved.sum(axis=3, dtype=np.int32)
+    return _Points(static, labels, votes, moved, counted, np.concatenate(things))
 
 
 def _driveable(
@@ -149,8 +163,8 @@ def _elect(
     votes[..., surface] = np.where(sampled, ground, votes[..., surface] // 4)
     winner = votes.argmax(axis=3).astype(np.uint8)
     winner[winner == _IGNORED_SLOT] = IGNORED
-    winner[~hit & (ground.sum(axis=3) == 0)] = FREE
-    return winner
+    of_ground = np.where(ground.any(axis=3), ground.argmax(axis=3) + FIRST_GROUND, FREE).astype(np.uint8)
+    return np.where(hit, winner, of_ground)
 
 
 def _carve(

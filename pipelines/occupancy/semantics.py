@@ -18,6 +18,7 @@ from schemas.classes import IGNORED, OCC3D_CLASSES
 _DRIVEABLE = OCC3D_CLASSES.index("driveable_surface")
 _STRETCH = 4.0
 _BORDER_M = 1.0
+_NEAR_M = 0.1
 
 
 def spread_labels(chunks: Sequence[Chunk], config: LidarConfig, mask: MapMask | None = None) -> list[Chunk]:
@@ -52,10 +53,12 @@ def _places(cells: Float32[np.ndarray, "c 3"], mask: MapMask | None) -> Float32[
 def _vote_of_neighbours(
     tree: cKDTree, classes: np.ndarray, cells: Float32[np.ndarray, "c 4"], config: LidarConfig
 ) -> UInt8[np.ndarray, " c"]:
-    _, index = tree.query(cells, k=config.neighbours, distance_upper_bound=config.neighbour_radius_m)
+    distance, index = tree.query(cells, k=config.neighbours, distance_upper_bound=config.neighbour_radius_m)
     neighbours = classes[index.reshape(len(cells), config.neighbours)]
     rows = np.repeat(np.arange(len(cells)), config.neighbours)
-    votes = np.bincount(rows * 18 + neighbours.reshape(-1), minlength=len(cells) * 18).reshape(-1, 18)[:, :17]
+    weights = 1 / (distance.reshape(-1) + _NEAR_M)
+    slots = rows * 18 + neighbours.reshape(-1)
+    votes = np.bincount(slots, weights=weights, minlength=len(cells) * 18).reshape(-1, 18)[:, :17]
     return np.where(votes.any(axis=1), votes.argmax(axis=1), IGNORED).astype(np.uint8)
 
 

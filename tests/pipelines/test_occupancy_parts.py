@@ -17,6 +17,7 @@ from pipelines.occupancy.heights import measure_heights
 from pipelines.occupancy.kernels import IN_BOX, IN_MARGIN, OUTSIDE, add_votes, assign_boxes, cell_means, share_cells
 from pipelines.occupancy.points import UNLABELLED
 from pipelines.occupancy.semantics import spread_labels
+from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.occupancy.tracks import Track, boxes_at
 from pipelines.occupancy.trails import swept_voxels
 from schemas.errors import DataError
@@ -185,6 +186,32 @@ def test_map_mask_missing_or_broken(tmp_path: Path) -> None:
     path.write_bytes(b"no image")
     with pytest.raises(DataError, match=str(path)):
         read_map_mask(path, np.zeros((1, 3)), np.zeros(3))
+
+
+def wall_with_a_hole() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, points and votes of a wall in voxels (2, 1 .. 4, 1 .. 4); the rays missed voxel (2, 2, 2)."""
+    side = np.arange(1.1, 5.0, 0.2)
+    points = np.array([[2.5, y, z] for y in side for z in side if not (2 <= y < 3 and 2 <= z < 3)])
+    semantics = np.full((6, 6, 6), 17, np.uint8)
+    votes = np.zeros((6, 6, 6, 18), np.int32)
+    add_votes(
+        votes, points, np.eye(4), labels=np.full(len(points), 15, np.uint8), weights=np.ones(len(points), np.int32)
+    )
+    semantics[votes[..., 15] > 0] = 15
+    return semantics, points, votes
+
+
+def test_surfaces_fill_holes_that_rays_passed() -> None:
+    semantics, points, votes = wall_with_a_hole()
+    filled = fill_surfaces(semantics, np.ones((6, 6, 6), bool), points, votes)
+    assert np.argwhere(filled != semantics).tolist() == [[2, 2, 2]] and filled[2, 2, 2] == 15
+    assert np.array_equal(fill_surfaces(semantics, np.zeros((6, 6, 6), bool), points, votes), semantics)
+
+
+def test_surfaces_are_flat() -> None:
+    semantics, points, votes = wall_with_a_hole()
+    rough = points + np.random.default_rng(0).uniform(-0.5, 0.5, points.shape) * (3.0, 0.0, 0.0)
+    assert np.array_equal(fill_surfaces(semantics, np.ones((6, 6, 6), bool), rough, votes), semantics)
 
 
 def test_heights_that_poses_miss() -> None:

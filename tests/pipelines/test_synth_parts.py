@@ -15,12 +15,14 @@ from pipelines.synth.ground import (
     rise_at,
     stand_on,
 )
+from pipelines.synth.observed import Turn, observe
 from pipelines.synth.rig import CAMERAS, LIDAR, build_rig, lidar_rays, pixel_rays
 from pipelines.synth.shapes import Material, block, tube
 from pipelines.synth.texture import chance, noise
-from pipelines.synth.truth import _cover_ground, _cover_triangles
+from pipelines.synth.truth import Occupancy, _cover_ground, _cover_triangles
 from pipelines.synth.world import Road, build_world
 from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
+from schemas.geometry import OCC3D_GRID
 
 FLAT = np.zeros((0, 4))
 
@@ -193,3 +195,32 @@ def test_scene_holds_rare_things_and_keeps_them_apart() -> None:
     # 6 m/s for half a second
     assert np.linalg.norm(later[:3, 3] - start[:3, 3]) == pytest.approx(3.0, abs=0.15)
     assert np.linalg.det(later[:3, :3]) == pytest.approx(1.0)
+
+
+def turn(time_us: int, end_m: tuple[float, float, float], *, mover: int | None) -> Turn:
+    """One ray from (0.2, 0.2, 1.8); one that ends on a mover hits the origin of its frame."""
+    moving = {} if mover is None else {mover: np.zeros((1, 3), np.float32)}
+    ends = np.array([end_m], np.float32)
+    return Turn(time_us, np.array([0.2, 0.2, 1.8]), ends, np.array([mover is None]), moving)
+
+
+def test_rays_of_other_times_observe_still_matter_and_movers_where_they_are_now() -> None:
+    semantics = np.full(OCC3D_GRID.shape, 17, np.uint8)
+    is_moving = np.zeros(OCC3D_GRID.shape, bool)
+    row = semantics[100, :, 7]
+    row[[105, 108, 112]] = 4
+    is_moving[100, [105, 108, 112], 7] = True  # a mover's surface now lies in these
+    occupancy = Occupancy(semantics, is_moving)
+    now_at = np.eye(4)
+    now_at[:3, 3] = (0.2, 5.0, 1.9)  # voxel (5.0 + 40) / 0.4 = 112 along y
+    turns = [
+        turn(0, (0.2, 4.5, 1.9), mover=None),
+        turn(1, (0.2, 3.5, 1.9), mover=9),
+        turn(2, (0.2, 2.1, 1.9), mover=None),
+    ]
+    seen = observe(occupancy, np.eye(4), turns, 2, {9: now_at})[100, :, 7]
+    # the first ray reaches voxel 111, but not what moves; the last one, of now, reaches voxel 105
+    assert np.flatnonzero(seen).tolist() == [100, 101, 102, 103, 104, 105, 106, 107, 109, 110, 111, 112]
+    without = observe(occupancy, np.eye(4), turns[1:], 2, {9: now_at})[100, :, 7]
+    # the ray to the mover passes up to voxel 107 and ends in 108, where nothing was but the mover
+    assert np.flatnonzero(without).tolist() == [100, 101, 102, 103, 104, 105, 106, 107, 112]

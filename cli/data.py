@@ -75,6 +75,9 @@ def synth(
     sweeps: Annotated[
         int, typer.Option("--sweeps", min=0, max=9, help="LiDAR sweeps between two keyframes; 9 is 20 Hz.")
     ] = 9,
+    slope: Annotated[
+        float, typer.Option("--slope", min=0.0, max=0.08, help="Steepest slope of the ground, metres per metre.")
+    ] = 0.03,
     workers: Workers = None,
 ) -> None:
     """Generate a driving world in nuScenes format, with exact occupancy and per-pixel truth.
@@ -92,8 +95,9 @@ def synth(
     from schemas.datasets import describe_validation
     from schemas.errors import ConfigError
 
-    values = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "image_width": width}
+    values: dict[str, float] = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "image_width": width}
     values["sweeps_per_keyframe"] = sweeps
+    values["slope"] = slope
     try:
         config = SynthConfig(**values, workers=workers or available_cores())
     except ValidationError as error:

@@ -33,8 +33,8 @@ Size = Literal["tiny", "small", "base"]
 PEERS: Final = "padded grid_sample"
 PEERS_FORM: Final = {"image": padded, "voxel": two_queues}
 IMAGE_SIZE: Final = (432, 800)
-CHECKED_ROWS: Final = 16
-"""Differences are taken on every sixteenth row, because the reference is slow."""
+CHECKED: Final = (2, 16)
+"""Differences are taken on every sixteenth row of the first two maps, because the reference is slow."""
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -110,7 +110,7 @@ def _differences(runs: Sequence[_Run]) -> list[tuple[float, float]]:
     exact: dict[tuple[str, str], list[Tensor]] = {}
     differences = []
     for run in runs:
-        few = run.case.thinned(CHECKED_ROWS)
+        few = run.case.part(*CHECKED)
         case = (run.attention, run.dtype)
         if case not in exact:
             exact[case] = _results(_ours("reference"), few.to(few.value.device, torch.float64))

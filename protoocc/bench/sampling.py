@@ -28,16 +28,17 @@ class Inputs:
     counts: list[int]
     grad_out: Float[Tensor, "n heads c"]
 
-    def thinned(self, step: int) -> Inputs:
-        """The same with every ``step``-th row of each map."""
-        numbers = torch.arange(len(self.weights), device=self.weights.device).split(self.counts)
+    def part(self, maps: int, step: int) -> Inputs:
+        """Every ``step``-th row of the first maps."""
+        numbers = torch.arange(len(self.weights), device=self.weights.device).split(self.counts)[:maps]
         rows = torch.cat([part[::step] for part in numbers])
         return replace(
             self,
+            value=self.value[:maps],
             locations=self.locations[rows],
             weights=self.weights[rows],
             grad_out=self.grad_out[rows],
-            counts=[-(-count // step) for count in self.counts],
+            counts=[-(-count // step) for count in self.counts[:maps]],
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -141,22 +142,22 @@ def two_queues(inputs: Inputs) -> Prepared:
 def padded_attention(inputs: Inputs) -> Float[Tensor, "n heads c"]:
     """The way of the peers' CPU code: all maps have the same number of rows, so one grid_sample does all of a level.
 
-    The samples of all levels are stacked, and the weighted sum comes last.
+    The samples of all levels are stacked, and the weighted sum comes last. It computes in float32, as theirs does.
     """
     maps, _, heads, channels = inputs.value.shape
-    dtype, shape = inputs.value.dtype, (maps, max(inputs.counts))
-    grids = (2.0 * inputs.locations - 1.0).to(dtype).unflatten(0, shape).transpose(1, 2).flatten(0, 1)
-    shares = inputs.weights.to(dtype).unflatten(0, shape).transpose(1, 2).flatten(0, 1).flatten(2)
+    shape = (maps, max(inputs.counts))
+    grids = (2.0 * inputs.locations - 1.0).unflatten(0, shape).transpose(1, 2).flatten(0, 1)
+    shares = inputs.weights.unflatten(0, shape).transpose(1, 2).flatten(0, 1).flatten(2)
     samples = []
-    levels = inputs.value.split([height * width for height, width in inputs.sizes], dim=1)
+    levels = inputs.value.float().split([height * width for height, width in inputs.sizes], dim=1)
     for number, (level, size) in enumerate(zip(levels, inputs.sizes, strict=True)):
         plane = level.permute(0, 2, 3, 1).reshape(maps * heads, channels, *size)
         samples.append(functional.grid_sample(plane, grids[:, :, number], padding_mode="zeros", align_corners=False))
     summed = (torch.stack(samples, dim=-2).flatten(-2) * shares[:, None]).sum(-1)
-    return summed.view(maps, heads, channels, -1).permute(0, 3, 1, 2).flatten(0, 1)
+    return summed.view(maps, heads, channels, -1).permute(0, 3, 1, 2).flatten(0, 1).to(inputs.value.dtype)
 
 
 def padded_bytes(inputs: Inputs) -> int:
     """Memory of the padded way at its peak: the samples of all levels stacked, their gradient, and two products."""
     samples = len(inputs.counts) * max(inputs.counts) * inputs.weights[0].numel()
-    return 4 * samples * inputs.value.shape[3] * inputs.value.element_size()
+    return 4 * samples * inputs.value.shape[3] * 4

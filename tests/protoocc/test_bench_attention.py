@@ -48,11 +48,13 @@ def test_two_queues_compute_the_same() -> None:
     torch.testing.assert_close(restore(padded_attention(twice)), plain(inputs))
 
 
-def test_thinning_keeps_every_third_row_of_each_map() -> None:
+def test_part_has_every_third_row_of_the_first_maps() -> None:
     inputs = small_inputs([5, 0, 4], [(2, 3)], points=1)
-    few = inputs.thinned(3)
+    few = inputs.part(3, 3)
     assert few.counts == [2, 0, 2]
     assert torch.equal(few.weights, inputs.weights[[0, 3, 5, 8]])
+    assert inputs.part(2, 1).counts == [5, 0]
+    assert len(inputs.part(2, 1).value) == 2
 
 
 @pytest.mark.slow

@@ -146,12 +146,13 @@ def test_threads_do_not_change_a_byte() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_half_precision_is_summed_in_single() -> None:
+@pytest.mark.parametrize("implementation", ["torch", "numba"])
+def test_half_precision_is_summed_in_single(implementation: Implementation) -> None:
     """The result is the exact one, rounded once to 8 bits: off by at most 2^-8 of it. Gradients keep their dtypes."""
     value, locations, weights = (tensor.detach().float() for tensor in random_case())
     half = value.bfloat16().requires_grad_()
     locations.requires_grad_()
-    result = deformable_attention(half, SIZES, locations, weights, COUNTS)
+    result = deformable_attention(half, SIZES, locations, weights, COUNTS, implementation=implementation)
     exact = deformable_attention(half.double(), SIZES, locations.double(), weights.double(), COUNTS)
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.double(), exact, rtol=2**-8, atol=1e-6)

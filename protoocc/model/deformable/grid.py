@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from protoocc.model.deformable.layout import Layout
+from protoocc.model.deformable.layout import Layout, working_dtype
 
 
 def attend(
@@ -16,16 +16,17 @@ def attend(
     weights: Float[Tensor, "n heads levels points"],
     layout: Layout,
 ) -> Float[Tensor, "n heads c"]:
-    """Samples the rows of each map from each level, without padding."""
-    grids = (2.0 * locations - 1.0).to(value.dtype).transpose(0, 1)
-    shares = weights.to(value.dtype).transpose(0, 1)
+    """Samples the rows of each map from each level, without padding; half precision is only for storing."""
+    dtype = working_dtype(value, locations, weights)
+    grids = (2.0 * locations.to(dtype) - 1.0).transpose(0, 1)
+    shares = weights.to(dtype).transpose(0, 1)
     sampled = []
-    for image, (start, stop) in zip(value.permute(0, 2, 3, 1), layout.rows(), strict=True):
-        total = value.new_zeros(value.shape[2], value.shape[3], stop - start)
+    for image, (start, stop) in zip(value.to(dtype).permute(0, 2, 3, 1), layout.rows(), strict=True):
+        total = image.new_zeros(*image.shape[:2], stop - start)
         for level, (height, width, first) in enumerate(layout.levels() if stop > start else []):
             plane = image[..., first : first + height * width].unflatten(-1, (height, width))
             grid = grids[:, start:stop, level]
             points = functional.grid_sample(plane, grid, padding_mode="zeros", align_corners=False)
             total = total + (points * shares[:, None, start:stop, level]).sum(-1)
         sampled.append(total.permute(2, 0, 1))
-    return torch.cat(sampled)
+    return torch.cat(sampled).to(value.dtype)

@@ -59,3 +59,38 @@ def test_self_attention_follows_the_axes() -> None:
     gathered = attention(queries, torch.zeros(2, 3, 1, 1))[0, :, :, 0, 0]
     # Row 0 holds 0 1 2: (0+1)/2, (1+2)/2, (2+nothing)/2; row 1 holds 3 4 5.
     torch.testing.assert_close(gathered, torch.tensor([[0.5, 1.5, 1.0], [3.5, 4.5, 2.5]]))
+
+
+def test_points_take_turns_at_the_anchors() -> None:
+    """Two anchors, three points of one head that looks right by 0, 1 and 2 cells of a map 4 wide: anchors 0, 1, 0."""
+    attention = ImageCrossAttention(4, heads=1, levels=1, points=3)
+    zero = torch.zeros(1, dtype=torch.int64)
+    anchors = torch.tensor([[[0.1, 0.2], [0.5, 0.6]]])
+    hits = HitQueries(zero, zero, anchors, torch.ones(1, 2), [1])
+    _, sampling = attention(torch.randn(1, 4), [torch.randn(1, 4, 2, 4)], hits)
+    expected = torch.tensor([[0.1, 0.2], [0.5 + 1 / 4, 0.6], [0.1 + 2 / 4, 0.2]])
+    torch.testing.assert_close(sampling.locations[0, 0, 0], expected)
+
+
+def test_earlier_state_is_the_other_half() -> None:
+    """One point per queue, at the voxel itself: the mean of both states. An equal earlier state changes nothing."""
+    attention = VoxelSelfAttention(4, heads=2, points=1)
+    for layer in (attention.value, attention.combine):
+        torch.nn.init.eye_(layer.weight)
+    queries, earlier, positions = torch.randn(2, 3, 2, 2, 4), torch.randn(2, 3, 2, 2, 4), torch.randn(3, 2, 2, 4)
+    torch.testing.assert_close(attention(queries, positions, earlier), (queries + earlier) / 2)
+    torch.testing.assert_close(attention(queries, positions, queries), attention(queries, positions))
+
+
+def test_each_camera_reads_its_own_scales() -> None:
+    """Two cameras of two scales filled with 1, 2 and 3, 4; one point per scale in the middle, half the weight each."""
+    attention = ImageCrossAttention(4, heads=2, levels=2, points=1)
+    torch.nn.init.eye_(attention.value.weight)
+    scales = [torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0])]
+    features = [
+        scale.view(2, 1, 1, 1).expand(2, 4, *size) for scale, size in zip(scales, [(4, 6), (2, 3)], strict=True)
+    ]
+    zero = torch.zeros(3, dtype=torch.int64)
+    hits = HitQueries(zero, zero, torch.full((3, 1, 2), 0.5), torch.ones(3, 1), [2, 1])
+    sampled, _ = attention(torch.randn(3, 4), features, hits)
+    torch.testing.assert_close(sampled, torch.tensor([[1.5], [1.5], [3.5]]).expand(3, 4))

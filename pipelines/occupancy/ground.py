@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
+from pipelines.occupancy.png_rows import PngError, grey_png_size, read_png_rows
 from schemas.errors import DataError
 from schemas.geometry import Pose
 
@@ -123,14 +124,27 @@ def read_map_mask(path: Path, places_m: Float64[np.ndarray, "k 3"], anchor_m: Fl
     Raises:
         DataError: the file is missing or no image.
     """
-    Image.MAX_IMAGE_PIXELS = None  # masks of nuScenes hold up to 1.2e9 pixels, more than PIL and OpenCV take by default
     low = np.floor((places_m[:, :2].min(axis=0) - 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
     high = np.ceil((places_m[:, :2].max(axis=0) + 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
     try:
-        with Image.open(path) as image:
-            low, high = np.maximum(low, 0), np.minimum(high, image.size)
-            cut = image.crop((low[0], image.height - high[1], high[0], image.height - low[1])).convert("L")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        size = grey_png_size(path)
+        if size is None:
+            window, low = _cut_any_image(path, low, high)
+        else:
+            low, high = np.maximum(low, 0), np.minimum(high, size)
+            (left, bottom), (right, top) = low.tolist(), high.tolist()
+            window = read_png_rows(path, (size[1] - top, size[1] - bottom), (left, right))
+    except (OSError, UnidentifiedImageError, SyntaxError, PngError) as error:
         raise DataError(f"{path}: map mask is missing or no whole image ({error}); copy it again") from error
-    inside = np.asarray(cut)[::-1] > _MASK_THRESHOLD
-    return MapMask(low * _MASK_PIXEL_M - anchor_m[:2], inside)
+    return MapMask(low * _MASK_PIXEL_M - anchor_m[:2], window[::-1] > _MASK_THRESHOLD)
+
+
+def _cut_any_image(
+    path: Path, low: Int64[np.ndarray, " 2"], high: Int64[np.ndarray, " 2"]
+) -> tuple[UInt8[np.ndarray, "h w"], Int64[np.ndarray, " 2"]]:
+    """Grey window of an image of any kind, which is decoded whole, and its lower left corner, pixels."""
+    Image.MAX_IMAGE_PIXELS = None  # masks of nuScenes hold up to 1.2e9 pixels, more than PIL takes by default
+    with Image.open(path) as image:
+        low, high = np.maximum(low, 0), np.minimum(high, image.size)
+        cut = image.crop((low[0], image.height - high[1], high[0], image.height - low[1])).convert("L")
+    return np.asarray(cut), low

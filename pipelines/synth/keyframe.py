@@ -79,15 +79,18 @@ def load_scene(config: SynthConfig, index: int) -> Scene:
 
 
 @lru_cache(maxsize=1)
-def scene_turns(config: SynthConfig, index: int) -> tuple[Turn, ...]:
-    """What every sweep of a scene truly met."""
+def scene_turns(config: SynthConfig, index: int) -> dict[int, tuple[Turn, Cloud]]:
+    """What every sweep of a scene truly met and what it reports, by timestamp."""
     scene = load_scene(config, index)
     times = [time_us for keyframe in range(config.keyframes) for time_us in scene.sweep_times(keyframe)]
     mount = scene.rig[LIDAR].ego_from_sensor
-    return tuple(
-        turn_around(scene.geometry.at(scene.time_s(time_us)), scene.ego_pose(time_us) @ mount, time_us)
-        for time_us in times
-    )
+    turns = {}
+    for time_us in times:
+        snapshot = scene.geometry.at(scene.time_s(time_us))
+        turn, hits = turn_around(snapshot, scene.ego_pose(time_us) @ mount, time_us)
+        noise = np.random.default_rng([config.seed, index, time_us])
+        turns[time_us] = turn, scan(scene.geometry, hits, noise)
+    return turns
 
 
 def make_keyframe(root: Path, report_path: Path, config: SynthConfig, index: int, keyframe: int) -> None:
@@ -101,7 +104,7 @@ def make_keyframe(root: Path, report_path: Path, config: SynthConfig, index: int
         _write_scene_files(root, scene)
     now_us = scene.start_us + keyframe * KEYFRAME_US
     snapshot = scene.geometry.at(scene.time_s(now_us))
-    shots, cloud = _lidar(root, scene, keyframe, snapshot, now_us)
+    shots, cloud = _lidar(root, scene, keyframe)
     for channel in CAMERAS:
         shots.append(_camera(root, scene, keyframe, channel, now_us))
     voxels = _occupancy(root, scene, keyframe, snapshot, now_us)
@@ -151,15 +154,13 @@ def _origin() -> Float[np.ndarray, " 3"]:
     return np.array([HALF_SIZE_M, HALF_SIZE_M, 0.0])
 
 
-def _lidar(root: Path, scene: Scene, keyframe: int, now: Snapshot, now_us: int) -> tuple[list[Shot], Cloud]:
-    """Scans the sweeps since the last keyframe and the keyframe itself, which comes last."""
+def _lidar(root: Path, scene: Scene, keyframe: int) -> tuple[list[Shot], Cloud]:
+    """Writes the sweeps since the last keyframe and the keyframe itself, which comes last."""
     shots = []
-    for timestamp_us in scene.sweep_times(keyframe):
-        is_now = timestamp_us == now_us
-        shot = _shot(scene, LIDAR, timestamp_us, is_key_frame=is_now)
-        generator = np.random.default_rng([scene.config.seed, scene.index, timestamp_us])
-        snapshot = now if is_now else scene.geometry.at(scene.time_s(timestamp_us))
-        cloud = scan(snapshot, scene.rig[LIDAR], scene.ego_pose(timestamp_us), generator)
+    times = scene.sweep_times(keyframe)
+    for timestamp_us in times:
+        shot = _shot(scene, LIDAR, timestamp_us, is_key_frame=timestamp_us == times[-1])
+        _, cloud = scene_turns(scene.config, scene.index)[timestamp_us]
         write_bytes(root / shot.filename, cloud.points.tobytes())
         shots.append(shot)
     own = shot_token(scene.config.seed, shots[-1].filename)
@@ -186,7 +187,8 @@ def _occupancy(root: Path, scene: Scene, keyframe: int, snapshot: Snapshot, now_
     of_moving = {thing.number: world.pose(thing, time_s) for thing in world.things if thing.track is not None}
     occupancy = voxelise(snapshot, poses[LIDAR])
     labels = occupancy.semantics
-    mask_lidar = observe(occupancy, poses[LIDAR], scene_turns(scene.config, scene.index), now_us, of_moving)
+    turns = [turn for turn, _ in scene_turns(scene.config, scene.index).values()]
+    mask_lidar = observe(occupancy, poses[LIDAR], turns, now_us, of_moving)
     mask_camera = mask_lidar & see(occupancy, scene.rig, poses)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, semantics=labels, mask_lidar=mask_lidar, mask_camera=mask_camera)

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from pipelines.raycast import mark_passed
 from pipelines.sight import View, see_voxels
-from pipelines.synth.rig import CAMERAS, LIDAR, LIDAR_NEAR_M, LIDAR_RANGE_M, Mount, lidar_rays
-from pipelines.synth.sensors import Snapshot
+from pipelines.synth.rig import CAMERAS, LIDAR, Mount, lidar_rays
+from pipelines.synth.sensors import Hits, Snapshot, is_returned
 from pipelines.synth.truth import Occupancy
 from schemas.classes import FREE
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, transform_points
@@ -40,22 +40,23 @@ class Turn:
     ends_m: Float32[np.ndarray, "r 3"]
     """World frame."""
     on_still: Bool[np.ndarray, " r"]
+    """Whether each ray ended on something that never moves."""
     moving: Mapping[int, Float32[np.ndarray, "_ 3"]]
     """Ends on each moving thing, by its number, in its own frame."""
 
 
-def turn_around(snapshot: Snapshot, world_from_lidar: Pose, time_us: int) -> Turn:
-    """One turn of the LiDAR without noise or loss; ``snapshot`` is the world at that time."""
+def turn_around(snapshot: Snapshot, world_from_lidar: Pose, time_us: int) -> tuple[Turn, Hits]:
+    """One turn of the LiDAR without noise or loss, and all its hits; ``snapshot`` is the world at that time."""
     geometry, origin = snapshot.geometry, world_from_lidar[:3, 3]
     rays = lidar_rays() @ world_from_lidar[:3, :3].T.astype(np.float32)
     hits = snapshot.trace(origin, rays)
-    kept = np.flatnonzero((hits.distance_m > LIDAR_NEAR_M) & (hits.distance_m < LIDAR_RANGE_M))
+    kept = np.flatnonzero(is_returned(hits))
     ends = origin + rays[kept].astype(np.float64) * hits.distance_m[kept, None]
     surface, local = hits.surface[kept], hits.local_m[kept]
     is_moving = surface >= geometry.num_still
     number = geometry.thing_number(surface)
     moving = {int(n): local[is_moving & (number == n)] for n in np.unique(number[is_moving])}
-    return Turn(time_us, origin, ends.astype(np.float32), ~is_moving, moving)
+    return Turn(time_us, origin, ends.astype(np.float32), ~is_moving, moving), hits
 
 
 def observe(

@@ -244,14 +244,17 @@ class Cloud:
     category: UInt8[np.ndarray, " n"]
 
 
-def scan(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, generator: np.random.Generator) -> Cloud:
-    """One turn of the LiDAR: 1 cm range noise, one return in 25 lost, 70 m range; the whole turn at one instant."""
-    geometry = snapshot.geometry
-    world_from_lidar = world_from_ego @ mount.ego_from_sensor
+def scan(geometry: Geometry, hits: Hits, generator: np.random.Generator) -> Cloud:
+    """What the LiDAR reports of one turn: 1 cm range noise, one return in 25 lost, all at one instant.
+
+    Args:
+        geometry: what was hit.
+        hits: of `rig.lidar_rays`.
+        generator: source of noise and loss.
+    """
     rays = lidar_rays()
-    hits = snapshot.trace(world_from_lidar[:3, 3], rays @ world_from_lidar[:3, :3].T.astype(np.float32))
     noise_m = generator.normal(0.0, 0.01, len(rays)).astype(np.float32)
-    kept = (generator.random(len(rays)) > 0.04) & (hits.distance_m < LIDAR_RANGE_M) & (hits.distance_m > LIDAR_NEAR_M)
+    kept = (generator.random(len(rays)) > 0.04) & is_returned(hits)
     bright = np.full(len(rays), 12.0)
     bright[hits.surface == GROUND - PAINT_MARK] = 60.0
     on_thing = hits.surface >= 0
@@ -260,3 +263,8 @@ def scan(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, generator: np.r
     distance = (hits.distance_m + noise_m)[kept]
     points = np.column_stack([rays[kept] * distance[:, None], np.round(bright[kept]), beam[kept]])
     return Cloud(points.astype(np.float32), geometry.category(hits.surface)[kept])
+
+
+def is_returned(hits: Hits) -> Bool[np.ndarray, " n"]:
+    """Whether hits are near and far enough for the LiDAR."""
+    return np.asarray((hits.distance_m > LIDAR_NEAR_M) & (hits.distance_m < LIDAR_RANGE_M))

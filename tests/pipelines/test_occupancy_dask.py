@@ -60,6 +60,20 @@ def test_same_bytes_wherever_it_runs(
     assert files_below(work / "occupancy.zarr") == expected
 
 
+def test_same_bytes_on_a_running_cluster(
+    world_dataset: DatasetSpec, prepared: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    from distributed import LocalCluster
+
+    work = work_folder(tmp_path / "work", prepared)
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with LocalCluster(**options) as cluster:
+        runtime = Runtime(scheduler=Scheduler(kind=cluster.scheduler_address))
+        assert runtime.scheduler.kind.startswith("tcp://")
+        make_occupancy(world_dataset, work, LidarConfig(), runtime)
+    assert files_below(work / "occupancy.zarr") == expected
+
+
 def kill_when(path: Path, command: list[str]) -> None:
     """Starts a process group and kills all of it, without a warning, as soon as ``path`` is there."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

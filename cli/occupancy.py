@@ -40,7 +40,7 @@ LabelFolder = Annotated[
 Resample = Annotated[bool, typer.Option("--resample", help="Bring imported labels into a grid that is not their own.")]
 WriteNpz = Annotated[
     Path | None,
-    typer.Option("--write-npz", help="Also write DIR/gts/<scene>/<token>/labels.npz.", show_default=False),
+    typer.Option("--write-npz", help="Also write DIR/gts/SCENE/TOKEN/labels.npz.", show_default=False),
 ]
 Compare = Annotated[
     Path | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -11,7 +12,9 @@ from cli.options import Json
 from cli.progress import console, progress_bar
 
 if TYPE_CHECKING:
-    from protoocc.bench.attention import AttentionBench
+    from rich.table import Table
+
+    from protoocc.bench.attention import AttentionBench, AttentionRow
 
 
 def attention(
@@ -44,30 +47,39 @@ def attention(
 
 def _print(result: AttentionBench) -> None:
     from rich.console import Console
+
+    out = Console()
+    for name, rows in groupby(result.rows, key=lambda row: f"{row.attention} attention, {row.dtype}"):
+        out.print(_table(name, list(rows)))
+    out.print(
+        f"One layer of panoocc-{result.size}; {result.device}; calibration: {result.calibration}; best of "
+        f"{result.rounds} rounds. padded: grid_sample over all cameras padded to the fullest one. Differences are from "
+        "a float64 reference, those of gradients over the largest gradient.",
+        style="dim",
+    )
+    for reason in result.left_out:
+        console.print(f"left out: {reason}", style="dim")
+
+
+def _table(name: str, rows: list[AttentionRow]) -> Table:
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    shown = Table(
-        title=f"Deformable attention, one layer of panoocc-{result.size}",
-        caption=f"{result.device}; calibration: {result.calibration}; best of {result.rounds} rounds. Times faster "
-        "than the padded way, difference from the float64 reference (of gradients: over the largest one).",
-    )
+    shown = Table(title=f"{name} (copying its bytes takes {rows[0].copy_limit_s:.4f} s)", box=SIMPLE)
     shown.add_column("")
-    for title in ("forward s", "faster", "backward s", "faster", "copy limit s", "difference", "of gradients"):
+    for title in ("forward s", "faster", "backward s", "faster", "differs", "gradients"):
         shown.add_column(title, justify="right")
-    for row in result.rows:
+    for row in rows:
         shown.add_row(
-            f"{row.attention}, {row.dtype}, {row.implementation}",
+            row.implementation,
             f"{row.forward_s:.4f}",
             _times(row.forward_speedup),
             f"{row.backward_s:.4f}",
             _times(row.backward_speedup),
-            f"{row.copy_limit_s:.4f}",
             f"{row.difference:.1e}",
             f"{row.gradient_difference:.1e}",
         )
-    Console().print(shown)
-    for reason in result.left_out:
-        console.print(f"left out: {reason}", style="dim")
+    return shown
 
 
 def _times(ratio: float | None) -> str:

@@ -30,7 +30,7 @@ from protoocc.model.projection import find_hits, query_centers
 from protoocc.presets import PRESETS
 
 Size = Literal["tiny", "small", "base"]
-PEERS: Final = "padded grid_sample"
+PEERS: Final = "padded"
 PEERS_FORM: Final = {"image": padded, "voxel": two_queues}
 IMAGE_SIZE: Final = (432, 800)
 CHECKED: Final = (2, 16)
@@ -46,7 +46,7 @@ class AttentionRow(BaseModel):
 
     attention: str = Field(description="image: hit queries and image features; voxel: voxel queries and their slice.")
     dtype: str = Field(description="How values are stored.")
-    implementation: str = Field(description="Name in `deformable_attention`, or the padded way of the peers.")
+    implementation: str = Field(description="Name in `deformable_attention`, or padded: the peers' way.")
     forward_s: float = Field(description="Shortest forward, seconds, as in training.")
     backward_s: float = Field(description="Shortest backward: gradients of values, locations and weights, seconds.")
     forward_speedup: float | None = Field(description="Forward time of the peers' way over this one.")
@@ -199,7 +199,7 @@ def _plan(cases: dict[str, Inputs], device: torch.device) -> tuple[list[_Run], l
             ways = [_Way(PEERS, PEERS_FORM[attention], padded_attention), _ours("torch"), _ours(fastest(case.value))]
             need = padded_bytes(PEERS_FORM[attention](case)[0])
             if need > _free_bytes(device):
-                left_out.append(f"{PEERS}, {attention} attention, {dtype}: needs {need / 1e9:.0f} GB")
+                left_out.append(f"{PEERS} grid_sample, {attention} attention, {dtype}: needs {need / 1e9:.0f} GB")
                 ways = ways[1:]
             runs += [_Run(attention, dtype, way, case) for way in {way.name: way for way in ways}.values()]
     return runs, left_out

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
 from protoocc.config import TrainConfig, changed_fields
@@ -44,6 +46,8 @@ def _check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
         stored: dict[str, Any] = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is damaged: {error}. Choose another folder.") from error
+    with suppress(ValidationError):  # fields of a later version count with their defaults
+        stored = TrainConfig.model_validate(stored).model_dump(mode="json")
     changed = changed_fields(stored, config.model_dump(mode="json"))
     if resume:
         changed = [line for line in changed if not line.startswith(tuple(f"{name}:" for name in FREE_TO_CHANGE))]

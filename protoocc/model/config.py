@@ -95,7 +95,7 @@ class ModelConfig(BaseModel):
     noise: float = Field(0.1, ge=0, description="Standard deviation of the added Gaussian noise.")
     upsample: tuple[UpsampleStage, ...] = Field(
         (
-            UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=128),
+            UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=256),
             UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=32),
         ),
         min_length=1,

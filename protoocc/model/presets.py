@@ -9,7 +9,7 @@ from __future__ import annotations
 from protoocc.model.config import ModelConfig, UpsampleStage
 
 _FRAMES = 4
-_TWICE_WIDE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=128)
+_TWICE_WIDE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=256)
 _TWICE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=32)
 _PILLAR_TO_VOXELS = UpsampleStage(kernel=(1, 1, 16), stride=(1, 1, 16), channels=32)
 
@@ -27,7 +27,7 @@ def protoocc_small() -> ModelConfig:
 def protoocc_tiny() -> ModelConfig:
     """ProtoOcc-Tiny: 50 x 50 x 4 queries; z is upsampled from 4 to 16 as well."""
     upsample = (
-        UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=128),
+        UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=256),
         UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=32),
     )
     return ModelConfig(frames=_FRAMES, query_shape=(50, 50, 4), upsample=upsample)

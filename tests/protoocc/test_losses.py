@@ -40,25 +40,6 @@ def make_output(choice: VoxelChoice, views: int = 3) -> ProtoOccOutput:
     return ProtoOccOutput(logits, choice.all, features, torch.ones(2, 1, 2, 2, dtype=torch.bool), 8)
 
 
-def test_contrast_against_loops() -> None:
-    """Equation (3), cell by cell and mask by mask."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    segments = torch.tensor([4, 9, 4, 2, 9, 9, 4])
-    losses = mask_contrast(features, segments, 0.1)
-    centroids = {
-        name: sum(features[i] for i in range(7) if segments[i] == name) / segments.tolist().count(name)
-        for name in (2, 4, 9)
-    }
-    for cell in range(7):
-        powers = {}
-        for name, centroid in centroids.items():
-            x = features[cell]
-            powers[name] = math.exp(float(centroid @ x / (centroid.norm() * x.norm())) / 0.1)
-        expected = -math.log(powers[int(segments[cell])] / sum(powers.values()))
-        assert math.isclose(float(losses[cell]), expected, rel_tol=1e-6, abs_tol=1e-9)
-
-
 def test_contrast_by_hand() -> None:
     """Orthogonal masks of one cell each: -log(e^(1/tau) / (e^(1/tau) + 1)) with tau 1; a single mask costs nothing."""
     two = mask_contrast(torch.eye(2), torch.tensor([0, 1]), 1.0)
@@ -102,26 +83,6 @@ def jaccard_loss(wrong: set[int], foreground: set[int]) -> float:
     return 1.0 - len(foreground - wrong) / len(foreground | wrong)
 
 
-def test_lovasz_against_loops() -> None:
-    """The Lovasz extension written from its definition on sets, for two views and a class that does not occur."""
-    generator = torch.Generator().manual_seed(0)
-    probabilities = torch.randn(2, 9, 4, generator=generator, dtype=torch.float64).softmax(-1)
-    labels = torch.tensor([0, 1, 1, 3, 0, 3, 3, 1, 0])
-    result = lovasz_softmax(probabilities, labels)
-    for view in range(2):
-        per_class = []
-        for name in (0, 1, 3):
-            foreground = {i for i in range(9) if labels[i] == name}
-            p = probabilities[view, :, name].tolist()
-            errors = [1 - p[i] if i in foreground else p[i] for i in range(9)]
-            loss, wrong = 0.0, set[int]()
-            for i in sorted(range(9), key=lambda i: -errors[i]):
-                loss += errors[i] * (jaccard_loss(wrong | {i}, foreground) - jaccard_loss(wrong, foreground))
-                wrong = wrong | {i}
-            per_class.append(loss)
-        assert math.isclose(float(result[view]), sum(per_class) / 3, rel_tol=1e-6)
-
-
 def test_lovasz_ends_of_the_scale() -> None:
     """A perfect prediction costs 0, a fully wrong one 1, no voxel 0."""
     labels = torch.tensor([0, 1, 2, 2])
@@ -137,20 +98,6 @@ def test_lovasz_gradient() -> None:
     logits = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 1, 1, 0])
     assert torch.autograd.gradcheck(lambda x: lovasz_softmax(x.softmax(-1), labels), (logits,))
-
-
-def test_consistency_against_loops() -> None:
-    """Equations (4) and (5), voxel by voxel, view by view."""
-    generator = torch.Generator().manual_seed(0)
-    probabilities = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64).softmax(-1)
-    expected = 0.0
-    for voxel in range(5):
-        mean = [sum(float(probabilities[view, voxel, c]) for view in range(3)) / 3 for c in range(4)]
-        powers = [value ** (1 / 0.5) for value in mean]
-        for view in range(3):
-            for c in range(4):
-                expected += (powers[c] / sum(powers) - float(probabilities[view, voxel, c])) ** 2 / (5 * 3)
-    assert math.isclose(float(consistency_loss(probabilities, 0.5)), expected, rel_tol=1e-6)
 
 
 def test_sharpen_by_hand() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from protoocc.model.attention import Sampling
-from protoocc.model.pixel_features import PixelFeatures, attention_map
+from protoocc.model.pixel_features import attention_map
 from protoocc.model.prototypes import PrototypeMapping, affinity, aggregate, cluster
 
 
@@ -35,23 +35,6 @@ def test_prototype_count_of_paper_size(cell: int, count: int) -> None:
     assert cluster(torch.zeros(1, 1, 56, 100), cell, 0).shape == (1, count, 1)
 
 
-def test_cluster_against_loops() -> None:
-    """Two rounds of soft assignment, pixel by pixel."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 3, 4, 4, generator=generator, dtype=torch.float64)
-    pixels = [features[0, :, row, column] for row in range(4) for column in range(4)]
-    prototypes = [features[0, :, r : r + 2, c : c + 2].mean((1, 2)) for r in (0, 2) for c in (0, 2)]
-    for _ in range(2):
-        sums, totals = [torch.zeros(3, dtype=torch.float64) for _ in prototypes], [0.0] * 4
-        for pixel in pixels:
-            powers = [math.exp(10.0 * cosine(pixel, prototype)) for prototype in prototypes]
-            for number, power in enumerate(powers):
-                sums[number] += pixel * power / sum(powers)
-                totals[number] += power / sum(powers)
-        prototypes = [total / weight for total, weight in zip(sums, totals, strict=True)]
-    torch.testing.assert_close(cluster(features, 2, 2)[0], torch.stack(prototypes), rtol=1e-6, atol=1e-6)
-
-
 def test_cluster_separates_two_halves() -> None:
     """Left half (1, 0), right half (0, 1), odd border: each prototype ends near one of the two."""
     features = torch.zeros(1, 2, 4, 6)
@@ -64,29 +47,6 @@ def test_aggregate_by_hand() -> None:
     """One prototype 2, queries 1 and 3 with similarities 0.5 and 0.25: (2 + 0.5 + 0.75) / (1 + 0.75)."""
     result = aggregate(torch.tensor([[2.0]]), torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5, 0.25]]))
     torch.testing.assert_close(result, torch.tensor([[3.25 / 1.75]]))
-
-
-@torch.no_grad()
-def test_mapping_against_loops() -> None:
-    """Equations (1a) and (1b) written as loops over prototypes m and queries k."""
-    torch.manual_seed(0)
-    mapping = PrototypeMapping(4).double()
-    prototypes, queries = torch.randn(3, 4).double(), torch.randn(5, 4).double()
-    mapped, voxel_prototypes, similarity = mapping(prototypes, queries)
-    lifted = [mapping.lift.weight @ p + mapping.lift.bias for p in prototypes]
-    scale, shift = float(mapping.scale), float(mapping.shift)
-    share = [[sigmoid(scale * cosine(p, q) + shift) for q in queries] for p in lifted]
-    expected_prototypes = [
-        (lifted[m] + sum(share[m][k] * queries[k] for k in range(5))) / (1.0 + sum(share[m])) for m in range(3)
-    ]
-    torch.testing.assert_close(voxel_prototypes, torch.stack(expected_prototypes), rtol=1e-6, atol=1e-6)
-    first, _, second = mapping.dispatch
-    for k in range(5):
-        sent = sum(share[m][k] * expected_prototypes[m] for m in range(3))
-        hidden = (first.weight @ sent + first.bias).clamp_min(0)
-        expected = queries[k] + second.weight @ hidden + second.bias
-        torch.testing.assert_close(mapped[k], expected, rtol=1e-6, atol=1e-6)
-    assert similarity.abs().max() <= 1.0 + 1e-9
 
 
 def test_mapping_without_hits() -> None:
@@ -117,35 +77,3 @@ def test_attention_map_drops_what_leaves_the_image() -> None:
     outside = Sampling(torch.full((1, 1, 1, 1, 2), 7.0), torch.ones(1, 1, 1, 1))
     assert attention_map(outside, (2, 2)).sum() == 0
     assert attention_map(Sampling(torch.zeros(0, 1, 1, 1, 2), torch.zeros(0, 1, 1, 1)), (2, 2)).shape == (4, 0)
-
-
-@torch.no_grad()
-def test_pixel_features_against_loops() -> None:
-    """Equation (2) with G from loops over hits, heads, levels, points and the four neighbour cells."""
-    generator = torch.Generator().manual_seed(1)
-    hits, heads, levels, points, height, width = 3, 2, 2, 2, 3, 4
-    locations = torch.rand(hits, heads, levels, points, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
-    weights = torch.rand(hits, heads, levels, points, generator=generator, dtype=torch.float64)
-    similarity = torch.rand(5, hits, generator=generator, dtype=torch.float64)
-    prototypes = torch.randn(5, 6, generator=generator, dtype=torch.float64)
-    module = PixelFeatures().double()
-    result, seen = module(attention_map(Sampling(locations, weights), (height, width)), similarity, prototypes)
-    scale, shift = float(module.scale), float(module.shift)
-    for row in range(height):
-        for column in range(width):
-            share = [0.0] * hits
-            for k in range(hits):
-                for u, v, weight in zip(
-                    *locations[k].reshape(-1, 2).T.tolist(), weights[k].flatten().tolist(), strict=True
-                ):
-                    near_u = max(0.0, 1.0 - abs(u * width - 0.5 - column))
-                    near_v = max(0.0, 1.0 - abs(v * height - 0.5 - row))
-                    share[k] += weight * near_u * near_v / heads
-            cell = row * width + column
-            assert bool(seen[cell]) is (sum(share) > 0)
-            expected = torch.zeros(6, dtype=torch.float64)
-            for k in range(hits):
-                for m in range(5):
-                    part = share[k] / sum(share) if sum(share) else 0.0
-                    expected += part * sigmoid(scale * float(similarity[m, k]) + shift) * prototypes[m]
-            torch.testing.assert_close(result[cell], expected, rtol=1e-6, atol=1e-6)

@@ -11,7 +11,7 @@ from protoocc.checkpoint import load_model
 from protoocc.config import TrainConfig, override
 from protoocc.model import ProtoOcc
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
-from protoocc.run_folder import read_metrics
+from protoocc.run_folder import open_run, read_metrics
 from protoocc.trainer import train
 from protoocc.training_report import StepReport
 from schemas.errors import ConfigError, StageError
@@ -203,3 +203,17 @@ def test_parameter_groups(tiny_config: TrainConfig) -> None:
     assert named["decoder.classifier.2.weight"]["lr"] == 1.0
     assert named["decoder.classifier.2.bias"]["weight_decay"] == 0.0
     assert named["voxel_queries.table"]["weight_decay"] == 0.0
+
+
+def test_run_of_an_older_release_can_be_resumed(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    """A stored configuration without a field that came later counts as its default."""
+    open_run(tmp_path / "run", tiny_config, resume=False)
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["model"]["pillar_heights"]
+    path.write_text(json.dumps(stored))
+    open_run(tmp_path / "run", tiny_config, resume=True)
+    stored["optimizer"]["lr"] = 0.5
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match=r"optimizer.lr: was 0.5"):
+        open_run(tmp_path / "run", tiny_config, resume=True)

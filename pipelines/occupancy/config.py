@@ -40,15 +40,18 @@ class LidarConfig(_Frozen):
     )
     neighbours: int = Field(5, ge=1, description="Labelled neighbours that vote on a point without a label.")
     neighbour_radius_m: float = Field(
-        2.0, gt=0, description="Neighbours farther away do not vote; without one the point is ignored. Metres."
+        4.0,
+        gt=0,
+        description="Neighbours farther away, in stretched metres (see `spread_labels`), do not vote; without one the "
+        "point is ignored.",
     )
     ground_band_m: float = Field(
         0.3, gt=0, description="Without point labels: points so near the fitted ground belong to it, in metres."
     )
     use_map: bool = Field(
         True,
-        description="Whether ground without a point label of its own takes its class from neighbours on the same side "
-        "of the border of the map's driveable area. Without any point labels the map is used in any case.",
+        description="Whether ground without a point label of its own takes its class from along the border of the "
+        "map's driveable area rather than from across it. Without any point labels the map is used in any case.",
     )
     fill_ground_m: float = Field(
         4.0, ge=0, description="The ground's surface reaches so far beyond its points, in metres."

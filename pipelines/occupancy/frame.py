@@ -61,8 +61,8 @@ def label_frame(
     points = _gather_points(scene, record, chunks, voxel_from_anchor)
     hit = points.counts > config.occupied_above
     reach_voxels = config.fill_ground_m / grid.voxel_size_m
-    driveable = _driveable(scene.mask, grid.shape, np.linalg.inv(voxel_from_anchor))
-    ground = ground_votes(points.static, points.static_labels, driveable, grid.shape, reach_voxels)
+    border = _border_voxels(scene.mask, grid, np.linalg.inv(voxel_from_anchor))
+    ground = ground_votes(points.static, points.static_labels, border, grid.shape, reach_voxels)
     semantics = _elect(points, ground, hit)
     passes = np.zeros(grid.shape, dtype=np.int32)
     for chunk in chunks:
@@ -139,14 +139,15 @@ def _gather_points(
     return _Points(static, labels, votes, moved, counted, np.concatenate(things))
 
 
-def _driveable(
-    mask: MapMask | None, shape: tuple[int, int, int], anchor_from_voxel: Float64[np.ndarray, "4 4"]
-) -> Bool[np.ndarray, "w l"] | None:
-    """Whether each part of a column lies in the map's driveable area."""
+def _border_voxels(
+    mask: MapMask | None, grid: VoxelGrid, anchor_from_voxel: Float64[np.ndarray, "4 4"]
+) -> Float32[np.ndarray, "w l"] | None:
+    """Distance of each part of a column to the border of the map's driveable area, voxels, positive within."""
     if mask is None:
         return None
-    parts = parts_of_columns(shape)
-    return mask.holds(transform_points(anchor_from_voxel, parts.reshape(-1, 3))).reshape(parts.shape[:2])
+    parts = parts_of_columns(grid.shape)
+    distance_m = mask.border_distance(transform_points(anchor_from_voxel, parts.reshape(-1, 3)))
+    return (distance_m / np.float32(grid.voxel_size_m)).reshape(parts.shape[:2])
 
 
 def _elect(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from PIL import Image, UnidentifiedImageError
@@ -26,6 +28,8 @@ _BUMP_M: Final = 0.25
 _SMOOTH_CELLS: Final = 1.5
 _MASK_PIXEL_M: Final = 0.1
 _MASK_THRESHOLD: Final = 127
+_BORDER_M: Final = 10.0
+"""Distances to the border of the driveable area are not told apart beyond."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,18 @@ class MapMask:
         result = np.zeros(len(points), dtype=bool)
         result[known] = self.inside[pixel[known, 1], pixel[known, 0]]
         return result
+
+    @cached_property
+    def _border_m(self) -> Float32[np.ndarray, "h w"]:
+        sides = (self.inside.astype(np.uint8), (~self.inside).astype(np.uint8))
+        within, beyond = (cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_5) for side in sides)
+        return np.clip((within - beyond) * np.float32(_MASK_PIXEL_M), -_BORDER_M, _BORDER_M)
+
+    def border_distance(self, points: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, " n"]:
+        """Distance of each point to the border of the driveable area: metres, positive within it, -10 .. 10."""
+        pixel = np.floor((points[:, :2] - self.corner_m) / _MASK_PIXEL_M).astype(np.int64)
+        column, row = np.clip(pixel, 0, np.array(self.inside.shape[::-1]) - 1).T
+        return np.asarray(self._border_m[row, column])
 
 
 def read_map_mask(path: Path, places_m: Float64[np.ndarray, "k 3"], anchor_m: Float64[np.ndarray, " 3"]) -> MapMask:

@@ -145,10 +145,10 @@ def test_ground_follows_a_slope_through_a_gap() -> None:
 
 
 def test_ground_stays_on_its_side_of_the_map_and_off_unknown_matter() -> None:
-    driveable = parts_of_columns((4, 1, 2))[..., 0] < 2.0
+    border = (2.0 - parts_of_columns((4, 1, 2))[..., 0]).astype(np.float32)
     points = np.concatenate([points_over(quarters(0), 0.5), points_over([1.9], 0.7)])
     labels = np.repeat([11, 13], [16, 4]).astype(np.uint8)  # the face of a kerb, measured on the wrong side
-    votes = ground_votes(points, labels, driveable, (4, 1, 2), 9.0)
+    votes = ground_votes(points, labels, border, (4, 1, 2), 9.0)
     assert votes[:, 0, 0, 0].tolist() == [16, 12 + 0, 0, 0]  # the last quarter of column 1 keeps its own class
     assert votes[:, 0, 0, 2].tolist() == [0, 4, 0, 0]  # no sidewalk where the map says none, none beyond without points
     unknown = np.concatenate([points_over(quarters(0), 0.5), points_over([1.9], 0.7)])
@@ -231,16 +231,19 @@ def test_heights_look_at_flat_columns_only() -> None:
     assert np.allclose(heights.rises_m, [0.0, 0.1])
 
 
-def test_neighbours_across_the_border_of_the_road_are_farther(tmp_path: Path) -> None:
+def test_neighbours_along_the_border_of_the_road_are_nearer_than_across(tmp_path: Path) -> None:
     image = np.zeros((20, 20), np.uint8)
     image[:, :10] = 255  # driveable up to x = 1
     Image.fromarray(image).save(tmp_path / "mask.png")
     mask = read_map_mask(tmp_path / "mask.png", np.zeros((1, 3)), np.zeros(3))
-    known = chunk_of([[0.5, 0.5, 0.0], [1.1, 0.5, 0.0]], [11, 13])
-    unknown = chunk_of([[0.9, 0.5, 0.0]], [UNLABELLED])
+    points = np.array([[0.95, 0.1, 0.0], [1.15, 0.5, 0.0], [0.45, 0.5, 0.0]])
+    assert mask.border_distance(points) == pytest.approx([0.1, -0.2, 0.6], abs=1e-6)  # pixels 9, 11 and 4
+    known = chunk_of(points[:2].tolist(), [11, 13])
+    unknown = chunk_of([[0.95, 0.5, 0.0]], [UNLABELLED])
     config = LidarConfig(neighbours=1)
     assert spread_labels([known, unknown], config)[1].labels.tolist() == [13]  # 0.2 m away
-    assert spread_labels([known, unknown], config, mask)[1].labels.tolist() == [11]  # 0.4 m away, on the same side
+    # along: 0.4 m; across: hypot(0.2, 3 * 0.3) = 0.92
+    assert spread_labels([known, unknown], config, mask)[1].labels.tolist() == [11]
 
 
 def box_record(x: float, token: str) -> BoxRecord:

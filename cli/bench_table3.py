@@ -107,6 +107,8 @@ def _print(table: Table3) -> None:
             ratio += f" ({milliseconds / BASE.milliseconds:.2f})"
         name = f"{row.model}, {row.image_size[0]} x {row.image_size[1]}"
         memory = "-" if row.train_gb is None else f"{row.train_gb:.1f}"
+        if row.recompute_gb is not None:
+            memory = f"{row.recompute_gb:.1f} (recompute)"
         shown.add_row(name, params, gflops, f"{row.gflops_true:.1f}", f"{row.seconds:.3f}", ratio, memory)
     console = Console()
     console.width = max(console.width, 120)

@@ -38,6 +38,15 @@ LabelFolder = Annotated[
     Path | None, typer.Option("--labels", help="Files of surroundocc or openoccupancy.", show_default=False)
 ]
 Resample = Annotated[bool, typer.Option("--resample", help="Bring imported labels into a grid that is not their own.")]
+ImageLabelFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--image-labels",
+        help="Let --source lidar free voxels that classes of pixels refute: FOLDER/SCENE/SAMPLE_TOKEN/CAMERA.png below "
+        "the dataset's root.",
+        show_default=False,
+    ),
+]
 WriteNpz = Annotated[
     Path | None,
     typer.Option("--write-npz", help="Also write DIR/gts/SCENE/TOKEN/labels.npz.", show_default=False),
@@ -59,6 +68,7 @@ def occupancy(
     thresholds: Thresholds = "default",
     labels: LabelFolder = None,
     resample: Resample = False,
+    image_labels: ImageLabelFolder = None,
     write_npz: WriteNpz = None,
     compare: Compare = None,
     check: Check = False,
@@ -95,7 +105,9 @@ def occupancy(
     if source is not None or not (is_finished and wants_more):
         from pipelines.occupancy import make_occupancy
 
-        config = occupancy_source(source or "occ3d", thresholds, labels=labels, resample=resample)
+        config = occupancy_source(
+            source or "occ3d", thresholds, labels=labels, resample=resample, image_labels=image_labels
+        )
         summary = run("occupancy", lambda runtime: make_occupancy(dataset, dataset.work, config, runtime))
         print_label_shares(summary)
     if write_npz is not None:

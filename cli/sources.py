@@ -15,15 +15,22 @@ if TYPE_CHECKING:
 
 
 def occupancy_source(
-    source: str, thresholds: str, *, labels: Path | None = None, resample: bool = False
+    source: str,
+    thresholds: str,
+    *,
+    labels: Path | None = None,
+    resample: bool = False,
+    image_labels: str | None = None,
 ) -> OccupancyConfig:
-    """Settings of `--source`, `--thresholds`, `--labels` and `--resample`.
+    """Settings of `--source`, `--thresholds`, `--labels`, `--resample` and `--image-labels`.
 
     Raises:
         ConfigError: an unknown word, or an option that belongs to another source.
     """
-    from pipelines.occupancy import LIDAR_PRESETS, ImportConfig, Occ3dConfig
+    from pipelines.occupancy import LIDAR_PRESETS, ImageLabels, ImportConfig, Occ3dConfig
 
+    if image_labels is not None and source != "lidar":
+        raise ConfigError(f"--image-labels belongs to --source lidar, not {source}")
     if source == "surroundocc" or source == "openoccupancy":
         if labels is None:
             raise ConfigError(f"--source {source} needs --labels DIR, the folder of its files")
@@ -36,7 +43,10 @@ def occupancy_source(
         raise ConfigError(f"--source {source}: expected occ3d, lidar, surroundocc or openoccupancy")
     if thresholds not in LIDAR_PRESETS:
         raise ConfigError(f"--thresholds {thresholds}: expected one of {', '.join(LIDAR_PRESETS)}")
-    return LIDAR_PRESETS[thresholds]
+    preset = LIDAR_PRESETS[thresholds]
+    if image_labels is None:
+        return preset
+    return preset.model_copy(update={"image_labels": ImageLabels(folder=image_labels)})
 
 
 def mask_generator(

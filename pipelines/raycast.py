@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int32, Int64
+from jaxtyping import Bool, Float, Float64, Int32, Int64, UInt8
 from numba import njit
 
 
@@ -287,6 +287,48 @@ def first_hits(
     reach = float(np.abs(origin).max()) + 2.0 * sum(occupied.shape)
     _hit(occupied, origin, directions, reach, cells, distances)
     return cells, distances
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _count_claims(against, in_favour, semantics, origin, directions, classes, reach):
+    shape = semantics.shape
+    path = np.empty((shape[0] + shape[1] + shape[2] + 1, 3), dtype=np.int64)
+    for ray in range(len(directions)):
+        count = _path(origin, origin + reach * directions[ray], shape, None, path)
+        first = count
+        for step in range(count):
+            x, y, z = path[step, 0], path[step, 1], path[step, 2]
+            if semantics[x, y, z] == classes[ray]:
+                in_favour[x, y, z] += 1
+                first = min(first, step)
+        if first < count:
+            for step in range(first):
+                against[path[step, 0], path[step, 1], path[step, 2]] += 1
+
+
+def count_claims(
+    semantics: UInt8[np.ndarray, "X Y Z"],
+    origin: Float64[np.ndarray, " 3"],
+    directions: Float64[np.ndarray, "r 3"],
+    classes: UInt8[np.ndarray, " r"],
+) -> tuple[Int32[np.ndarray, "X Y Z"], Int32[np.ndarray, "X Y Z"]]:
+    """What rays that know the class they meet say about voxels; rays that meet none of their class say nothing.
+
+    Args:
+        semantics: class of each voxel.
+        origin: (3,) where all rays start, voxel units; may lie outside the grid.
+        directions: (R, 3) unit vectors in the grid's axes.
+        classes: (R,) class that each ray meets.
+
+    Returns:
+        Number of rays that pass each voxel before the first one of their class, and number of rays of the voxel's own
+        class that pass it anywhere, behind the first such voxel too.
+    """
+    against, in_favour = np.zeros(semantics.shape, np.int32), np.zeros(semantics.shape, np.int32)
+    reach = float(np.abs(origin).max()) + 2.0 * sum(semantics.shape)
+    _count_claims(against, in_favour, semantics, origin, directions, classes, reach)
+    return against, in_favour
 
 
 @njit(cache=True, nogil=True)

@@ -41,13 +41,26 @@ def see_voxels(
     Source: Occ3D (arXiv 2304.14365), algorithm 3 and section 3.3.2.
     """
     visible = np.zeros(grid.shape, dtype=bool)
-    reach_m = float(np.abs([grid.minimum_m[:2], grid.maximum_m[:2]]).max() * np.sqrt(2))
     for view in views:
-        focal_px = float(max(view.image_from_camera[0, 0], view.image_from_camera[1, 1]))
-        spacing_px = focal_px * grid.voxel_size_m / reach_m / rays_per_voxel
-        origin = (view.ego_from_camera[:3, 3] - np.array(grid.minimum_m)) / grid.voxel_size_m
-        mark_visible(visible, occupied, origin, image_rays(view, spacing_px) @ view.ego_from_camera[:3, :3].T)
+        mark_visible(visible, occupied, *voxel_rays(grid, view, rays_per_voxel))
     return visible
+
+
+def voxel_rays(
+    grid: VoxelGrid, view: View, rays_per_voxel: float
+) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, "r 3"]]:
+    """Origin of a camera's rays, voxel units, and their directions in the grid's axes, as `image_rays` spreads them.
+
+    Args:
+        grid: whose farthest corner sets the spacing.
+        view: the camera.
+        rays_per_voxel: rays across a voxel at that corner, side by side.
+    """
+    reach_m = float(np.abs([grid.minimum_m[:2], grid.maximum_m[:2]]).max() * np.sqrt(2))
+    focal_px = float(max(view.image_from_camera[0, 0], view.image_from_camera[1, 1]))
+    spacing_px = focal_px * grid.voxel_size_m / reach_m / rays_per_voxel
+    origin = (view.ego_from_camera[:3, 3] - np.array(grid.minimum_m)) / grid.voxel_size_m
+    return origin, image_rays(view, spacing_px) @ view.ego_from_camera[:3, :3].T
 
 
 def image_rays(view: View, spacing_px: float) -> Float64[np.ndarray, "r 3"]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.files import sha256_of
-from pipelines.occupancy.config import LIDAR_PRESETS, LidarConfig, Occ3dConfig
+from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig, check_grid, read_imported
 from pipelines.occupancy.occ3d import Labels, read_labels
 from pipelines.occupancy.scene import label_scene, read_scene
@@ -17,7 +17,15 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import SampleRecord, read_records
 
-__all__ = ["LIDAR_PRESETS", "ImportConfig", "LidarConfig", "Occ3dConfig", "OccupancyConfig", "make_occupancy"]
+__all__ = [
+    "LIDAR_PRESETS",
+    "ImageLabels",
+    "ImportConfig",
+    "LidarConfig",
+    "Occ3dConfig",
+    "OccupancyConfig",
+    "make_occupancy",
+]
 
 OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig
 """Where labels come from."""
@@ -37,7 +45,7 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
     Returns:
         Figures of the run; `counts` says what the classes of occupied voxels rest on: `voxels_lidarseg` (point labels
         and their neighbours; `voxels_panoptic` where they come from that set), `voxels_boxes`, `voxels_map` (ground
-        inside the map mask), `voxels_ignored` (unknown).
+        inside the map mask), `voxels_ignored` (unknown); `freed_by_images`: voxels refuted by pixels.
 
     Raises:
         DataError: `prepare` has not finished.
@@ -57,7 +65,7 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
         name="occupancy",
         folder=folder,
         config={
-            "source": source.model_dump(mode="json"),
+            "source": source.model_dump(mode="json", exclude_none=True),
             "grid": dataset.grid.model_dump(mode="json", exclude_defaults=True),
             "categories": dataset.categories,
             **({"labels": dataset.labels} if isinstance(source, Occ3dConfig) else {}),

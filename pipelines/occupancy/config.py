@@ -17,6 +17,13 @@ class Occ3dConfig(_Frozen):
     kind: Literal["occ3d"] = Field("occ3d", description="Source: `labels.npz` files in Occ3D format.")
 
 
+class ImageLabels(_Frozen):
+    """Classes of camera pixels, for image-guided refinement."""
+
+    folder: str = Field(description="Below the dataset's root; holds `<scene>/<sample token>/<camera>.png`.")
+    min_rays: int = Field(16, ge=1, description="A voxel becomes free if so many rays meet their class behind it.")
+
+
 class LidarConfig(_Frozen):
     """Labels from sweeps, boxes and point labels; the defaults use all evidence and agree best with exact truth."""
 
@@ -72,6 +79,9 @@ class LidarConfig(_Frozen):
     far_rays: bool = Field(True, description="Whether rays that hit beyond the grid free voxels too.")
     rays_per_voxel: float = Field(
         1.5, gt=0, description="Camera rays across one voxel at the grid's far corner, side by side; rows are denser."
+    )
+    image_labels: ImageLabels | None = Field(
+        None, description="Classes of camera pixels that refine the labels; without them nothing is refined."
     )
 
 

@@ -14,6 +14,7 @@ from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import MapMask
 from pipelines.occupancy.kernels import add_votes
 from pipelines.occupancy.occ3d import Labels
+from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.semantics import is_ground_class
 from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.raycast import CarveLimits, count_passes
@@ -41,7 +42,7 @@ class Scene:
 
 
 def label_frame(
-    scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], rise_m: float
+    scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], rise_m: float, images: Mapping[str, ClassImage]
 ) -> tuple[Labels, dict[str, float]]:
     """Occupancy of one keyframe.
 
@@ -50,6 +51,7 @@ def label_frame(
         record: the keyframe.
         chunks: static matter near it in time.
         rise_m: height of the vehicle that its pose misses, contained in the positions of ``chunks``.
+        images: classes of the pixels of each camera, read if `LidarConfig.image_labels` is set.
 
     Returns:
         Labels as in Occ3D's files: unobserved voxels are 17 in `semantics`, occupied ones of unknown class 255; and the
@@ -69,14 +71,32 @@ def label_frame(
         _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
     if config.fill_surfaces:
         semantics = fill_surfaces(semantics, passes > config.free_above, points.things, points.thing_votes)
+    views = _views(record, scene.dataset.cameras)
+    refuted = _refuted(scene, semantics, views, images)
+    semantics[refuted] = FREE
     observed = hit | (passes > np.where(semantics == FREE, config.free_above, 0))
-    visible = see_voxels(grid, semantics != FREE, _views(record, scene.dataset.cameras), config.rays_per_voxel)
+    visible = see_voxels(grid, semantics != FREE, list(views.values()), config.rays_per_voxel)
     labels = {
         "semantics": semantics,
         "mask_lidar": observed.astype(np.uint8),
         "mask_camera": (visible & observed).astype(np.uint8),
     }
-    return labels, _count_sources(semantics, points.moved_votes)
+    counts = _count_sources(semantics, points.moved_votes)
+    return labels, counts | ({"freed_by_images": float(refuted.sum())} if images else {})
+
+
+def _refuted(
+    scene: Scene, semantics: UInt8[np.ndarray, "X Y Z"], views: Mapping[str, View], images: Mapping[str, ClassImage]
+) -> Bool[np.ndarray, "X Y Z"]:
+    if scene.config.image_labels is None:
+        return np.zeros(semantics.shape, dtype=bool)
+    return refuted_voxels(
+        scene.dataset.grid,
+        semantics,
+        [(views[channel], image) for channel, image in images.items()],
+        rays_per_voxel=scene.config.rays_per_voxel,
+        min_rays=scene.config.image_labels.min_rays,
+    )
 
 
 def _shift(offset_m: Float64[np.ndarray, " 3"]) -> Pose:
@@ -197,13 +217,13 @@ def _carve(
     )
 
 
-def _views(record: SampleRecord, cameras: Sequence[str]) -> list[View]:
+def _views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:
     """The keyframe's cameras, each at its own exposure."""
-    views = []
+    views = {}
     for channel in cameras:
         camera = record.cameras[channel]
         ego_from_camera = invert_rigid(record.camera_from_ego(channel))
-        views.append(View(np.array(camera.intrinsics, np.float64), camera.width, camera.height, ego_from_camera))
+        views[channel] = View(np.array(camera.intrinsics, np.float64), camera.width, camera.height, ego_from_camera)
     return views
 
 

@@ -16,6 +16,7 @@ from pipelines.occupancy.heights import Heights
 from pipelines.occupancy.kernels import share_cells
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.points import UNLABELLED, kind_of_point_labels
+from pipelines.occupancy.refine import ClassImage, read_class_images
 from pipelines.occupancy.semantics import label_by_map, spread_labels
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
@@ -31,6 +32,8 @@ class SceneChunks:
     scene: Scene
     chunks: Mapping[int, Chunk]
     """By position of the keyframe in the scene; keyframes with broken files are absent."""
+    images: Mapping[int, Mapping[str, ClassImage]]
+    """By position: classes of the pixels of each camera; none where the configuration or the splits want none."""
     heights: Heights
     """Of the vehicle, which its poses miss."""
     broken: Mapping[str, str]
@@ -54,9 +57,11 @@ def read_scene(
     """
     reader = make_reader(dataset, config, records)
     chunks: dict[int, Chunk] = {}
+    images: dict[int, Mapping[str, ClassImage]] = {}
     broken: dict[str, str] = {}
     for index, record in enumerate(records):
         try:
+            images[index] = _read_images(dataset, config, record)
             chunks[index] = reader.read(record)
         except DataError as error:
             if not drop_broken:
@@ -71,7 +76,13 @@ def read_scene(
         mask = _map_mask(reader, records)
         classified = _classify_by_map(reader, [records[index] for index in chunks], list(chunks.values()), mask)
     scene = Scene(dataset, config, reader.anchor_m, _gather_objects(list(chunks.values()), config), mask)
-    return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), reader.heights, broken, has_labels)
+    return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), images, reader.heights, broken, has_labels)
+
+
+def _read_images(dataset: DatasetSpec, config: LidarConfig, record: SampleRecord) -> Mapping[str, ClassImage]:
+    if config.image_labels is None or not record.splits:
+        return {}
+    return read_class_images(dataset.root, config.image_labels, record, dataset.cameras)
 
 
 def _classify_by_map(
@@ -121,6 +132,6 @@ def label_scene(
             continue
         near = [chunk for other, chunk in sorted(parts.chunks.items()) if abs(other - index) <= window]
         rise_m = parts.heights.at(records[index].lidar.timestamp_us)
-        labels, counts = label_frame(parts.scene, records[index], near, rise_m)
+        labels, counts = label_frame(parts.scene, records[index], near, rise_m, parts.images[index])
         counts[static_source] = counts.pop("voxels_static")
         yield index, labels, counts

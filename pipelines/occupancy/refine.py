@@ -1,0 +1,119 @@
+"""Image-guided refinement: classes of camera pixels free voxels that cannot be there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float64, UInt8, UInt16
+
+from pipelines.occupancy.completion import FIRST_GROUND, LAST_GROUND
+from pipelines.occupancy.config import ImageLabels
+from pipelines.raycast import count_claims
+from pipelines.sight import View, voxel_rays
+from schemas.classes import FREE
+from schemas.errors import DataError
+from schemas.geometry import VoxelGrid
+from schemas.records import SampleRecord
+
+_CLASS_STEP: Final = 2048
+"""16-bit images hold class * 2048 + number of the thing, as generated worlds have them; 8-bit images the class."""
+
+ClassImage = UInt8[np.ndarray, "h w"]
+
+
+def read_class_images(
+    root: Path, config: ImageLabels, record: SampleRecord, cameras: Sequence[str]
+) -> Mapping[str, ClassImage]:
+    """Classes of the pixels of a keyframe's cameras, 17 and more where they say nothing.
+
+    Args:
+        root: of the dataset.
+        config: where the files are: `<folder>/<scene>/<sample token>/<camera>.png`.
+        record: the keyframe.
+        cameras: which to read.
+
+    Raises:
+        DataError: a file is missing, no grey PNG of 8 or 16 bits, or not of the shape of the camera's image.
+    """
+    folder = root / config.folder / record.scene / record.token
+    images = {}
+    for channel in cameras:
+        camera = record.cameras[channel]
+        image = _read(folder / f"{channel}.png", record.token)
+        height, width = image.shape
+        if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
+            raise DataError(
+                f"sample {record.token}: class image {folder / channel}.png has {width} x {height} pixels, the "
+                f"camera's image {camera.width} x {camera.height}; give it the same aspect, without cropping"
+            )
+        images[channel] = image
+    return images
+
+
+def _read(path: Path, token: str) -> ClassImage:
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise DataError(
+            f"sample {token}: class image {path} cannot be read ({error.strerror}); write one PNG per camera as "
+            "FOLDER/SCENE/SAMPLE_TOKEN/CAMERA.png, or leave --image-labels away"
+        ) from None
+    image: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"] | None = (
+        cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    )
+    if image is None or image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"sample {token}: class image {path} is no whole grey PNG; write class numbers with 8 bits, or "
+            f"class * {_CLASS_STEP} with 16"
+        )
+    return image if image.dtype == np.uint8 else (image // _CLASS_STEP).astype(np.uint8)
+
+
+def refuted_voxels(
+    grid: VoxelGrid,
+    semantics: UInt8[np.ndarray, "X Y Z"],
+    views: Sequence[tuple[View, ClassImage]],
+    *,
+    rays_per_voxel: float,
+    min_rays: int,
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Occupied voxels through which the images see the class of what lies behind.
+
+    A ray of a pixel walks to the first voxel of the pixel's class; what it passes before cannot stop the sight. One ray
+    proves little, as things fill their voxels in part only. So a voxel is refuted by ``min_rays`` rays of all cameras
+    and if no ray of its own class passes it, behind other voxels of that class either: the far corners of a thing lie
+    within its outline, but rays past its edges pass them too. Ground stays, as rays that graze it pass its voxels.
+
+    Args:
+        grid: of ``semantics``.
+        semantics: class of each voxel, 17 free, 255 unknown.
+        views: cameras at their own exposures, and the classes of their pixels.
+        rays_per_voxel: density of the rays, as for visibility (`pipelines.sight.see_voxels`).
+        min_rays: how many rays it takes.
+
+    Source: Occ3D (arXiv 2304.14365), image-guided voxel refinement, which frees whatever a ray passes.
+    """
+    against, in_favour = np.zeros(grid.shape, np.int32), np.zeros(grid.shape, np.int32)
+    for view, image in views:
+        origin, directions = voxel_rays(grid, view, rays_per_voxel)
+        classes = _classes_along(view, image, directions)
+        known = classes < FREE
+        claims = count_claims(semantics, origin, directions[known], classes[known])
+        against += claims[0]
+        in_favour += claims[1]
+    is_ground = (semantics >= FIRST_GROUND) & (semantics <= LAST_GROUND)
+    return (semantics != FREE) & ~is_ground & (against >= min_rays) & (in_favour == 0)
+
+
+def _classes_along(view: View, image: ClassImage, directions: Float64[np.ndarray, "r 3"]) -> UInt8[np.ndarray, " r"]:
+    """Class of the pixel that each ray runs through."""
+    rays_camera = directions @ view.ego_from_camera[:3, :3]
+    uv_px = rays_camera @ view.image_from_camera.T
+    uv_px = uv_px[:, :2] / uv_px[:, 2:]
+    size_px = np.array([image.shape[1], image.shape[0]])
+    column, row = np.clip(uv_px * size_px / [view.width_px, view.height_px], 0, size_px - 1).astype(np.int64).T
+    return image[row, column]

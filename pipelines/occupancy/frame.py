@@ -81,7 +81,7 @@ def label_frame(
         "mask_lidar": observed.astype(np.uint8),
         "mask_camera": (visible & observed).astype(np.uint8),
     }
-    counts = _count_sources(semantics, points.moved_votes)
+    counts = _count_sources(semantics, points)
     return labels, counts | ({"freed_by_images": float(refuted.sum())} if images else {})
 
 
@@ -227,11 +227,18 @@ def _views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:
     return views
 
 
-def _count_sources(semantics: np.ndarray, moved: Int32[np.ndarray, "X Y Z 18"]) -> dict[str, float]:
+def _count_sources(semantics: UInt8[np.ndarray, "X Y Z"], points: _Points) -> dict[str, float]:
     """Occupied voxels whose class rests on boxes, on static matter, on nothing."""
     known = (semantics != FREE) & (semantics != IGNORED)
-    slot = np.where(known, semantics, 0).astype(np.int64)
-    by_box = known & (np.take_along_axis(moved, slot[..., None], axis=3)[..., 0] > 0)
+    slot = np.where(known, semantics, 0).astype(np.int64)[..., None]
+    moved, static = (
+        np.take_along_axis(votes, slot, axis=3)[..., 0] for votes in (points.moved_votes, points.static_votes)
+    )
+    by_box = known & (moved > 0)
+    completed = known & (moved == 0) & (static == 0) & ~is_ground_class(semantics)
+    for x, y, z in np.argwhere(completed):
+        near = tuple(slice(max(i - 1, 0), i + 2) for i in (x, y, z))
+        by_box[x, y, z] = points.moved_votes[(*near, semantics[x, y, z])].any()
     return {
         "voxels_occupied": float((semantics != FREE).sum()),
         "voxels_boxes": float(by_box.sum()),

@@ -77,6 +77,6 @@ def label_by_map(chunks: Sequence[Chunk], ground: Ground, mask: MapMask | None) 
     return result
 
 
-def is_ground_class(labels: UInt8[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+def is_ground_class(labels: UInt8[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
     """Driveable surface, other flat, sidewalk, terrain: where rays end on the ground."""
     return (labels >= _DRIVEABLE) & (labels <= OCC3D_CLASSES.index("terrain"))

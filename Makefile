@@ -22,7 +22,7 @@ demo: setup ## the main job on a generated world: data, labels, masks, shards, t
 	$(BIN)/protoocc demo --out $(DEMO_OUT)
 
 test: setup ## the fast tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: setup ## the slow tests
 	$(BIN)/python -m pytest -q -m slow

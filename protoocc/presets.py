@@ -11,7 +11,7 @@ from protoocc.losses.config import LossConfig
 from protoocc.model.config import ModelConfig
 
 DEMO_CLASS_WEIGHTS: Final = (8.0, 7.0, 9.0, 5.0, 4.5, 6.5, 7.5, 6.5, 12.0, 6.5, 4.5, 2.0, 5.0, 3.0, 2.5, 2.5, 3.0, 1.0)
-"""Share of each class among the observed voxels of the generated world, to the power -0.3."""
+"""Share of each class among the observed voxels of the first generated worlds (flat), to the power -0.3."""
 
 
 def demo() -> TrainConfig:

@@ -44,8 +44,8 @@ _DIFFERENCES = {
 
 def draw_differences(dataset: DatasetSpec, folder: Path, comparison: Comparison, path: Path) -> None:
     """Writes a sheet of the keyframe that agrees least: both labels and their differences from above."""
-    from pipelines.occupancy.compare_folder import gts_of, label_file
-    from pipelines.occupancy.occ3d import read_labels
+    from pipelines.occupancy.compare_folder import gts_of
+    from pipelines.occupancy.occ3d import label_file, read_labels
     from pipelines.occupancy.stored import read_row
 
     row = comparison.worst_row
@@ -92,10 +92,10 @@ def _first_hit_panel(
     import cv2
 
     from pipelines.images import read_image
-    from pipelines.occupancy.first_hit import camera_view, labels_along
+    from pipelines.occupancy.first_hit import camera_rays, labels_along
 
     camera = record.cameras[channel]
-    view = camera_view(record, channel, camera.width / _PANEL_PX)
+    view = camera_rays(record, channel, camera.width / _PANEL_PX)
     labels, _ = labels_along(semantics, dataset.grid, view.origin, view.directions)
     image = read_image(dataset.root / camera.path, record.token)[..., ::-1]
     small = cv2.resize(image, view.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float64)

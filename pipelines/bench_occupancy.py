@@ -22,7 +22,7 @@ import numpy as np
 from pipelines import sight
 from pipelines.occupancy import LidarConfig, chunks, completion, frame, ground, make_occupancy, semantics
 from pipelines.occupancy.kernels import add_votes
-from pipelines.raycast import count_passes, count_steps, mark_visible
+from pipelines.raycast import count_passes, count_steps, mark_visible, reach_through
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import write_record
@@ -148,7 +148,7 @@ def _walk_again(walk: _Walk) -> Iterator[None]:
 
     def camera(visible: np.ndarray, occupied: np.ndarray, origin: np.ndarray, directions: np.ndarray) -> None:
         started = time.process_time()
-        ends = origin + (float(np.abs(origin).max()) + 2.0 * sum(occupied.shape)) * directions
+        ends = origin + reach_through(origin, occupied.shape) * directions
         origin_of = np.zeros(len(ends), dtype=np.int64)
         walk.go(occupied, origin[None], origin_of, ends)
         walk.extra += time.process_time() - started

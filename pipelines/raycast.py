@@ -173,20 +173,25 @@ def count_passes(
 @njit(cache=True, nogil=True)
 @no_type_check
 def _mark(seen, blocked, start, end, with_end):
-    """Marks one segment's voxels, to the first blocked one at most (`_path` without the list, twice as fast)."""
-    size_x, size_y, size_z = seen.shape
-    t_in, t_out = _clip(start, end, seen.shape)
+    """Marks one segment's voxels, to the first blocked one at most (`_path` without the list, twice as fast).
+
+    Returns their number. ``seen`` may be None: then nothing is written.
+    """
+    size_x, size_y, size_z = blocked.shape
+    count = 0
+    t_in, t_out = _clip(start, end, blocked.shape)
     if t_in > t_out:
-        return
+        return count
     x, last_x, step_x, t_x, gap_x = _axis(start[0], end[0], t_in, size_x)
     y, last_y, step_y, t_y, gap_y = _axis(start[1], end[1], t_in, size_y)
     z, last_z, step_z, t_z, gap_z = _axis(start[2], end[2], t_in, size_z)
     while 0 <= x < size_x and 0 <= y < size_y and 0 <= z < size_z:
+        count += 1
         is_last = x == last_x and y == last_y and z == last_z
-        if with_end or not is_last:
+        if seen is not None and (with_end or not is_last):
             seen[x, y, z] = True
         if is_last or blocked[x, y, z]:
-            return
+            break
         if t_x <= t_y and t_x <= t_z:
             x += step_x
             t_x = t_x + gap_x if x != last_x else np.inf
@@ -196,6 +201,7 @@ def _mark(seen, blocked, start, end, with_end):
         else:
             z += step_z
             t_z = t_z + gap_z if z != last_z else np.inf
+    return count
 
 
 @njit(cache=True, nogil=True)
@@ -229,6 +235,11 @@ def mark_passed(
     _mark_all(passed, np.zeros_like(passed), origin, ends, with_end)
 
 
+def reach_through(origin: Float64[np.ndarray, " 3"], shape: tuple[int, ...]) -> float:
+    """A distance, voxel units, after which any ray from ``origin`` has left the grid."""
+    return float(np.abs(origin).max()) + 2.0 * sum(shape)
+
+
 def mark_visible(
     visible: Bool[np.ndarray, "X Y Z"],
     occupied: Bool[np.ndarray, "X Y Z"],
@@ -245,7 +256,7 @@ def mark_visible(
 
     Source: Occ3D (arXiv 2304.14365), algorithm 3 and section 3.3.2.
     """
-    reach = float(np.abs(origin).max()) + 2.0 * sum(occupied.shape)
+    reach = reach_through(origin, occupied.shape)
     _look(visible, occupied, origin, directions, reach)
 
 
@@ -284,8 +295,7 @@ def first_hits(
     """
     cells = np.full((len(directions), 3), -1, dtype=np.int64)
     distances = np.full(len(directions), np.inf)
-    reach = float(np.abs(origin).max()) + 2.0 * sum(occupied.shape)
-    _hit(occupied, origin, directions, reach, cells, distances)
+    _hit(occupied, origin, directions, reach_through(origin, occupied.shape), cells, distances)
     return cells, distances
 
 
@@ -326,36 +336,9 @@ def count_claims(
         class that pass it anywhere, behind the first such voxel too.
     """
     against, in_favour = np.zeros(semantics.shape, np.int32), np.zeros(semantics.shape, np.int32)
-    reach = float(np.abs(origin).max()) + 2.0 * sum(semantics.shape)
+    reach = reach_through(origin, semantics.shape)
     _count_claims(against, in_favour, semantics, origin, directions, classes, reach)
     return against, in_favour
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _steps(blocked, start, end):
-    size_x, size_y, size_z = blocked.shape
-    t_in, t_out = _clip(start, end, blocked.shape)
-    if t_in > t_out:
-        return 0
-    x, last_x, step_x, t_x, gap_x = _axis(start[0], end[0], t_in, size_x)
-    y, last_y, step_y, t_y, gap_y = _axis(start[1], end[1], t_in, size_y)
-    z, last_z, step_z, t_z, gap_z = _axis(start[2], end[2], t_in, size_z)
-    count = 0
-    while 0 <= x < size_x and 0 <= y < size_y and 0 <= z < size_z:
-        count += 1
-        if blocked[x, y, z] or (x == last_x and y == last_y and z == last_z):
-            break
-        if t_x <= t_y and t_x <= t_z:
-            x += step_x
-            t_x = t_x + gap_x if x != last_x else np.inf
-        elif t_y <= t_z:
-            y += step_y
-            t_y = t_y + gap_y if y != last_y else np.inf
-        else:
-            z += step_z
-            t_z = t_z + gap_z if z != last_z else np.inf
-    return count
 
 
 @njit(cache=True, nogil=True)
@@ -363,7 +346,7 @@ def _steps(blocked, start, end):
 def _all_steps(blocked, origins, origin_of, ends):
     count = 0
     for ray in range(len(ends)):
-        count += _steps(blocked, origins[origin_of[ray]], ends[ray])
+        count += _mark(None, blocked, origins[origin_of[ray]], ends[ray], True)
     return count
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.files import sha256_of
 from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig, check_grid, read_imported
-from pipelines.occupancy.occ3d import Labels, read_labels
+from pipelines.occupancy.occ3d import Labels, label_file, read_labels
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from pipelines.zarr_io import create_store, write_record
@@ -97,8 +97,7 @@ def _check_frame(dataset: DatasetSpec, source: OccupancyConfig) -> None:
 def _read(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Labels:
     if isinstance(source, ImportConfig):
         return read_imported(dataset, source, record)
-    path = dataset.root / dataset.labels / record.scene / record.token / "labels.npz"
-    return read_labels(path, record.token, dataset.grid.shape)
+    return read_labels(label_file(dataset.root / dataset.labels, record), record.token, dataset.grid.shape)
 
 
 def _import_scene(read: Callable[[SampleRecord], Labels], work: Path, on_error: OnError, unit: Unit) -> UnitReport:

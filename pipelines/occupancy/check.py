@@ -16,16 +16,16 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from pipelines.occupancy.config import LidarConfig
-from pipelines.occupancy.first_hit import boxes_along, camera_view, labels_along
+from pipelines.occupancy.first_hit import boxes_along, camera_rays, labels_along
 from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points
-from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
-from pipelines.scheduler import Scheduler, run_tasks
-from pipelines.stage import Unit, scene_units
+from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, stored_labels
+from pipelines.scheduler import Scheduler
+from pipelines.stage import Unit
 from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
-from schemas.records import BoxRecord, SampleRecord, read_records
+from schemas.records import BoxRecord, SampleRecord
 
 STEP_PX: Final = 8.0
 """Every ray stands for a square of so many pixels of the camera's file."""
@@ -102,16 +102,8 @@ def check_labels(
     """
     if dataset.grid.frame != "ego":
         raise ConfigError(f"--check needs labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
-    dropped = dropped_tokens(work)
-    units = scene_units([record.scene for record in read_records(work / "records")])
-    total, done = sum(unit.size for unit in units), 0
-    parts: dict[int, Check] = {}
-    for unit, outcome in run_tasks(partial(_check_scene, dataset, work, dropped), units, scheduler):
-        if isinstance(outcome, Exception):
-            raise outcome
-        parts[unit.start] = outcome
-        done += unit.size
-        on_progress(done, total)
+    task = partial(_check_scene, dataset, work, dropped_tokens(work))
+    parts = {unit.start: part for unit, part in each_scene(work, task, scheduler, on_progress)}
     check = sum((parts[start] for start in sorted(parts)), Check())
     if not check.keyframes:
         raise DataError(f"{work / 'occupancy.zarr'} holds no labels; run `protoocc occupancy` first")
@@ -192,7 +184,7 @@ def _count_pixels(
     counts: dict[int, Int64[np.ndarray, " 4"]] = {}
     slack_m = dataset.grid.voxel_size_m
     for channel in dataset.cameras:
-        view = camera_view(record, channel, STEP_PX)
+        view = camera_rays(record, channel, STEP_PX)
         owner, span_m = boxes_along(view, boxes, ego_from_global)
         rays = np.flatnonzero(owner >= 0)
         labels, hit_m = labels_along(semantics, dataset.grid, view.origin, view.directions[rays])

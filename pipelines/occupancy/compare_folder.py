@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipelines.occupancy.compare import compare_occupancy
-from pipelines.occupancy.occ3d import Labels, read_labels
-from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
+from pipelines.occupancy.occ3d import Labels, label_file, read_labels
+from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, stored_labels
 from pipelines.occupancy.trails import swept_voxels
-from pipelines.scheduler import Scheduler, run_tasks
-from pipelines.stage import Unit, scene_units
+from pipelines.scheduler import Scheduler
+from pipelines.stage import Unit
 from schemas.classes import FREE, IGNORED
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
-from schemas.records import SampleRecord, read_records
+from schemas.records import read_records
 
 FIGURES: Final = ("occupied_iou", "semantic_accuracy", "mask_lidar_f1", "mask_camera_f1", "trail_share")
 _SLOTS: Final = 19
@@ -63,19 +63,13 @@ def compare_with_folder(
     if dataset.grid.frame != "ego":
         raise ConfigError(f"Occ3D files hold labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     gts = gts_of(folder)
-    dropped = dropped_tokens(work)
-    units = scene_units([record.scene for record in read_records(work / "records")])
-    total, done = sum(unit.size for unit in units), 0
+    compare = partial(_compare_scene, dataset, work, gts, dropped_tokens(work))
     per_row: dict[int, Mapping[str, float]] = {}
     confusion, missing = np.zeros((_SLOTS, _SLOTS), dtype=np.int64), 0
-    for unit, outcome in run_tasks(partial(_compare_scene, dataset, work, gts, dropped), units, scheduler):
-        if isinstance(outcome, Exception):
-            raise outcome
-        per_row |= outcome.per_row
-        confusion += outcome.confusion
-        missing += outcome.missing
-        done += unit.size
-        on_progress(done, total)
+    for _, part in each_scene(work, compare, scheduler, on_progress):
+        per_row |= part.per_row
+        confusion += part.confusion
+        missing += part.missing
     if not per_row:
         raise DataError(
             f"{gts} has no <scene>/<token>/labels.npz of the {missing} keyframes of '{dataset.name}'. "
@@ -93,11 +87,6 @@ def gts_of(folder: Path) -> Path:
     if not folder.is_dir():
         raise ConfigError(f"--compare {folder}: no such folder; expected one that holds gts/<scene>/<token>/labels.npz")
     return folder / "gts" if (folder / "gts").is_dir() else folder
-
-
-def label_file(gts: Path, record: SampleRecord) -> Path:
-    """Where a folder of Occ3D labels has those of a keyframe."""
-    return gts / record.scene / record.token / "labels.npz"
 
 
 def _compare_scene(dataset: DatasetSpec, work: Path, gts: Path, dropped: frozenset[str], unit: Unit) -> Comparison:

@@ -22,6 +22,11 @@ _STEP_VOXELS: Final = 1.0
 """Unknown matter within this height of the surface keeps known ground from spreading there."""
 
 
+def is_ground_class(labels: UInt8[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+    """Driveable surface, other flat, sidewalk, terrain: where rays end on the ground."""
+    return (labels >= FIRST_GROUND) & (labels <= LAST_GROUND)
+
+
 def ground_votes(
     points: Float64[np.ndarray, "n 3"],
     labels: UInt8[np.ndarray, " n"],
@@ -50,9 +55,8 @@ def ground_votes(
     """
     size_x, size_y, size_z = shape
     width, length = size_x * _PARTS, size_y * _PARTS
-    is_ground = (labels >= FIRST_GROUND) & (labels <= LAST_GROUND)
     place, inside = _parts(points, width, length)
-    ground = np.flatnonzero(is_ground & inside)
+    ground = np.flatnonzero(is_ground_class(labels) & inside)
     votes = np.zeros((*shape, _KINDS), dtype=np.int32)
     if len(ground) == 0:
         return votes

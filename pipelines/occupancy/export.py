@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.files import sha256_of, write_bytes
-from pipelines.occupancy.occ3d import Labels
+from pipelines.occupancy.occ3d import Labels, label_file
 from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
 from pipelines.stage import Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from schemas.classes import FREE, IGNORED
@@ -50,8 +50,7 @@ def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runt
 def _write_scene(work: Path, out: Path, dropped: frozenset[str], unit: Unit) -> UnitReport:
     rows = labelled_rows(work, unit, dropped)
     for row, record in rows:
-        path = out / "gts" / record.scene / record.token / "labels.npz"
-        write_bytes(path, encode_labels(stored_labels(work, row)))
+        write_bytes(label_file(out / "gts", record), encode_labels(stored_labels(work, row)))
     return UnitReport(done=len(rows))
 
 

@@ -18,7 +18,7 @@ _NEAR_M: Final = 0.1
 
 
 @dataclass(frozen=True)
-class View:
+class CameraRays:
     """Rays of one camera at a keyframe, ego frame, metres; row by row over its image."""
 
     origin: Float64[np.ndarray, " 3"]
@@ -32,7 +32,7 @@ class View:
     image_from_camera: Float64[np.ndarray, "3 3"]
 
 
-def camera_view(record: SampleRecord, channel: str, step_px: float) -> View:
+def camera_rays(record: SampleRecord, channel: str, step_px: float) -> CameraRays:
     """Rays through the middles of squares of ``step_px`` pixels that tile the image."""
     camera = record.cameras[channel]
     columns, rows = int(camera.width // step_px), int(camera.height // step_px)
@@ -42,7 +42,7 @@ def camera_view(record: SampleRecord, channel: str, step_px: float) -> View:
     rays = np.linalg.solve(intrinsics, np.column_stack([pixels, np.ones(len(pixels))]).T).T
     ego_from_camera = invert_rigid(record.camera_from_ego(channel))
     directions = rays / np.linalg.norm(rays, axis=1, keepdims=True) @ ego_from_camera[:3, :3].T
-    return View(
+    return CameraRays(
         ego_from_camera[:3, 3], np.ascontiguousarray(directions), pixels, (rows, columns), ego_from_camera, intrinsics
     )
 
@@ -68,7 +68,7 @@ def labels_along(
 
 
 def boxes_along(
-    view: View, boxes: list[BoxRecord], ego_from_global: Pose
+    view: CameraRays, boxes: list[BoxRecord], ego_from_global: Pose
 ) -> tuple[Int64[np.ndarray, " r"], Float64[np.ndarray, "r 2"]]:
     """Nearest box of each ray.
 
@@ -88,7 +88,7 @@ def boxes_along(
     return owner, span_m
 
 
-def _may_meet(view: View, corners_ego: Float64[np.ndarray, "8 3"]) -> Int64[np.ndarray, " m"]:
+def _may_meet(view: CameraRays, corners_ego: Float64[np.ndarray, "8 3"]) -> Int64[np.ndarray, " m"]:
     """Rays within the rectangle around a box's corners; all of them where a corner lies beside or behind the camera."""
     corners = transform_points(invert_rigid(view.ego_from_camera), corners_ego)
     if corners[:, 2].max() < _NEAR_M:
@@ -102,7 +102,7 @@ def _may_meet(view: View, corners_ego: Float64[np.ndarray, "8 3"]) -> Int64[np.n
 
 
 def _slabs(
-    view: View, box_from_ego: Pose, half_m: Float64[np.ndarray, " 3"], rays: Int64[np.ndarray, " m"]
+    view: CameraRays, box_from_ego: Pose, half_m: Float64[np.ndarray, " 3"], rays: Int64[np.ndarray, " m"]
 ) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
     """Distances at which rays enter and leave a box (a ray that misses it leaves before it enters)."""
     origin = transform_points(box_from_ego, view.origin[None])[0]

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
 from pipelines.occupancy.chunks import Chunk, Rays
-from pipelines.occupancy.completion import FIRST_GROUND, LAST_GROUND, ground_votes, parts_of_columns
+from pipelines.occupancy.completion import FIRST_GROUND, LAST_GROUND, ground_votes, is_ground_class, parts_of_columns
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import MapMask
 from pipelines.occupancy.kernels import add_votes
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
-from pipelines.occupancy.semantics import is_ground_class
 from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.raycast import CarveLimits, count_passes
 from pipelines.sight import View, see_voxels
@@ -147,7 +146,7 @@ def _gather_points(
     add_votes(votes, static, np.eye(4), labels=slots, weights=one)
     weights = np.concatenate([chunk.weights for chunk in chunks])
     add_votes(counts, static, np.eye(4), labels=np.zeros_like(slots), weights=weights)
-    things = [static[(labels < FIRST_GROUND) | (labels > LAST_GROUND)]]
+    things = [static[~is_ground_class(labels)]]
     voxel_from_global = _voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
     for box in record.boxes:
         if box.instance in scene.objects:

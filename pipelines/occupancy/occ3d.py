@@ -12,12 +12,18 @@ from jaxtyping import UInt8
 
 from schemas.classes import FREE, IGNORED
 from schemas.errors import DataError
+from schemas.records import SampleRecord
 
 LABEL_ARRAYS: Final = ("semantics", "mask_lidar", "mask_camera")
 _HIGHEST: Final = {"semantics": FREE, "mask_lidar": 1, "mask_camera": 1, "unknown": 3}
 
 Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
 """`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
+
+
+def label_file(gts: Path, record: SampleRecord) -> Path:
+    """Where a folder of Occ3D labels has those of a keyframe."""
+    return gts / record.scene / record.token / "labels.npz"
 
 
 def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8, UInt16
 
-from pipelines.occupancy.completion import FIRST_GROUND, LAST_GROUND
+from pipelines.occupancy.completion import is_ground_class
 from pipelines.occupancy.config import ImageLabels
 from pipelines.raycast import count_claims
 from pipelines.sight import View, voxel_rays
@@ -105,8 +105,7 @@ def refuted_voxels(
         claims = count_claims(semantics, origin, directions[known], classes[known])
         against += claims[0]
         in_favour += claims[1]
-    is_ground = (semantics >= FIRST_GROUND) & (semantics <= LAST_GROUND)
-    return (semantics != FREE) & ~is_ground & (against >= min_rays) & (in_favour == 0)
+    return (semantics != FREE) & ~is_ground_class(semantics) & (against >= min_rays) & (in_favour == 0)
 
 
 def _classes_along(view: View, image: ClassImage, directions: Float64[np.ndarray, "r 3"]) -> UInt8[np.ndarray, " r"]:

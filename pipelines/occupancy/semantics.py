@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from scipy.spatial import cKDTree
 
 from pipelines.occupancy.chunks import Chunk
@@ -75,8 +75,3 @@ def label_by_map(chunks: Sequence[Chunk], ground: Ground, mask: MapMask | None) 
             labels[ground.holds(chunk.cells) & mask.holds(chunk.cells)] = _DRIVEABLE
         result.append(replace(chunk, labels=labels))
     return result
-
-
-def is_ground_class(labels: UInt8[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-    """Driveable surface, other flat, sidewalk, terrain: where rays end on the ground."""
-    return (labels >= _DRIVEABLE) & (labels <= OCC3D_CLASSES.index("terrain"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pipelines.occupancy.occ3d import LABEL_ARRAYS, Labels
-from pipelines.stage import Unit, read_manifest
+from pipelines.scheduler import Scheduler, run_tasks
+from pipelines.stage import Unit, read_manifest, scene_units
 from pipelines.zarr_io import open_store
 from schemas.errors import DataError
 from schemas.records import SampleRecord, read_records
+
+Result = TypeVar("Result")
 
 
 def dropped_tokens(work: Path) -> frozenset[str]:
@@ -20,6 +25,27 @@ def dropped_tokens(work: Path) -> frozenset[str]:
         DataError: the store is not finished.
     """
     return frozenset(read_manifest(work / "occupancy.zarr")["dropped"])
+
+
+def each_scene(
+    work: Path, task: Callable[[Unit], Result], scheduler: Scheduler, on_progress: Callable[[int, int], None]
+) -> Iterator[tuple[Unit, Result]]:
+    """Results of a task on every scene, as they finish; the first exception is raised.
+
+    Args:
+        work: folder with finished `records`.
+        task: what to do with a scene's rows.
+        scheduler: where tasks run.
+        on_progress: called with finished and total keyframes.
+    """
+    units = scene_units([record.scene for record in read_records(work / "records")])
+    total, done = sum(unit.size for unit in units), 0
+    for unit, outcome in run_tasks(task, units, scheduler):
+        if isinstance(outcome, Exception):
+            raise outcome
+        yield unit, outcome
+        done += unit.size
+        on_progress(done, total)
 
 
 def labelled_rows(work: Path, unit: Unit, dropped: frozenset[str]) -> list[tuple[int, SampleRecord]]:

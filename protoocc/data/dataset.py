@@ -60,10 +60,11 @@ class ShardDataset(Dataset[Keyframe]):
         if not self.steps:
             return keyframe
         views: dict[int, Views] = {index: keyframe}
-        for number in self.earlier(index):
+        earlier = self.earlier(index)
+        for number in earlier:
             if number not in views:
                 views[number] = self._views(number)
-        return dataclasses.replace(keyframe, past=join_past(keyframe, [views[n] for n in self.earlier(index)]))
+        return dataclasses.replace(keyframe, past=join_past(keyframe, [views[number] for number in earlier]))
 
     def earlier(self, index: int) -> list[int]:
         """Sample numbers of the earlier keyframes of a sample, the nearest first.

@@ -109,8 +109,7 @@ class DepthCrossAttention(ImageCrossAttention):
         """
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         sampling = self._sampling(queries, sizes, hits)
-        cells = torch.cat([feature.flatten(2).mT for feature in features], dim=1)
-        value = self.value(cells).unflatten(-1, (self.heads, -1))
+        value = self._values(features)
         locations = torch.cat([sampling.locations, self._depth_places(queries, hits)[..., None]], dim=-1)
         sampled = depth_weighted_attention(value, depth, locations, sampling.weights, sizes=sizes, counts=hits.counts)
         return sampled.flatten(1), sampling

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.occupancy.check import Check, check_keyframe, check_labels
-from pipelines.occupancy.first_hit import View, boxes_along, camera_view, labels_along
+from pipelines.occupancy.first_hit import CameraRays, boxes_along, camera_rays, labels_along
 from pipelines.occupancy.stored import read_row
 from pipelines.raycast import first_hits
 from pipelines.scheduler import Scheduler
@@ -61,7 +61,7 @@ def test_nearest_box_of_a_ray() -> None:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     # u = 50 - 100 y / x, v = 50 - 100 z / x
     pixels = np.array([[50.0, 50], [30, 50], [50, -50]])
-    view = View(np.zeros(3), directions, pixels, (1, 3), ego_from_camera, intrinsics)
+    view = CameraRays(np.zeros(3), directions, pixels, (1, 3), ego_from_camera, intrinsics)
     # far box first in the list: 18..22 m; the near one is turned, so 1 m deep on either side of x = 10 and 4 m wide
     owner, span_m = boxes_along(view, [box(20.0, 0.0), box(10.0, 0.0, turned=True)], np.eye(4))
     assert owner.tolist() == [1, 1, -1]
@@ -109,7 +109,7 @@ def test_view_tiles_the_image(prepared: Path) -> None:
     from schemas.records import read_records
 
     record = read_records(prepared / "records")[0]
-    view = camera_view(record, "CAM_FRONT", 8.0)
+    view = camera_rays(record, "CAM_FRONT", 8.0)
     assert view.shape == (28, 50)  # 225 // 8, 400 // 8
     assert view.pixels[0].tolist() == [4.0, 4.0] and view.pixels[-1].tolist() == [396.0, 220.0]
     forward = view.directions[np.abs(view.pixels - [200, 112]).sum(axis=1).argmin()]

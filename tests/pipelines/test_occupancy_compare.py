@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.occupancy.compare_folder import FIGURES, class_scores, compare_with_folder, label_file
+from pipelines.occupancy.compare_folder import FIGURES, class_scores, compare_with_folder
 from pipelines.occupancy.export import encode_labels
+from pipelines.occupancy.occ3d import label_file
 from pipelines.occupancy.stored import read_row
 from pipelines.scheduler import Scheduler
 from schemas.datasets import DatasetSpec

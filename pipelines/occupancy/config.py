@@ -80,6 +80,11 @@ class LidarConfig(_Frozen):
     rays_per_voxel: float = Field(
         1.5, gt=0, description="Camera rays across one voxel at the grid's far corner, side by side; rows are denser."
     )
+    hide_things_only: bool = Field(
+        False,
+        description="Whether observed free space and ground always count as seen by the cameras, so that mask_camera "
+        "leaves out only things that other things hide or that lie outside the images.",
+    )
     image_labels: ImageLabels | None = Field(
         None, description="Classes of camera pixels that refine the labels; without them nothing is refined."
     )
@@ -97,9 +102,10 @@ LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
         ignore_ends_m=1.0,
         ignore_above_road_m=1.0,
         stop_before_hit_m=0.4,
+        hide_things_only=True,
     ),
 }
 """`default` also uses the map, surfaces and rays that hit beyond the grid; `paper` follows Occ3D's text.
 
-`release-like`: also the thresholds of the published files, as far as anyone outside knows them.
+`release-like`: also the thresholds of the published files, as far as anyone outside knows them, and their camera mask.
 """

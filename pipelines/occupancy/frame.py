@@ -75,6 +75,8 @@ def label_frame(
     semantics[refuted] = FREE
     observed = hit | (passes > np.where(semantics == FREE, config.free_above, 0))
     visible = see_voxels(grid, semantics != FREE, list(views.values()), config.rays_per_voxel)
+    if config.hide_things_only:
+        visible |= (semantics == FREE) | is_ground_class(semantics)
     labels = {
         "semantics": semantics,
         "mask_lidar": observed.astype(np.uint8),

@@ -118,8 +118,8 @@ def _datasets_yaml(size: DemoSize) -> str:
 def _learn(out: Path, shards: Path, size: DemoSize) -> tuple[TrainSummary, EvalReport, list[Path]]:
     from cli.inspect import draw_with_bar
     from cli.model import evaluate_with_bar, print_report, train_with_bar
-    from protoocc.config import override
     from protoocc.presets import PRESETS
+    from schemas.settings import override
 
     changes = [] if size.steps is None else [f"schedule.steps={size.steps}"]
     run = out / "run"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import DATASETS_YAML, Dataset, Datasets, Json, load_dataset
+from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
 from cli.progress import console, progress_bar
 from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
@@ -56,10 +56,7 @@ def find_run(run: Path | None, shards: Path, preset: str) -> Path:
 
 def train(
     preset: Preset = "demo",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change one setting: path=value. May be repeated.", show_default=False),
-    ] = None,
+    changes: Changes = None,
     ablation: Annotated[
         str | None, typer.Option("--ablation", help="A row of the paper's tables 4 to 8.", show_default=False)
     ] = None,
@@ -90,9 +87,9 @@ def train(
         protoocc train --preset protoocc-small --weights resnet50-11ad3fa6.pth
     """
     from protoocc.ablations import ABLATIONS
-    from protoocc.config import override
     from protoocc.presets import PRESETS
     from schemas.errors import ConfigError
+    from schemas.settings import override
 
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")

@@ -11,6 +11,7 @@ import typer
 
 from cli.options import (
     DATASETS_YAML,
+    Changes,
     Dataset,
     Datasets,
     DropBad,
@@ -69,6 +70,7 @@ def occupancy(
     labels: LabelFolder = None,
     resample: Resample = False,
     image_labels: ImageLabelFolder = None,
+    changes: Changes = None,
     write_npz: WriteNpz = None,
     compare: Compare = None,
     check: Check = False,
@@ -86,6 +88,8 @@ def occupancy(
     Examples:
 
         protoocc occupancy --source lidar --dataset nuscenes-mini --workers 4
+
+        protoocc occupancy --source lidar --thresholds release-like --set free_above=5 --set use_map=true
 
         protoocc occupancy --write-npz labels/mini --dataset nuscenes-mini
 
@@ -106,7 +110,12 @@ def occupancy(
         from pipelines.occupancy import make_occupancy
 
         config = occupancy_source(
-            source or "occ3d", thresholds, labels=labels, resample=resample, image_labels=image_labels
+            source or "occ3d",
+            thresholds,
+            labels=labels,
+            resample=resample,
+            image_labels=image_labels,
+            changes=changes or (),
         )
         summary = run("occupancy", lambda runtime: make_occupancy(dataset, dataset.work, config, runtime))
         print_label_shares(summary)

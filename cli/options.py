@@ -29,6 +29,10 @@ Overwrite = Annotated[
 DropBad = Annotated[
     str, typer.Option("--on-error", help="fail: stop on a broken sample; drop: leave it out, counted, with its reason.")
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting: path=value. May be repeated.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON for programs.")]
 
 DATASETS_YAML = Path("datasets.yaml")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.progress import console
 from schemas.errors import ConfigError
+from schemas.settings import override
 
 if TYPE_CHECKING:
     from pipelines.masks import SamConfig, SeedsConfig
@@ -21,16 +23,18 @@ def occupancy_source(
     labels: Path | None = None,
     resample: bool = False,
     image_labels: str | None = None,
+    changes: Sequence[str] = (),
 ) -> OccupancyConfig:
-    """Settings of `--source`, `--thresholds`, `--labels`, `--resample` and `--image-labels`.
+    """Settings of `--source`, `--thresholds`, `--labels`, `--resample`, `--image-labels` and `--set`.
 
     Raises:
-        ConfigError: an unknown word, or an option that belongs to another source.
+        ConfigError: an unknown word or setting, or an option that belongs to another source.
     """
     from pipelines.occupancy import LIDAR_PRESETS, ImageLabels, ImportConfig, Occ3dConfig
 
-    if image_labels is not None and source != "lidar":
-        raise ConfigError(f"--image-labels belongs to --source lidar, not {source}")
+    for option, given in (("--image-labels", image_labels), ("--set", changes)):
+        if given and source != "lidar":
+            raise ConfigError(f"{option} belongs to --source lidar, not {source}")
     if source == "surroundocc" or source == "openoccupancy":
         if labels is None:
             raise ConfigError(f"--source {source} needs --labels DIR, the folder of its files")
@@ -43,10 +47,8 @@ def occupancy_source(
         raise ConfigError(f"--source {source}: expected occ3d, lidar, surroundocc or openoccupancy")
     if thresholds not in LIDAR_PRESETS:
         raise ConfigError(f"--thresholds {thresholds}: expected one of {', '.join(LIDAR_PRESETS)}")
-    preset = LIDAR_PRESETS[thresholds]
-    if image_labels is None:
-        return preset
-    return preset.model_copy(update={"image_labels": ImageLabels(folder=image_labels)})
+    images = None if image_labels is None else ImageLabels(folder=image_labels)
+    return override(LIDAR_PRESETS[thresholds].model_copy(update={"image_labels": images}), changes)
 
 
 def mask_generator(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from protoocc.losses.config import LossConfig
 from protoocc.model.config import ModelConfig
-from schemas.datasets import describe_validation
-from schemas.errors import ConfigError
 
 WeightsFormat = Literal["torchvision", "panoocc", "fcos3d"]
 """Whose names a file of published weights has."""
@@ -78,53 +75,11 @@ class TrainConfig(_Frozen):
     checkpoint_every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step always has one.")
 
 
-def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
-    """The same settings with some fields changed, as `--set path=value` asks.
-
-    Args:
-        config: a complete configuration, such as a preset.
-        assignments: `path=value`; the path has dots, the value is JSON or, failing that, a plain word.
-
-    Raises:
-        ConfigError: no such field (names the known ones), or a value that the field does not take.
-    """
-    values = config.model_dump(mode="json")
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set {assignment}: expected path=value, such as optimizer.lr=1e-3")
-        _assign(values, path, _value(text))
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(describe_validation("--set", error)) from error
-
-
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """`path: was X, now Y` for each field that differs between two dumped configurations."""
     before, after = _flat(old), _flat(new)
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     return [f"{path}: was {json.dumps(before.get(path))}, now {json.dumps(after.get(path))}" for path in paths]
-
-
-def _assign(values: dict[str, Any], path: str, value: Any) -> None:
-    *parents, name = path.split(".")
-    node: Any = values
-    for depth, part in enumerate([*parents, name]):
-        if not isinstance(node, dict) or part not in node:
-            known = ", ".join(node) if isinstance(node, dict) else "none, it is a single value"
-            where = ".".join([*parents, name][:depth]) or "the configuration"
-            raise ConfigError(f"--set {path}: unknown field '{part}'; known fields of {where}: {known}")
-        if depth == len(parents):
-            node[part] = value
-        node = node[part]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -103,6 +103,15 @@ def test_import_and_resample(occupancy: Command, tmp_path: Path) -> None:
     assert said["done"] == 4
 
 
+def test_settings_change_the_preset(occupancy: Command, tmp_path: Path) -> None:
+    preset = ("--source", "lidar", "--thresholds", "release-like")
+    occupancy(*preset, "--set", "free_above=5", "--set", "use_map=true", "--overwrite")
+    plan = json.loads((tmp_path / "work/occupancy.zarr/plan.json").read_text())
+    source = plan["config"]["source"]
+    assert (source["free_above"], source["use_map"]) == (5, True)
+    assert (source["occupied_above"], source["hide_things_only"]) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -111,6 +120,9 @@ def test_import_and_resample(occupancy: Command, tmp_path: Path) -> None:
         (("--source", "lidar", "--labels", "x"), "belong to --source surroundocc"),
         (("--source", "radar"), "expected occ3d, lidar, surroundocc or openoccupancy"),
         (("--source", "lidar"), "--overwrite"),
+        (("--set", "free_above=1"), "--set belongs to --source lidar, not occ3d"),
+        (("--source", "lidar", "--set", "free_abov=1"), "unknown field 'free_abov'; known fields"),
+        (("--source", "lidar", "--set", "free_above=-1"), "greater than or equal to 0"),
     ],
 )
 def test_bad_words_are_one_message(occupancy: Command, arguments: tuple[str, ...], words: str) -> None:

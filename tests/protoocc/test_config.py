@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from protoocc.ablations import ABLATIONS
-from protoocc.config import ScheduleConfig, TrainConfig, changed_fields, override
+from protoocc.config import ScheduleConfig, TrainConfig, changed_fields
 from protoocc.presets import PRESETS
 from schemas.errors import ConfigError
+from schemas.settings import override
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protoocc.config import TrainConfig, override
+from protoocc.config import TrainConfig
 from protoocc.data import ShardDataset, open_shards
 from protoocc.evaluate import evaluate
 from protoocc.inference import predict_split
 from protoocc.trainer import train
 from schemas.errors import ConfigError, DataError
+from schemas.settings import override
 
 ROAD, FREE = 11, 17
 

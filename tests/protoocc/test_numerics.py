@@ -17,7 +17,6 @@ from pipelines.pack import PackConfig, pack
 from pipelines.prepare import prepare
 from pipelines.stage import Runtime
 from protoocc.batch import Batch
-from protoocc.config import override
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model import ProtoOcc
 from protoocc.presets import PRESETS
@@ -66,6 +65,7 @@ COMPILED = """
 import torch
 from protoocc.model import ProtoOcc
 from tests.protoocc.test_model import make_batch, tiny_model
+from schemas.settings import override
 
 torch.manual_seed(0)
 model, batch = ProtoOcc(tiny_model()).eval(), make_batch()

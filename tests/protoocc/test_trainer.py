@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from protoocc.checkpoint import load_model
-from protoocc.config import TrainConfig, override
+from protoocc.config import TrainConfig
 from protoocc.model import ProtoOcc
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
 from protoocc.run_folder import open_run, read_metrics
 from protoocc.trainer import train
 from protoocc.training_report import StepReport
 from schemas.errors import ConfigError, StageError
+from schemas.settings import override
 
 
 class KilledError(Exception):

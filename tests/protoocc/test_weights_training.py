@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from cli.main import main
 from protoocc.checkpoint import list_checkpoints
-from protoocc.config import TrainConfig, override
+from protoocc.config import TrainConfig
 from protoocc.trainer import train
 from protoocc.training_report import StepReport
 from protoocc.weights import read_weights
 from schemas.errors import CheckpointError, ConfigError
+from schemas.settings import override
 from tests.protoocc import published_weights as published
 
 SETTINGS = ["model.backbone=resnet50", "model.frozen_stages=1", "model.frozen_norms=true", "schedule.steps=2"]

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 from scipy.spatial import cKDTree
 
 from schemas.classes import IGNORED, OCC3D_CLASSES
@@ -17,7 +17,9 @@ _KINDS: Final = LAST_GROUND - FIRST_GROUND + 1
 _PARTS: Final = 4
 """Samples across a voxel."""
 _SMOOTH_VOXELS: Final = 2.5
-_BORDER_STRETCH: Final = 3.0
+_TREND_VOXELS: Final = 10.0
+_ANY_WEIGHT: Final = 1e-6
+_BORDER_STRETCH: Final = 5.0
 _STEP_VOXELS: Final = 1.0
 """Unknown matter within this height of the surface keeps known ground from spreading there."""
 
@@ -89,7 +91,7 @@ def _nearest_sources(
     """Part whose ground each part takes over: itself if known, or the nearest one that the map agrees with.
 
     A part takes ground from its own side of the driveable area's border only, and only from parts whose class fits that
-    side. Differences in the distance to the border count threefold more, as classes run along streets. Where no source
+    side. Differences in the distance to the border count fivefold more, as classes run along streets. Where no source
     is in reach, or unknown matter is nearer, a part stays without ground.
     """
     result = np.indices(known.shape)
@@ -128,11 +130,40 @@ def _parts(
 
 
 def _smooth(height: Float64[np.ndarray, "w l"], known: Bool[np.ndarray, "w l"]) -> Float64[np.ndarray, "w l"]:
-    """Gaussian mean of the known heights; where none is near, the mean of all."""
+    """The trend of the known heights and, near them, the Gaussian mean of what they lie above it."""
     sigma = _SMOOTH_VOXELS * _PARTS
+    trend = _trend(height, known)
     weight = gaussian_filter(known.astype(np.float64), sigma)
-    total = gaussian_filter(np.where(known, height, 0.0), sigma)
-    return np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), height[known].mean())
+    above = gaussian_filter(np.where(known, height - trend, 0.0), sigma)
+    return trend + np.where(weight > _ANY_WEIGHT, above / np.maximum(weight, _ANY_WEIGHT), 0.0)
+
+
+def _trend(height: Float64[np.ndarray, "w l"], known: Bool[np.ndarray, "w l"]) -> Float64[np.ndarray, "w l"]:
+    """Plane through the known heights around each column, nearer ones counting more, so that slopes go on."""
+    columns = tuple(size // _PARTS for size in known.shape)
+    weight = known.reshape(columns[0], _PARTS, columns[1], _PARTS).sum(axis=(1, 3)).astype(np.float64)
+    total = np.where(known, height, 0.0).reshape(columns[0], _PARTS, columns[1], _PARTS).sum(axis=(1, 3))
+    x, y = np.indices(columns)
+    values = (
+        weight,
+        weight * x,
+        weight * y,
+        weight * x * x,
+        weight * x * y,
+        weight * y * y,
+        total,
+        total * x,
+        total * y,
+    )
+    w, wx, wy, wxx, wxy, wyy, wz, wxz, wyz = (gaussian_filter(value, _TREND_VOXELS) for value in values)
+    safe = np.maximum(w, _ANY_WEIGHT)
+    x0, y0, z0 = wx / safe, wy / safe, wz / safe
+    xx, xy, yy = wxx / safe - x0 * x0 + 1.0, wxy / safe - x0 * y0, wyy / safe - y0 * y0 + 1.0
+    xz, yz = wxz / safe - x0 * z0, wyz / safe - y0 * z0
+    determinant = xx * yy - xy * xy
+    slope_x, slope_y = (xz * yy - yz * xy) / determinant, (yz * xx - xz * xy) / determinant
+    fitted = np.where(w > _ANY_WEIGHT, z0 + slope_x * (x - x0) + slope_y * (y - y0), height[known].mean())
+    return zoom(fitted, _PARTS, order=1, mode="nearest", grid_mode=True)
 
 
 def _blocked(

@@ -61,11 +61,15 @@ class LidarConfig(_Frozen):
         "map's driveable area rather than from across it. Without any point labels the map is used in any case.",
     )
     fill_ground_m: float = Field(
-        4.0, ge=0, description="The ground's surface reaches so far beyond its points, in metres."
+        8.0, ge=0, description="The ground's surface reaches so far beyond its points, in metres."
     )
     fill_surfaces: bool = Field(
         True,
         description="Whether voxels that rays passed are occupied where the plane of the points around them passes.",
+    )
+    mirror_vehicles: bool = Field(
+        True,
+        description="Whether the points of vehicles count on both sides of their boxes, whichever side was seen.",
     )
     free_above: int = Field(0, ge=0, description="A voxel is free if more than so many rays passed through it.")
     occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")
@@ -92,11 +96,13 @@ class LidarConfig(_Frozen):
 
 LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
     "default": LidarConfig(),
-    "paper": LidarConfig(far_rays=False, use_map=False, fill_surfaces=False),
+    "paper": LidarConfig(far_rays=False, use_map=False, fill_surfaces=False, mirror_vehicles=False, fill_ground_m=4.0),
     "release-like": LidarConfig(
         far_rays=False,
         use_map=False,
         fill_surfaces=False,
+        mirror_vehicles=False,
+        fill_ground_m=4.0,
         free_above=10,
         occupied_above=1,
         ignore_ends_m=1.0,
@@ -105,7 +111,8 @@ LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
         hide_things_only=True,
     ),
 }
-"""`default` also uses the map, surfaces and rays that hit beyond the grid; `paper` follows Occ3D's text.
+"""`default` also uses the map, surfaces, the symmetry of vehicles and rays that hit beyond the grid.
 
-`release-like`: also the thresholds of the published files, as far as anyone outside knows them, and their camera mask.
+`paper` follows Occ3D's text. `release-like`: also the thresholds of the published files, as far as anyone outside knows
+them, and their camera mask.
 """

@@ -9,22 +9,19 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
 from pipelines.occupancy.chunks import Chunk, Rays
-from pipelines.occupancy.completion import FIRST_GROUND, LAST_GROUND, ground_votes, is_ground_class, parts_of_columns
+from pipelines.occupancy.completion import ground_votes, is_ground_class, parts_of_columns
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import MapMask
-from pipelines.occupancy.kernels import add_votes
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.surfaces import fill_surfaces
+from pipelines.occupancy.votes import count_sources, elect, gather_points, voxel_from_ego
 from pipelines.raycast import CarveLimits, count_passes
 from pipelines.sight import View, see_voxels
-from schemas.classes import FREE, IGNORED
+from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import SampleRecord
-
-_IGNORED_SLOT = 17
-_SLOTS = 18
 
 
 @dataclass(frozen=True)
@@ -57,14 +54,14 @@ def label_frame(
         number of occupied voxels by what their class rests on.
     """
     grid, config = scene.dataset.grid, scene.config
-    voxel_from_anchor = _voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
+    voxel_from_anchor = voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
     voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m - np.array([0.0, 0.0, rise_m]))
-    points = _gather_points(scene, record, chunks, voxel_from_anchor)
+    points = gather_points(grid, record, chunks, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles)
     hit = points.counts > config.occupied_above
     reach_voxels = config.fill_ground_m / grid.voxel_size_m
     border = _border_voxels(scene.mask, grid, np.linalg.inv(voxel_from_anchor))
     ground = ground_votes(points.static, points.static_labels, border, grid.shape, reach_voxels)
-    semantics = _elect(points, ground, hit)
+    semantics = elect(points, ground, hit | (points.mirrored > config.occupied_above))
     passes = np.zeros(grid.shape, dtype=np.int32)
     for chunk in chunks:
         _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
@@ -82,7 +79,7 @@ def label_frame(
         "mask_lidar": observed.astype(np.uint8),
         "mask_camera": (visible & observed).astype(np.uint8),
     }
-    counts = _count_sources(semantics, points)
+    counts = count_sources(semantics, points)
     return labels, counts | ({"freed_by_images": float(refuted.sum())} if images else {})
 
 
@@ -106,60 +103,6 @@ def _shift(offset_m: Float64[np.ndarray, " 3"]) -> Pose:
     return pose
 
 
-def _voxel_from_ego(grid: VoxelGrid) -> Float64[np.ndarray, "4 4"]:
-    """4x4 affine map from metres in the ego frame to voxel units."""
-    matrix = np.diag([1 / grid.voxel_size_m] * 3 + [1.0])
-    matrix[:3, 3] = -np.array(grid.minimum_m) / grid.voxel_size_m
-    return matrix
-
-
-@dataclass(frozen=True)
-class _Points:
-    """What a frame's voxels hold; slot 17 of the votes counts points of unknown class."""
-
-    static: Float64[np.ndarray, "n 3"]
-    """Static points, voxel units."""
-    static_labels: UInt8[np.ndarray, " n"]
-    static_votes: Int32[np.ndarray, "X Y Z 18"]
-    """Cells of `LidarConfig.cell_m`: a surface has as many votes as it has area, however often it was measured."""
-    moved_votes: Int32[np.ndarray, "X Y Z 18"]
-    counts: Int32[np.ndarray, "X Y Z"]
-    """Measured points."""
-    things: Float64[np.ndarray, "m 3"]
-    """Points of anything but ground, objects included, voxel units."""
-
-    @property
-    def thing_votes(self) -> Int32[np.ndarray, "X Y Z 18"]:
-        """Votes without those of the ground."""
-        votes = self.static_votes + self.moved_votes
-        votes[..., FIRST_GROUND : LAST_GROUND + 1] = 0
-        return votes
-
-
-def _gather_points(
-    scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], voxel_from_anchor: Float64[np.ndarray, "4 4"]
-) -> _Points:
-    grid = scene.dataset.grid
-    static = np.concatenate([transform_points(voxel_from_anchor, chunk.cells.astype(np.float64)) for chunk in chunks])
-    labels = np.concatenate([chunk.labels for chunk in chunks])
-    slots = np.where(labels == IGNORED, np.uint8(_IGNORED_SLOT), labels)
-    counts, votes, moved = (np.zeros((*grid.shape, slots_), dtype=np.int32) for slots_ in (1, _SLOTS, _SLOTS))
-    one = np.ones(len(static), dtype=np.int32)
-    add_votes(votes, static, np.eye(4), labels=slots, weights=one)
-    weights = np.concatenate([chunk.weights for chunk in chunks])
-    add_votes(counts, static, np.eye(4), labels=np.zeros_like(slots), weights=weights)
-    things = [static[~is_ground_class(labels)]]
-    voxel_from_global = _voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
-    for box in record.boxes:
-        if box.instance in scene.objects:
-            points_box = scene.objects[box.instance].astype(np.float64)
-            things.append(transform_points(voxel_from_global @ box.global_from_box.matrix, points_box))
-            own = np.full(len(points_box), box.label, dtype=np.uint8)
-            add_votes(moved, things[-1], np.eye(4), labels=own, weights=np.ones(len(own), dtype=np.int32))
-    counted = counts[..., 0] + moved.sum(axis=3, dtype=np.int32)
-    return _Points(static, labels, votes, moved, counted, np.concatenate(things))
-
-
 def _border_voxels(
     mask: MapMask | None, grid: VoxelGrid, anchor_from_voxel: Float64[np.ndarray, "4 4"]
 ) -> Float32[np.ndarray, "w l"] | None:
@@ -169,24 +112,6 @@ def _border_voxels(
     parts = parts_of_columns(grid.shape)
     distance_m = mask.border_distance(transform_points(anchor_from_voxel, parts.reshape(-1, 3)))
     return (distance_m / np.float32(grid.voxel_size_m)).reshape(parts.shape[:2])
-
-
-def _elect(
-    points: _Points, ground: Int32[np.ndarray, "X Y Z 4"], hit: Bool[np.ndarray, "X Y Z"]
-) -> UInt8[np.ndarray, "X Y Z"]:
-    """Majority per voxel, free where neither a point nor the ground's surface is.
-
-    Ground counts by the area of its surface, and a quarter of what stands on it: LiDAR sees less than half of a thing's
-    surface, and low things should not drown in the road. Ties go to the lower class, a known one before the unknown.
-    """
-    votes = 4 * (points.static_votes + points.moved_votes)
-    surface = slice(FIRST_GROUND, LAST_GROUND + 1)
-    sampled = ground.any(axis=3, keepdims=True)
-    votes[..., surface] = np.where(sampled, ground, votes[..., surface] // 4)
-    winner = votes.argmax(axis=3).astype(np.uint8)
-    winner[winner == _IGNORED_SLOT] = IGNORED
-    of_ground = np.where(ground.any(axis=3), ground.argmax(axis=3) + FIRST_GROUND, FREE).astype(np.uint8)
-    return np.where(hit, winner, of_ground)
 
 
 def _carve(
@@ -226,23 +151,3 @@ def _views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:
         ego_from_camera = invert_rigid(record.camera_from_ego(channel))
         views[channel] = View(np.array(camera.intrinsics, np.float64), camera.width, camera.height, ego_from_camera)
     return views
-
-
-def _count_sources(semantics: UInt8[np.ndarray, "X Y Z"], points: _Points) -> dict[str, float]:
-    """Occupied voxels whose class rests on boxes, on static matter, on nothing."""
-    known = (semantics != FREE) & (semantics != IGNORED)
-    slot = np.where(known, semantics, 0).astype(np.int64)[..., None]
-    moved, static = (
-        np.take_along_axis(votes, slot, axis=3)[..., 0] for votes in (points.moved_votes, points.static_votes)
-    )
-    by_box = known & (moved > 0)
-    completed = known & (moved == 0) & (static == 0) & ~is_ground_class(semantics)
-    for x, y, z in np.argwhere(completed):
-        near = tuple(slice(max(i - 1, 0), i + 2) for i in (x, y, z))
-        by_box[x, y, z] = points.moved_votes[(*near, semantics[x, y, z])].any()
-    return {
-        "voxels_occupied": float((semantics != FREE).sum()),
-        "voxels_boxes": float(by_box.sum()),
-        "voxels_static": float((known & ~by_box).sum()),
-        "voxels_ignored": float((semantics == IGNORED).sum()),
-    }

@@ -8,14 +8,20 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, UInt8
 from scipy.ndimage import uniform_filter
 
+from pipelines.occupancy.completion import is_ground_class
 from schemas.classes import FREE, IGNORED
 
-_MIN_POINTS: Final = 12
-_FLATNESS: Final = 0.3
+_MIN_POINTS: Final = 6
+_FLATNESS: Final = 0.45
 """Largest thickness of a surface, as a share of its width (standard deviations)."""
-_MARGIN: Final = 0.7
+_MARGIN: Final = 0.9
 """How deep in a voxel the plane must pass: share of the way from its middle to its corner along the normal."""
-_NEAR_MIDDLE: Final = 0.7
+_MARGIN_IN_GROUND: Final = 0.5
+_UPRIGHT: Final = 0.3
+"""Largest upward part of the normal of a wall whose foot is looked for."""
+_FOOT_BELOW: Final = 1.6
+"""A foot lies at most so far below the middle of its wall's points, in voxels."""
+_NEAR_MIDDLE: Final = 0.95
 """Largest distance along the surface between the middles of voxel and points, in voxels: no edge is extended."""
 
 
@@ -27,9 +33,11 @@ def fill_surfaces(
 ) -> UInt8[np.ndarray, "X Y Z"]:
     """Occupies voxels that rays passed, where the plane of the points around them passes too.
 
+    Voxels of the ground become the foot of an upright surface in the same way: LiDAR sees more ground than wall there.
+
     Args:
         semantics: classes, free = 17; unknown = 255.
-        passed: where rays went through; other free voxels stay.
+        passed: where rays went through; other free voxels stay free.
         points: (N, 3) points of things, voxel units.
         votes: their number by voxel and class, unknown last.
 
@@ -37,7 +45,8 @@ def fill_surfaces(
         A changed copy; new voxels take the most frequent class of the 3 x 3 x 3 voxels around them.
     """
     moments = _moments(points, semantics.shape)
-    index = np.argwhere((semantics == FREE) & passed & (moments[..., 0] >= _MIN_POINTS - 0.5))
+    is_open = (semantics == FREE) & passed
+    index = np.argwhere((is_open | is_ground_class(semantics)) & (moments[..., 0] >= _MIN_POINTS - 0.5))
     m = moments[tuple(index.T)]
     mean = m[:, 1:4] / m[:, :1]
     pairs = np.array([[4, 5, 6], [5, 7, 8], [6, 8, 9]])
@@ -48,7 +57,9 @@ def fill_surfaces(
     across = (offset * normal).sum(axis=1)
     along = np.sqrt(np.maximum((offset**2).sum(axis=1) - across**2, 0.0))
     is_flat = np.sqrt(np.maximum(spread[:, 0], 0.0)) < _FLATNESS * np.sqrt(np.maximum(spread[:, 1], 1e-9))
-    passes = np.abs(across) < _MARGIN * 0.5 * np.abs(normal).sum(axis=1)
+    depth = np.abs(across) / (0.5 * np.abs(normal).sum(axis=1))
+    is_foot = (depth < _MARGIN_IN_GROUND) & (np.abs(normal[:, 2]) < _UPRIGHT) & (mean[:, 2] - index[:, 2] < _FOOT_BELOW)
+    passes = np.where(is_open[tuple(index.T)], depth < _MARGIN, is_foot)
     chosen = index[is_flat & passes & (along < _NEAR_MIDDLE)]
     filled = semantics.copy()
     padded = np.pad(votes, ((1, 1), (1, 1), (1, 1), (0, 0)))

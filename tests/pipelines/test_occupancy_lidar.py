@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from pipelines.occupancy import LIDAR_PRESETS, LidarConfig, make_occupancy
+from pipelines.occupancy.chunks import Chunk, Rays
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.scene import label_scene, read_scene
+from pipelines.occupancy.votes import elect, gather_points, voxel_from_ego
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
@@ -148,6 +150,25 @@ def test_cameras_see_within_their_image_up_to_the_first_hit(tmp_path: Path) -> N
     # the ray from (1, 1.8) to (-9, 0) is 1.8 * (1 - 6 / 10) = 0.72 m high at x = -5, behind the camera
     assert labels["mask_lidar"][voxel(-5.0, 0.0, 0.7)] == 1
     assert not seen[: voxel(1.0, 0.0, 0.0)[0]].any()
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_vehicles_have_two_equal_sides(tmp_path: Path, mirror: bool) -> None:
+    record = keyframe(tmp_path, 1, labelled=True)
+    left = np.array([[-1.5, 0.9, 0.1]] * 3, np.float32)
+    none = np.zeros(0, np.int64)
+    rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
+    static = np.zeros((1, 3), np.float32)
+    chunk = Chunk(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, np.zeros((1, 3)), {})
+    points = gather_points(GRID, record, [chunk], {"car": left}, voxel_from_ego(GRID), mirror=mirror)
+    x = car_x(HALF_SECOND_US) - 1.5
+    seen, other = voxel(x, 4.9, 0.85), voxel(x, 3.1, 0.85)
+    assert points.moved_votes[(*seen, CAR)] == points.counts[seen] == 3
+    assert points.moved_votes[(*other, CAR)] == points.mirrored[other] == (3 if mirror else 0)
+    assert points.counts[other] == 0, "nobody measured it"
+    no_ground = np.zeros((*GRID.shape, 4), np.int32)
+    semantics = elect(points, no_ground, (points.counts > 0) | (points.mirrored > 0))
+    assert semantics[seen] == CAR and semantics[other] == (CAR if mirror else 17)
 
 
 def test_cars_hide_what_is_in_them(tmp_path: Path) -> None:

@@ -144,6 +144,13 @@ def test_ground_follows_a_slope_through_a_gap() -> None:
     assert votes[5, 0, :, 0].tolist() == [0, 16, 0, 0, 0]
 
 
+def test_a_slope_goes_on_beyond_its_points() -> None:
+    points = np.concatenate([points_over([x], 0.5 + 0.25 * x) for x in quarters(*range(12))])
+    votes = ground_votes(points, np.full(len(points), 11, np.uint8), None, (24, 1, 8), 8.0)
+    # column 17 spans heights 4.75 .. 5.0; as high as the last points the ground would be at 3.5
+    assert votes[17, 0, :, 0].tolist() == [0, 0, 0, 0, 16, 0, 0, 0]
+
+
 def test_ground_stays_on_its_side_of_the_map_and_off_unknown_matter() -> None:
     border = (2.0 - parts_of_columns((4, 1, 2))[..., 0]).astype(np.float32)
     points = np.concatenate([points_over(quarters(0), 0.5), points_over([1.9], 0.7)])
@@ -308,3 +315,19 @@ def test_comparison_by_hand() -> None:
     assert compare_occupancy(ours, truth, swept)["trail_share"] == 1 / 2
     assert "trail_share" not in figures
     assert np.isnan(compare_occupancy(labels([17], [0], [0]), labels([17], [0], [0]))["occupied_iou"])
+
+
+def test_ground_becomes_the_foot_of_a_wall() -> None:
+    side, high = np.arange(0.1, 6.0, 0.2), np.arange(1.6, 4.0, 0.2)
+    points = np.array([[2.5, y, z] for y in side for z in high])
+    votes = np.zeros((6, 6, 6, 18), np.int32)
+    own = np.full(len(points), 15, np.uint8)
+    add_votes(votes, points, np.eye(4), labels=own, weights=np.ones(len(points), np.int32))
+    semantics = np.full((6, 6, 6), 17, np.uint8)
+    semantics[2, :, 2:4] = 15
+    semantics[:, :, 1] = 11  # the road won its voxels, those of the wall's foot included
+    filled = fill_surfaces(semantics, np.zeros((6, 6, 6), bool), points, votes)
+    assert (filled[2, 1:5, 1] == 15).all()
+    assert (filled[[0, 1, 3, 4, 5], :, 1] == 11).all() and not (filled[:, :, 0] != 17).any()
+    lying = fill_surfaces(semantics, np.zeros((6, 6, 6), bool), points[:, [2, 1, 0]] - (1.0, 0.0, 0.9), votes)
+    assert np.array_equal(lying, semantics)  # a flat thing on the road has no foot

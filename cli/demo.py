@@ -83,7 +83,8 @@ def _make_data(out: Path, size: DemoSize, seed: int) -> DatasetSpec:
     from schemas.datasets import load_datasets
 
     scenes = size.train_scenes + size.val_scenes
-    synth(out / "world", scenes=scenes, keyframes=size.keyframes, seed=seed, width=size.width, sweeps=1)
+    world = out / "world"
+    synth(world, scenes=scenes, keyframes=size.keyframes, seed=seed, width=size.width, sweeps=1, slope=0.0)
     write_bytes(out / "datasets.yaml", _datasets_yaml(size).encode())
     dataset = load_datasets(out / "datasets.yaml")[ENTRY]
     work = dataset.work

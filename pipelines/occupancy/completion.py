@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 from scipy.spatial import cKDTree
 
+from pipelines.occupancy.ground import BORDER_STRETCH
 from schemas.classes import IGNORED, OCC3D_CLASSES
 
 FIRST_GROUND: Final = OCC3D_CLASSES.index("driveable_surface")
@@ -19,7 +20,6 @@ _PARTS: Final = 4
 _SMOOTH_VOXELS: Final = 2.5
 _TREND_VOXELS: Final = 10.0
 _ANY_WEIGHT: Final = 1e-6
-_BORDER_STRETCH: Final = 5.0
 _STEP_VOXELS: Final = 1.0
 """Unknown matter within this height of the surface keeps known ground from spreading there."""
 
@@ -112,7 +112,7 @@ def _places(parts: Int64[np.ndarray, "n 2"], border: Float32[np.ndarray, "w l"] 
     """Where the nearest part is looked for: position, and distance to the border of the driveable area."""
     if border is None:
         return parts.astype(np.float64)
-    return np.column_stack([parts, _BORDER_STRETCH * _PARTS * border[tuple(parts.T)]]).astype(np.float64)
+    return np.column_stack([parts, BORDER_STRETCH * _PARTS * border[tuple(parts.T)]]).astype(np.float64)
 
 
 def parts_of_columns(shape: tuple[int, int, int]) -> Float64[np.ndarray, "w l 3"]:

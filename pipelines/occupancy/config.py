@@ -47,7 +47,7 @@ class LidarConfig(_Frozen):
     )
     neighbours: int = Field(5, ge=1, description="Labelled neighbours that vote on a point without a label.")
     neighbour_radius_m: float = Field(
-        4.0,
+        6.0,
         gt=0,
         description="Neighbours farther away, in stretched metres (see `spread_labels`), do not vote; without one the "
         "point is ignored.",

@@ -19,6 +19,9 @@ from pipelines.occupancy.png_rows import PngError, grey_png_size, read_png_rows
 from schemas.errors import DataError
 from schemas.geometry import Pose
 
+BORDER_STRETCH: Final = 5.0
+"""How much more differences in the distance to the driveable area's border count when the nearest ground is looked for:
+classes run along streets."""
 _CELL_M: Final = 1.0
 _REACH_M: Final = 60.0
 _SLOPE: Final = 0.08

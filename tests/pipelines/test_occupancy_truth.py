@@ -61,9 +61,9 @@ def release_like(world_dataset: DatasetSpec, scene_records: list[SampleRecord]) 
 
 def test_few_sweeps_already_agree_with_the_truth(world_dataset: DatasetSpec, scene_records: list[SampleRecord]) -> None:
     figures = means(world_dataset, scene_records, LidarConfig())
-    # measured with 4 sweeps in all: 0.829, 0.972, 0.989, 0.962, no trail
-    assert figures["occupied_iou"] > 0.80
-    assert figures["semantic_accuracy"] > 0.94
+    # measured with 4 sweeps in all: 0.869, 0.974, 0.990, 0.969, 0.0003
+    assert figures["occupied_iou"] > 0.85
+    assert figures["semantic_accuracy"] > 0.96
     assert figures["mask_lidar_f1"] > 0.98
     assert figures["mask_camera_f1"] > 0.95
     assert figures["trail_share"] < 0.01

@@ -41,7 +41,7 @@ def demo(
     train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 16,
     val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes to score.")] = 3,
     keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene.")] = 5,
-    width: Annotated[int, typer.Option("--width", min=200, help="Width of the generated images, pixels.")] = 400,
+    width: Annotated[int, typer.Option("--width", min=200, help="Width of the generated images, pixels.")] = 288,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps; the preset's by default.", show_default=False)
     ] = None,
@@ -104,7 +104,7 @@ def _datasets_yaml(size: DemoSize) -> str:
         "root": "world",
         "version": "v1.0-synth",
         "work": "work",
-        "image": {"resize": [400, 225], "crop": [0, 9, 400, 216]},
+        "image": {"resize": [288, 162], "crop": [0, 6, 288, 154]},
         "grid": {"minimum_m": [-40.0, -40.0, -1.0], "voxel_size_m": 0.4, "shape": [200, 200, 16]},
         "classes": "occ3d",
         "splits": {

@@ -10,8 +10,8 @@ from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainCo
 from protoocc.losses.config import LossConfig
 from protoocc.model.config import ModelConfig
 
-DEMO_CLASS_WEIGHTS: Final = (8.0, 7.0, 9.0, 5.0, 4.5, 6.5, 7.5, 6.5, 12.0, 6.5, 4.5, 2.0, 5.0, 3.0, 2.5, 2.5, 3.0, 1.0)
-"""Share of each class among the observed voxels of the first generated worlds (flat), to the power -0.3."""
+DEMO_CLASS_WEIGHTS: Final = (4.0, 3.0, 4.0, 3.0, 2.5, 3.5, 4.0, 3.5, 6.0, 3.5, 2.5, 1.0, 3.0, 1.5, 1.5, 2.0, 2.0, 1.0)
+"""Rare things count more, the road as much as free space: higher weights find more things and invent still more."""
 
 
 def demo() -> TrainConfig:
@@ -27,7 +27,7 @@ def demo() -> TrainConfig:
             consistency_voxels=10_000,
         ),
         optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
-        schedule=ScheduleConfig(steps=400, warmup_steps=15),
+        schedule=ScheduleConfig(steps=800, warmup_steps=15),
         data=DataConfig(batch_size=1),
         checkpoint_every=100,
     )

@@ -69,7 +69,7 @@ def bevformer_tiny() -> ModelConfig:
 
 
 def demo() -> ModelConfig:
-    """The smallest network with all parts, for images of about 216 x 400; trains in minutes on two CPU cores."""
+    """The smallest network with all parts, for images of about 150 x 290; trains in minutes on two CPU cores."""
     return ModelConfig(
         backbone="resnet18",
         backbone_width=32,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Pose = Float[np.ndarray, "4 4"]
@@ -49,6 +49,13 @@ class VoxelGrid(BaseModel):
         """Upper corner (x, y, z), metres, frame of the grid; the corner itself lies outside."""
         x, y, z = (lo + n * self.voxel_size_m for lo, n in zip(self.minimum_m, self.shape, strict=True))
         return (x, y, z)
+
+    @property
+    def voxel_from_metres(self) -> Float64[np.ndarray, "4 4"]:
+        """Affine map from metres in the frame of the grid to voxel units: voxel i of an axis covers [i, i + 1)."""
+        matrix = np.diag([1 / self.voxel_size_m] * 3 + [1.0])
+        matrix[:3, 3] = -np.asarray(self.minimum_m) / self.voxel_size_m
+        return matrix
 
     def voxel_index(self, points: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:
         """Cell that contains each point: floor((p - minimum) / size).

@@ -15,7 +15,7 @@ from pipelines.occupancy.ground import MapMask
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.surfaces import fill_surfaces
-from pipelines.occupancy.votes import count_sources, elect, gather_points, voxel_from_ego
+from pipelines.occupancy.votes import count_sources, elect, gather_points
 from pipelines.raycast import CarveLimits, count_passes
 from pipelines.sight import View, see_voxels
 from schemas.classes import FREE
@@ -54,7 +54,7 @@ def label_frame(
         number of occupied voxels by what their class rests on.
     """
     grid, config = scene.dataset.grid, scene.config
-    voxel_from_anchor = voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
+    voxel_from_anchor = grid.voxel_from_metres @ invert_rigid(record.global_from_ego)
     voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m - np.array([0.0, 0.0, rise_m]))
     points = gather_points(grid, record, chunks, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles)
     hit = points.counts > config.occupied_above

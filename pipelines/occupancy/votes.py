@@ -72,29 +72,28 @@ def gather_points(
     static = np.concatenate([transform_points(voxel_from_anchor, chunk.cells.astype(np.float64)) for chunk in chunks])
     labels = np.concatenate([chunk.labels for chunk in chunks])
     slots = np.where(labels == IGNORED, np.uint8(_IGNORED_SLOT), labels)
-    counts, votes, moved, mirrored = (np.zeros((*grid.shape, size), dtype=np.int32) for size in (1, *[_SLOTS] * 3))
+    counts, mirrored, votes, moved = (np.zeros((*grid.shape, size), dtype=np.int32) for size in (1, 1, _SLOTS, _SLOTS))
     _vote(votes, static, slots)
     weights = np.concatenate([chunk.weights for chunk in chunks])
     add_votes(counts, static, np.eye(4), labels=np.zeros_like(slots), weights=weights)
     things = [static[~is_ground_class(labels)]]
-    voxel_from_global = voxel_from_ego(grid) @ invert_rigid(record.global_from_ego)
+    voxel_from_global = grid.voxel_from_metres @ invert_rigid(record.global_from_ego)
     for box in record.boxes:
         if box.instance in objects:
             points_box = objects[box.instance].astype(np.float64)
             voxel_from_box = voxel_from_global @ box.global_from_box.matrix
             things.append(transform_points(voxel_from_box, points_box))
             _vote(moved, things[-1], box.label)
+            _vote(counts, things[-1], 0)
             if mirror and box.label in _SYMMETRIC:
                 things.append(transform_points(voxel_from_box, points_box * (1.0, -1.0, 1.0)))
-                _vote(mirrored, things[-1], box.label)
-    counted = counts[..., 0] + moved.sum(axis=3, dtype=np.int32)
-    copies = mirrored.sum(axis=3, dtype=np.int32)
-    moved += mirrored
-    return Points(static, labels, votes, moved, counted, copies, np.concatenate(things))
+                _vote(moved, things[-1], box.label)
+                _vote(mirrored, things[-1], 0)
+    return Points(static, labels, votes, moved, counts[..., 0], mirrored[..., 0], np.concatenate(things))
 
 
 def _vote(
-    votes: Int32[np.ndarray, "X Y Z 18"], points: Float64[np.ndarray, "n 3"], labels: UInt8[np.ndarray, " n"] | int
+    votes: Int32[np.ndarray, "X Y Z L"], points: Float64[np.ndarray, "n 3"], labels: UInt8[np.ndarray, " n"] | int
 ) -> None:
     own = np.broadcast_to(np.asarray(labels, dtype=np.uint8), len(points)).copy()
     add_votes(votes, points, np.eye(4), labels=own, weights=np.ones(len(points), dtype=np.int32))
@@ -121,13 +120,6 @@ def elect(
     winner[winner == _IGNORED_SLOT] = IGNORED
     of_ground = np.where(ground.any(axis=3), ground.argmax(axis=3) + FIRST_GROUND, FREE).astype(np.uint8)
     return np.where(solid, winner, of_ground)
-
-
-def voxel_from_ego(grid: VoxelGrid) -> Float64[np.ndarray, "4 4"]:
-    """4x4 affine map from metres in the ego frame to voxel units."""
-    matrix = np.diag([1 / grid.voxel_size_m] * 3 + [1.0])
-    matrix[:3, 3] = -np.array(grid.minimum_m) / grid.voxel_size_m
-    return matrix
 
 
 def count_sources(semantics: UInt8[np.ndarray, "X Y Z"], points: Points) -> dict[str, float]:

@@ -71,7 +71,7 @@ def observe(
         now_us: time of the keyframe, which is one of the turns.
         poses: ``world_from_thing`` at the keyframe of everything that moves, by number.
     """
-    voxel_from_world = _voxel_from_ego() @ invert_rigid(world_from_ego)
+    voxel_from_world = OCC3D_GRID.voxel_from_metres @ invert_rigid(world_from_ego)
     still, now = np.zeros(OCC3D_GRID.shape, bool), np.zeros(OCC3D_GRID.shape, bool)
     for turn in turns:
         origin = transform_points(voxel_from_world, turn.origin_m[None])[0]
@@ -84,12 +84,6 @@ def observe(
             index = np.floor(points).astype(np.int64)
             now[tuple(index[OCC3D_GRID.contains(index)].T)] = True
     return np.where(occupancy.is_moving, now, still | now).astype(np.uint8)
-
-
-def _voxel_from_ego() -> Pose:
-    matrix = np.diag([1 / OCC3D_GRID.voxel_size_m] * 3 + [1.0])
-    matrix[:3, 3] = -np.asarray(OCC3D_GRID.minimum_m) / OCC3D_GRID.voxel_size_m
-    return matrix
 
 
 def see(occupancy: Occupancy, rig: Mapping[str, Mount], poses: Mapping[str, Pose]) -> UInt8[np.ndarray, "X Y Z"]:

@@ -13,7 +13,7 @@ from pipelines.occupancy import LIDAR_PRESETS, LidarConfig, make_occupancy
 from pipelines.occupancy.chunks import Chunk, Rays
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.scene import label_scene, read_scene
-from pipelines.occupancy.votes import elect, gather_points, voxel_from_ego
+from pipelines.occupancy.votes import elect, gather_points
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
@@ -160,7 +160,7 @@ def test_vehicles_have_two_equal_sides(tmp_path: Path, mirror: bool) -> None:
     rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
     static = np.zeros((1, 3), np.float32)
     chunk = Chunk(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, np.zeros((1, 3)), {})
-    points = gather_points(GRID, record, [chunk], {"car": left}, voxel_from_ego(GRID), mirror=mirror)
+    points = gather_points(GRID, record, [chunk], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
     x = car_x(HALF_SECOND_US) - 1.5
     seen, other = voxel(x, 4.9, 0.85), voxel(x, 3.1, 0.85)
     assert points.moved_votes[(*seen, CAR)] == points.counts[seen] == 3

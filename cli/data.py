@@ -92,8 +92,8 @@ def synth(
 
     from pipelines.scheduler import available_cores
     from pipelines.synth import SynthConfig, generate_world
-    from schemas.datasets import describe_validation
     from schemas.errors import ConfigError
+    from schemas.settings import describe_validation
 
     values: dict[str, float] = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "image_width": width}
     values["sweeps_per_keyframe"] = sweeps

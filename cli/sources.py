@@ -62,7 +62,7 @@ def mask_generator(
     from pydantic import ValidationError
 
     from pipelines.masks import SamConfig, SeedsConfig
-    from schemas.datasets import describe_validation
+    from schemas.settings import describe_validation
 
     if generator not in ("seeds", "sam"):
         raise ConfigError(f"--generator {generator}: expected seeds or sam")

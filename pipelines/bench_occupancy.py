@@ -27,7 +27,7 @@ from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import write_record
 from schemas.datasets import DatasetSpec
-from schemas.records import RECORDS_FILE, SampleRecord, read_records
+from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
 
 _PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
     "heights of the vehicle": (chunks.make_reader,),
@@ -79,9 +79,9 @@ def bench_occupancy(dataset: DatasetSpec, work: Path, scratch: Path, config: Lid
     Raises:
         DataError: there are no records, or a file is broken.
     """
-    records = [record for record in read_records(work / "records") if record.splits]
-    scene_name = records[0].scene if records else ""
-    members = [record for record in read_records(work / "records") if record.scene == scene_name]
+    entries = read_index(work / "records")
+    scene_name = next((entry.scene for entry in entries if entry.splits), "")
+    members = read_records(work / "records", [entry for entry in entries if entry.scene == scene_name])
     for name, count in (("warm", 1), ("measured", len(members))):
         _write_records(scratch / name / "records", work / "records", members[:count])
     context = multiprocessing.get_context("spawn")
@@ -91,7 +91,9 @@ def bench_occupancy(dataset: DatasetSpec, work: Path, scratch: Path, config: Lid
 
 def _write_records(folder: Path, source: Path, records: Sequence[SampleRecord]) -> None:
     folder.mkdir(parents=True)
-    (folder / RECORDS_FILE).write_text("".join(record.model_dump_json() + "\n" for record in records))
+    lines = [record.model_dump_json().encode() + b"\n" for record in records]
+    (folder / RECORDS_FILE).write_bytes(b"".join(lines))
+    (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(records, lines, strict=True))))
     shutil.copy(source / "manifest.json", folder / "manifest.json")
 
 
@@ -104,7 +106,8 @@ def _measure(dataset: DatasetSpec, scratch: Path, config: LidarConfig) -> Occupa
     with _walk_again(walk):
         profile.runcall(make_occupancy, dataset, scratch / "measured", config, runtime)
     total = time.process_time() - started
-    records = read_records(scratch / "measured" / "records")
+    folder = scratch / "measured" / "records"
+    records = read_records(folder, read_index(folder))
     count = sum(bool(record.splits) for record in records)
     seconds = _seconds_by_step(profile, total, walk)
     return OccupancyBench(

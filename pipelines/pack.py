@@ -17,37 +17,26 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.files import sha256_of, write_bytes, write_json
 from pipelines.images import read_image, resize_and_crop
 from pipelines.shard_card import dataset_card
 from pipelines.stage import Runtime, Stage, StageSummary, Unit, UnitReport, read_manifest, run_stage, scene_units
 from pipelines.zarr_io import open_store
-from schemas.classes import OCC3D_CLASSES
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
-from schemas.records import SampleRecord, read_records
+from schemas.records import RecordEntry, SampleRecord, read_index, read_records
+from schemas.settings import Frozen
+from schemas.shards import CHECKSUMS, MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, WIDS_KIND, image_member, sample_key
 
 
-class PackConfig(BaseModel):
+class PackConfig(Frozen):
     """How samples are packed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     masks: str = Field("seeds", description="Mask generator whose store is packed (masks-<name>.zarr).")
     samples_per_shard: int = Field(64, ge=1, description="A shard is closed after the scene that reaches this count.")
     jpeg_quality: int = Field(95, ge=1, le=100, description="JPEG quality of the packed images.")
-
-
-class ShardPlan(BaseModel):
-    """One shard: which records of which split."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    split: str
-    rows: tuple[int, ...]
 
 
 def pack(dataset: DatasetSpec, work: Path, config: PackConfig, runtime: Runtime) -> StageSummary:
@@ -63,12 +52,11 @@ def pack(dataset: DatasetSpec, work: Path, config: PackConfig, runtime: Runtime)
             f"the grid of '{dataset.name}' is in the LiDAR frame, shards and training need the ego frame. Import its "
             "labels with `protoocc occupancy --source ... --labels DIR --resample` into a grid without `frame: lidar`."
         )
-    records = read_records(work / "records")
+    entries = read_index(work / "records")
     stores = _stores(work, config)
     manifests = {name: read_manifest(path) for name, path in {"records": work / "records", **stores}.items()}
     dropped = {token: reason for manifest in manifests.values() for token, reason in manifest["dropped"].items()}
-    plans = _plan_shards(dataset, records, dropped, config.samples_per_shard)
-    units = [Unit(plan.name, 0, len(plan.rows)) for plan in plans]
+    units = _plan_shards(dataset, entries, dropped, config.samples_per_shard)
     stage = Stage(
         name="pack",
         folder=work / "shards",
@@ -77,9 +65,9 @@ def pack(dataset: DatasetSpec, work: Path, config: PackConfig, runtime: Runtime)
             name: sha256_of([path / "manifest.json"]) for name, path in {"records": work / "records", **stores}.items()
         },
         units=units,
-        work=partial(_pack_shard, dataset, work, config, {plan.name: plan for plan in plans}),
+        work=partial(_pack_shard, dataset, work, config),
         create=lambda folder: folder.mkdir(parents=True),
-        finish=partial(_finish, dataset, config, plans, dropped),
+        finish=partial(_finish, dataset, config, units, dropped),
     )
     return run_stage(stage, runtime)
 
@@ -97,54 +85,55 @@ def _stores(work: Path, config: PackConfig) -> dict[str, Path]:
 
 
 def _plan_shards(
-    dataset: DatasetSpec, records: Sequence[SampleRecord], dropped: Mapping[str, str], samples_per_shard: int
-) -> list[ShardPlan]:
-    plans: list[ShardPlan] = []
+    dataset: DatasetSpec, entries: Sequence[RecordEntry], dropped: Mapping[str, str], samples_per_shard: int
+) -> list[Unit]:
+    """One unit per shard, called `<split>-<number>`: whole scenes of one split."""
+    units: list[Unit] = []
     for split in dataset.splits:
-        rows = [i for i, record in enumerate(records) if split in record.splits and record.token not in dropped]
-        if not rows:
+        members = [entry for entry in entries if split in entry.splits and entry.token not in dropped]
+        if not members:
             raise DataError(
                 f"split '{split}' of '{dataset.name}' has no samples to pack; check `splits` in datasets.yaml"
             )
-        shard: list[int] = []
-        for scene in scene_units([records[row].scene for row in rows]):
-            shard += rows[scene.start : scene.stop]
-            if len(shard) >= samples_per_shard or scene.stop == len(rows):
-                number = sum(plan.split == split for plan in plans)
-                plans.append(ShardPlan(name=f"{split}-{number:05d}", split=split, rows=tuple(shard)))
-                shard = []
-    return plans
+        shard: list[RecordEntry] = []
+        number = 0
+        for scene in scene_units(members):
+            shard += scene.entries
+            if len(shard) >= samples_per_shard or scene.entries[-1] is members[-1]:
+                units.append(Unit(f"{split}-{number:05d}", len(shard), tuple(shard)))
+                shard, number = [], number + 1
+    return units
 
 
-def _pack_shard(
-    dataset: DatasetSpec, work: Path, config: PackConfig, plans: Mapping[str, ShardPlan], unit: Unit
-) -> UnitReport:
-    plan = plans[unit.name]
-    records = read_records(work / "records")
+def _split_of(unit: Unit) -> str:
+    return unit.name.rpartition("-")[0]
+
+
+def _pack_shard(dataset: DatasetSpec, work: Path, config: PackConfig, unit: Unit) -> UnitReport:
+    records = read_records(work / "records", unit.entries)
     arrays: dict[str, Any] = {}
     for kind, path in _stores(work, config).items():
         arrays.update(open_store(path, kind))
     buffer = io.BytesIO()
     samples: list[dict[str, Any]] = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row in plan.rows:
-            record = records[row]
-            members = _members(dataset, record, row, arrays, config.jpeg_quality)
-            key = f"{record.scene}-{record.frame:04d}"
+        for entry, record in zip(unit.entries, records, strict=True):
+            members = _members(dataset, record, entry.row, arrays, config.jpeg_quality)
+            key = sample_key(record.scene, record.frame)
             places = {extension: _add(tar, f"{key}.{extension}", data) for extension, data in members.items()}
             samples.append(
                 {"key": key, "token": record.token, "scene": record.scene, "frame": record.frame, "members": places}
             )
     data = buffer.getvalue()
     folder = work / "shards"
-    write_bytes(folder / f"{plan.name}.tar", data)
-    index: dict[str, Any] = {"shard": f"{plan.name}.tar", "split": plan.split, "samples": samples}
+    write_bytes(folder / f"{unit.name}.tar", data)
+    index: dict[str, Any] = {"shard": f"{unit.name}.tar", "split": _split_of(unit), "samples": samples}
     index |= {
         "sha256": hashlib.sha256(data).hexdigest(),
         "md5sum": hashlib.md5(data).hexdigest(),
         "filesize": len(data),
     }
-    write_json(folder / f"{plan.name}.index.json", index)
+    write_json(folder / f"{unit.name}.index.json", index)
     return UnitReport(done=len(samples), counts={"bytes": float(len(data))})
 
 
@@ -162,10 +151,12 @@ def _members(
 ) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     for channel in dataset.cameras:
-        image = resize_and_crop(read_image(dataset.root / record.cameras[channel].path, record.token), dataset.image)
-        members[f"{channel.lower()}.jpg"] = _encode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+        image = resize_and_crop(
+            read_image(dataset.root / record.cameras[channel].path, record.token), dataset.image_of(channel)
+        )
+        members[image_member(channel)] = _encode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
     segments = arrays["segment_id"][row]
-    members["masks.png"] = _encode(".png", segments.reshape(-1, segments.shape[-1]), [cv2.IMWRITE_PNG_COMPRESSION, 4])
+    members[MASKS_MEMBER] = _encode(".png", segments.reshape(-1, segments.shape[-1]), [cv2.IMWRITE_PNG_COMPRESSION, 4])
     occupancy = io.BytesIO()
     np.savez_compressed(
         occupancy,
@@ -173,7 +164,7 @@ def _members(
         mask_lidar=arrays["mask_lidar"][row],
         mask_camera=arrays["mask_camera"][row],
     )
-    members["occupancy.npz"] = occupancy.getvalue()
+    members[OCCUPANCY_MEMBER] = occupancy.getvalue()
     meta = {
         "token": record.token,
         "scene": record.scene,
@@ -183,7 +174,7 @@ def _members(
         "segment_count": arrays["segment_count"][row].tolist(),
         **{name: arrays[name][row].tolist() for name in ("image_from_camera", "camera_from_ego", "global_from_ego")},
     }
-    members["meta.json"] = json.dumps(meta, sort_keys=True).encode()
+    members[META_MEMBER] = json.dumps(meta, sort_keys=True).encode()
     return members
 
 
@@ -195,16 +186,16 @@ def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:
 
 
 def _finish(
-    dataset: DatasetSpec, config: PackConfig, plans: Sequence[ShardPlan], dropped: Mapping[str, str], folder: Path
+    dataset: DatasetSpec, config: PackConfig, units: Sequence[Unit], dropped: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
     shards = []
-    for plan in plans:
-        index = json.loads((folder / f"{plan.name}.index.json").read_text())
+    for unit in units:
+        index = json.loads((folder / f"{unit.name}.index.json").read_text())
         shards.append(
             {
                 "url": index["shard"],
-                "index": f"{plan.name}.index.json",
-                "split": plan.split,
+                "index": f"{unit.name}.index.json",
+                "split": _split_of(unit),
                 "nsamples": len(index["samples"]),
                 "filesize": index["filesize"],
                 "md5sum": index["md5sum"],
@@ -212,9 +203,9 @@ def _finish(
                 "scenes": sorted({sample["scene"] for sample in index["samples"]}),
             }
         )
-    write_bytes(folder / "SHA256SUMS", "".join(f"{s['sha256']}  {s['url']}\n" for s in shards).encode())
+    write_bytes(folder / CHECKSUMS, "".join(f"{s['sha256']}  {s['url']}\n" for s in shards).encode())
     header = {
-        "__kind__": "wids-shard-index-v1",
+        "__kind__": WIDS_KIND,
         "wids_version": 1,
         "name": dataset.name,
         "masks": config.masks,
@@ -223,7 +214,7 @@ def _finish(
             "cameras": list(dataset.cameras),
             "image_shape": list(dataset.image.shape),
             "grid": dataset.grid.model_dump(mode="json", exclude_defaults=True),
-            "classes": list(OCC3D_CLASSES),
+            "classes": dataset.classes.model_dump(mode="json"),
         },
         "left_out": dict(dropped),
         "shardlist": shards,

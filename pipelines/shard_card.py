@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.store import SHARD_MEMBERS
+from schemas.shards import MEMBERS
 
 
 def dataset_card(manifest: Mapping[str, Any]) -> str:
@@ -47,7 +47,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         "",
         "| member | content |",
         "| --- | --- |",
-        *(f"| `{name}` | {meaning} |" for name, meaning in SHARD_MEMBERS.items()),
+        *(f"| `{name}` | {meaning} |" for name, meaning in MEMBERS.items()),
         "",
     ]
     return "\n".join(lines)

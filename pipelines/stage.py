@@ -14,13 +14,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.files import remove_partials, write_json
 from pipelines.scheduler import Scheduler, run_tasks
 from schemas.errors import ConfigError, DataError, StageError
+from schemas.records import RecordEntry
+from schemas.settings import flatten
 from schemas.store import FORMAT_VERSION
+from schemas.workfolder import MANIFEST, PLAN, UNITS
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +33,13 @@ OnError = Literal["fail", "drop"]
 
 @dataclass(frozen=True)
 class Unit:
-    """A share of the work that one task does and marks as done: records ``start <= i < stop``."""
+    """A share of the work that one task does and marks as done; it carries all that its task needs of the plan."""
 
     name: str
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """Number of records."""
-        return self.stop - self.start
+    size: int
+    """Number of samples."""
+    entries: tuple[RecordEntry, ...] = ()
+    """The records to read; empty for stages that come before records."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,14 @@ def run_stage(stage: Stage, runtime: Runtime) -> StageSummary:
         shutil.rmtree(stage.folder)
     plan = _plan(stage, runtime)
     _check_plan(stage, plan)
-    manifest_path = stage.folder / "manifest.json"
+    manifest_path = stage.folder / MANIFEST
     if manifest_path.is_file():
         return _summary(stage, read_manifest(stage.folder), started, skipped=True)
-    if not (stage.folder / "plan.json").is_file():
+    if not (stage.folder / PLAN).is_file():
         if stage.folder.exists():
             shutil.rmtree(stage.folder)
         stage.create(stage.folder)
-        write_json(stage.folder / "plan.json", plan)
+        write_json(stage.folder / PLAN, plan)
     remove_partials(stage.folder)
     _run_units(stage, runtime)
     reports = [json.loads(_marker(stage, unit).read_text()) for unit in stage.units]
@@ -143,7 +144,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the stage has not finished, or its format version is not this program's.
     """
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
@@ -158,25 +159,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def units_of(count: int, size: int, prefix: str = "part") -> list[Unit]:
-    """Cuts ``count`` records into units of ``size``, aligned with multiples of it."""
-    starts = range(0, count, size)
-    return [Unit(f"{prefix}-{i:05d}", start, min(start + size, count)) for i, start in enumerate(starts)]
+def units_of(entries: Sequence[RecordEntry], size: int) -> list[Unit]:
+    """Units of ``size`` records each, in order; the last one may be smaller."""
+    parts = [tuple(entries[start : start + size]) for start in range(0, len(entries), size)]
+    return [Unit(f"part-{number:05d}", len(part), part) for number, part in enumerate(parts)]
 
 
-def scene_units(scenes: Sequence[str]) -> list[Unit]:
-    """One unit per scene.
-
-    Args:
-        scenes: scene name of each record, records of a scene next to each other.
-    """
-    units: list[Unit] = []
-    for index, scene in enumerate(scenes):
-        if units and units[-1].name == scene:
-            units[-1] = Unit(scene, units[-1].start, index + 1)
-        else:
-            units.append(Unit(scene, index, index + 1))
-    return units
+def scene_units(entries: Sequence[RecordEntry]) -> list[Unit]:
+    """One unit per scene; entries of a scene stand next to each other."""
+    scenes = [(scene, tuple(members)) for scene, members in groupby(entries, key=lambda entry: entry.scene)]
+    return [Unit(scene, len(members), members) for scene, members in scenes]
 
 
 def _plan(stage: Stage, runtime: Runtime) -> dict[str, Any]:
@@ -192,13 +184,13 @@ def _plan(stage: Stage, runtime: Runtime) -> dict[str, Any]:
 
 
 def _check_plan(stage: Stage, plan: dict[str, Any]) -> None:
-    path = stage.folder / "plan.json"
+    path = stage.folder / PLAN
     if not path.is_file():
         if stage.folder.exists():
             _refuse_foreign(stage.folder)
         return
-    old = _flatten(json.loads(path.read_text()))
-    new = _flatten(plan)
+    old = flatten(json.loads(path.read_text()))
+    new = flatten(plan)
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
         lines = [f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in changed[:5]]
@@ -210,23 +202,14 @@ def _check_plan(stage: Stage, plan: dict[str, Any]) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    known = {"zarr.json", "units", "plan.json"}
+    known = {"zarr.json", UNITS, PLAN}
     names = {entry.name for entry in folder.iterdir()}
     if names and not names & known:
         raise ConfigError(f"{folder} exists and was not made by this stage (holds {min(names)}). Choose another --out.")
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat.update(_flatten(inner, f"{prefix}.{key}" if prefix else key))
-    return flat
-
-
 def _marker(stage: Stage, unit: Unit) -> Path:
-    return stage.folder / "units" / f"{unit.name}.json"
+    return stage.folder / UNITS / f"{unit.name}.json"
 
 
 def _run_units(stage: Stage, runtime: Runtime) -> None:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from protoocc.config import TrainConfig
 from protoocc.model import ProtoOcc
-from schemas.datasets import describe_validation
 from schemas.errors import CheckpointError, disk_errors
+from schemas.settings import describe_validation
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
 KEPT = 2

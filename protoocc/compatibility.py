@@ -16,8 +16,10 @@ def check_grid(config: TrainConfig, shards: ShardSet) -> None:
     model, labels = config.model, shards.dataset
     if model.grid != labels.grid:
         raise ConfigError(f"the network's grid is ({model.grid}), the labels in {shards.folder} have ({labels.grid})")
-    if model.num_classes != len(labels.classes):
-        raise ConfigError(f"the network has {model.num_classes} classes, {shards.folder} has {len(labels.classes)}")
+    if model.num_classes != labels.classes.num_classes:
+        raise ConfigError(
+            f"the network has {model.num_classes} classes, {shards.folder} has {labels.classes.num_classes}"
+        )
 
 
 def check_training(config: TrainConfig, shards: ShardSet) -> None:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from protoocc.losses.config import LossConfig
 from protoocc.model.config import ModelConfig
+from schemas.settings import Frozen, flatten
 
 WeightsFormat = Literal["torchvision", "panoocc", "fcos3d"]
 """Whose names a file of published weights has."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OptimizerConfig(_Frozen):
+class OptimizerConfig(Frozen):
     """AdamW. Norms, biases and embeddings carry no weight decay."""
 
     lr: float = Field(2e-4, gt=0, description="Learning rate at the top of the schedule.")
@@ -27,7 +24,7 @@ class OptimizerConfig(_Frozen):
     clip_norm: float = Field(35.0, gt=0, description="Gradients are scaled down to this L2 norm.")
 
 
-class ScheduleConfig(_Frozen):
+class ScheduleConfig(Frozen):
     """Linear warm-up, then cosine decay."""
 
     steps: int | None = Field(None, ge=1, description="Optimiser steps; either this or `epochs`.")
@@ -42,7 +39,7 @@ class ScheduleConfig(_Frozen):
         return self
 
 
-class DataConfig(_Frozen):
+class DataConfig(Frozen):
     """How samples are read."""
 
     split: str = Field("train", description="Split of the shards that is trained on.")
@@ -50,7 +47,7 @@ class DataConfig(_Frozen):
     workers: int = Field(0, ge=0, description="Processes that read ahead; 0 reads in the training process.")
 
 
-class WeightsConfig(_Frozen):
+class WeightsConfig(Frozen):
     """Published weights that a run starts from; `protoocc train --weights` fills it in."""
 
     file: str = Field(description="Path of the file.")
@@ -61,7 +58,7 @@ class WeightsConfig(_Frozen):
     )
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """Everything that decides a training run, except the shards."""
 
     model: ModelConfig = Field(description="The network.")
@@ -77,15 +74,6 @@ class TrainConfig(_Frozen):
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """`path: was X, now Y` for each field that differs between two dumped configurations."""
-    before, after = _flat(old), _flat(new)
+    before, after = flatten(old), flatten(new)
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     return [f"{path}: was {json.dumps(before.get(path))}, now {json.dumps(after.get(path))}" for path in paths]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for name, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{name}" if prefix else name))
-    return flat

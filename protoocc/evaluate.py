@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from protoocc.baselines import all_free, frequent_class
 from protoocc.checkpoint import find_checkpoint, load_model
@@ -18,13 +18,11 @@ from protoocc.data import ShardDataset, open_shards
 from protoocc.inference import default_device, predict_split
 from protoocc.metrics import AbsentRule, Confusion, Scores
 from protoocc.version import code_version
-from schemas.classes import FREE
+from schemas.settings import Frozen
 
 
-class EvalRow(BaseModel):
+class EvalRow(Frozen):
     """Scores of one predictor, shares 0..1; null where the score does not exist (absent class)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="`model`, `frequent_class` or `all_free`.")
     miou: float | None = Field(description="Mean IoU over the present classes 0..16.")
@@ -32,10 +30,8 @@ class EvalRow(BaseModel):
     classes: dict[str, float | None] = Field(description="IoU by class name, without `free`.")
 
 
-class EvalReport(BaseModel):
+class EvalReport(Frozen):
     """A table of scores and everything one must know to read it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = Field(description="Packed entry of datasets.yaml.")
     split: str = Field(description="Evaluated split.")
@@ -102,13 +98,14 @@ def evaluate(
         checkpoint=str(find_checkpoint(checkpoint)),
         code_version=code_version(),
         rows=tuple(
-            _row(name, confusion.scores(absent), evaluated.dataset.classes) for name, confusion in confusions.items()
+            _row(name, confusion.scores(absent), evaluated.dataset.classes.occupied)
+            for name, confusion in confusions.items()
         ),
     )
 
 
 def _row(name: str, scores: Scores, class_names: tuple[str, ...]) -> EvalRow:
-    shares = {label: _number(share) for label, share in zip(class_names[:FREE], scores.classes, strict=True)}
+    shares = {label: _number(share) for label, share in zip(class_names, scores.classes, strict=True)}
     return EvalRow(name=name, miou=_number(scores.miou), iou=_number(scores.iou), classes=shares)
 
 

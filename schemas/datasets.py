@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D, OCC3D_CLASSES
+from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
 from schemas.errors import ConfigError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.settings import Frozen, describe_validation
 
 NUSCENES_CAMERAS = (
     "CAM_FRONT",
@@ -23,11 +24,7 @@ NUSCENES_CAMERAS = (
 """Camera order of every array with a V axis, unless a dataset entry names another one."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImageSpec(_Frozen):
+class ImageSpec(Frozen):
     """From the camera file to the network's image: resize first, then crop."""
 
     resize: tuple[int, int] = Field(description="(width, height) in pixels that the file is resized to.")
@@ -48,7 +45,7 @@ class ImageSpec(_Frozen):
         return (self.crop[3], self.crop[2])
 
 
-class SplitSpec(_Frozen):
+class SplitSpec(Frozen):
     """A named share of the keyframes: an official devkit split or scenes that the user lists."""
 
     official: str | None = Field(None, description="Name of a devkit split, such as train, val, mini_train.")
@@ -63,7 +60,7 @@ class SplitSpec(_Frozen):
         return self
 
 
-class DatasetSpec(_Frozen):
+class DatasetSpec(Frozen):
     """One entry of `datasets.yaml`."""
 
     name: str = Field(description="Name of the entry.")
@@ -72,30 +69,58 @@ class DatasetSpec(_Frozen):
     version: str = Field(description="Table folder below root, such as v1.0-trainval.")
     work: Path = Field(description="Folder that the stages write to.")
     cameras: tuple[str, ...] = Field(NUSCENES_CAMERAS, min_length=1, description="Camera channels, in array order.")
+    lidar: str | None = Field("LIDAR_TOP", description="LiDAR channel; null for logs of cameras alone.")
     image: ImageSpec = Field(description="Resize and crop.")
+    camera_images: dict[str, ImageSpec] = Field(
+        {},
+        description="Resize and crop of single cameras, by channel, where files differ; the same size after the crop.",
+    )
     grid: VoxelGrid = Field(OCC3D_GRID, description="Occupancy grid, ego frame.")
-    classes: Literal["occ3d"] = Field("occ3d", description="Class table: the 18 classes of Occ3D-nuScenes.")
+    classes: ClassTable = Field(
+        OCC3D, description="Class table: the name of a known one (occ3d), or {names: [...], colors: [...], free: N}."
+    )
     categories: dict[str, str] = Field({}, description="Further box or point categories: category name -> class name.")
     labels: str = Field("gts", description="Folder of Occ3D labels below root (<labels>/<scene>/<token>/labels.npz).")
     splits: dict[str, SplitSpec] = Field(description="Named splits; training uses `train`, evaluation `val`.")
 
-    @field_validator("categories")
+    @field_validator("classes", mode="before")
     @classmethod
-    def _known_classes(cls, value: dict[str, str]) -> dict[str, str]:
-        unknown = sorted(set(value.values()) - set(OCC3D_CLASSES[:17]))
+    def _named_table(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in CLASS_TABLES:
+            raise ValueError(f"no class table '{value}'; known: {', '.join(CLASS_TABLES)}, or define one")
+        return CLASS_TABLES[value]
+
+    @model_validator(mode="after")
+    def _fits(self) -> DatasetSpec:
+        unknown = sorted(set(self.categories.values()) - set(self.classes.occupied))
         if unknown:
-            raise ValueError(f"unknown class {unknown[0]!r}; known: {', '.join(OCC3D_CLASSES[:17])}")
-        return value
+            raise ValueError(f"categories: unknown class {unknown[0]!r}; known: {', '.join(self.classes.occupied)}")
+        twice = [channel for index, channel in enumerate(self.cameras) if channel in self.cameras[:index]]
+        if twice:
+            raise ValueError(f"cameras: {twice[0]} is listed twice")
+        for channel, image in self.camera_images.items():
+            if channel not in self.cameras:
+                raise ValueError(f"camera_images: {channel} is none of the cameras {', '.join(self.cameras)}")
+            if image.shape != self.image.shape:
+                raise ValueError(
+                    f"camera_images.{channel}: {image.shape} rows and columns after the crop, the others have "
+                    f"{self.image.shape}"
+                )
+        return self
+
+    def image_of(self, channel: str) -> ImageSpec:
+        """Resize and crop of a camera."""
+        return self.camera_images.get(channel, self.image)
 
     def class_of(self, category: str) -> int:
-        """Class index 0..16 of a nuScenes category name.
+        """Class index of a nuScenes category name.
 
         Raises:
-            KeyError: the category is in neither the class table nor `categories`; the caller knows file and sample.
+            KeyError: the category has no class of this table; the caller knows file and sample.
         """
-        if category in self.categories:
-            return OCC3D_CLASSES.index(self.categories[category])
-        return NUSCENES_CATEGORY_TO_OCC3D[category]
+        return self.classes.index(self.categories.get(category) or NUSCENES_CATEGORIES[category])
 
 
 def load_datasets(path: Path) -> dict[str, DatasetSpec]:
@@ -133,20 +158,6 @@ def _load_entry(path: Path, name: str, entry: object) -> DatasetSpec:
         raise ConfigError(describe_validation(f"{path}, entry '{name}'", error)) from error
     base = path.absolute().parent
     return spec.model_copy(update={"root": base / spec.root, "work": base / spec.work})
-
-
-def describe_validation(where: str, error: ValidationError) -> str:
-    """One line per wrong field of a pydantic error: where, field, value, expectation."""
-    lines = []
-    for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "(whole entry)"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown field '{field}' (value {problem['input']!r}); remove or correct it")
-        elif problem["type"] == "missing":
-            lines.append(f"{where}: field '{field}' is missing")
-        else:
-            lines.append(f"{where}: field '{field}' = {problem['input']!r}: {problem['msg']}")
-    return "\n".join(lines)
 
 
 def select_dataset(datasets: dict[str, DatasetSpec], name: str | None) -> DatasetSpec:

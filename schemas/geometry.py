@@ -18,18 +18,18 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from schemas.settings import Frozen
 
 Pose = Float[np.ndarray, "4 4"]
 
 
-class VoxelGrid(BaseModel):
+class VoxelGrid(Frozen):
     """An axis-aligned voxel grid, in the ego frame unless it says otherwise.
 
     Convention: cell i of an axis covers [minimum + i*size, minimum + (i+1)*size); axis 0 = x, 1 = y, 2 = z.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     minimum_m: tuple[float, float, float] = Field(description="Lower corner (x, y, z), metres, frame of the grid.")
     voxel_size_m: float = Field(gt=0, description="Edge of a voxel, metres.")

@@ -1,4 +1,6 @@
-"""Records: what `prepare` writes and every later stage reads, one JSON line per keyframe.
+"""Records: what `prepare` writes and every later stage reads, one JSON line per keyframe, with an index of the lines.
+
+Plans need the index alone; a task reads the lines of its own keyframes. So neither holds more records than its share.
 
 Paths are relative to the dataset root, poses are quaternion + translation as in the raw tables and become 4x4 matrices
 through the properties. No pickle, nothing machine-specific: records of one dataset are the same bytes everywhere.
@@ -6,22 +8,23 @@ through the properties. No pickle, nothing machine-specific: records of one data
 
 from __future__ import annotations
 
-from itertools import islice
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from schemas.errors import DataError
 from schemas.geometry import Pose, invert_rigid, rigid_transform
+from schemas.settings import Frozen
 
-RECORDS_FILE = "samples.jsonl"
+RECORDS_FILE: Final = "samples.jsonl"
+INDEX_FILE: Final = "index.jsonl"
+PREPARE_AGAIN: Final = "Run `protoocc prepare --overwrite`."
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RigidPose(_Frozen):
+class RigidPose(Frozen):
     """A rigid pose as stored: the matrix is `dst_from_src` of the field's name."""
 
     rotation_wxyz: tuple[float, float, float, float] = Field(description="Unit quaternion (w, x, y, z).")
@@ -33,7 +36,7 @@ class RigidPose(_Frozen):
         return rigid_transform(self.rotation_wxyz, self.translation_m)
 
 
-class CameraRecord(_Frozen):
+class CameraRecord(Frozen):
     """One camera image of a keyframe, at the camera's own time."""
 
     token: str = Field(description="sample_data token.")
@@ -48,7 +51,7 @@ class CameraRecord(_Frozen):
     global_from_ego: RigidPose = Field(description="Vehicle pose at the camera's time, not the LiDAR's.")
 
 
-class LidarRecord(_Frozen):
+class LidarRecord(Frozen):
     """One LiDAR sweep at its own time."""
 
     token: str = Field(description="sample_data token.")
@@ -66,13 +69,13 @@ class LidarRecord(_Frozen):
         return self.global_from_ego.matrix @ self.ego_from_lidar.matrix
 
 
-class BoxRecord(_Frozen):
+class BoxRecord(Frozen):
     """One annotated box at the LiDAR keyframe's time."""
 
     token: str = Field(description="sample_annotation token.")
     instance: str = Field(description="Instance token: the same object in all keyframes of the scene.")
     category: str = Field(description="nuScenes category name.")
-    label: int = Field(ge=0, le=16, description="Class index.")
+    label: int = Field(ge=0, le=254, description="Index in the dataset's class table.")
     global_from_box: RigidPose = Field(
         description="Box frame: origin in the middle, x along the length, y width, z up."
     )
@@ -80,7 +83,7 @@ class BoxRecord(_Frozen):
     num_lidar_pts: int = Field(description="LiDAR points inside, as the table says.")
 
 
-class SampleRecord(_Frozen):
+class SampleRecord(Frozen):
     """One keyframe: sensors, boxes, neighbours in time."""
 
     token: str = Field(description="sample token.")
@@ -111,25 +114,83 @@ class SampleRecord(_Frozen):
         return camera_from_vehicle @ vehicle_from_global @ self.global_from_ego
 
 
-def read_records(folder: Path, *, start: int = 0, stop: int | None = None) -> list[SampleRecord]:
-    """Records of a prepared dataset, ordered by scene name, then time.
+class RecordEntry(NamedTuple):
+    """One line of the index: where a record stands and what plans need of it."""
+
+    row: int
+    """Number of the record: its position in every store."""
+    token: str
+    scene: str
+    frame: int
+    splits: tuple[str, ...]
+    """Names of the splits that hold it; empty for a neighbour in time that no stage labels."""
+    start: int
+    """First byte of the line in `samples.jsonl`."""
+    stop: int
+    """Byte after the line, its newline included."""
+
+
+def index_lines(records: Iterable[tuple[SampleRecord, bytes]]) -> Iterator[bytes]:
+    """Lines of the index for records and their own lines, in order."""
+    start = 0
+    for record, line in records:
+        stop = start + len(line)
+        entry = [record.token, record.scene, record.frame, list(record.splits), start, stop]
+        yield json.dumps(entry).encode() + b"\n"
+        start = stop
+
+
+def read_index(folder: Path) -> list[RecordEntry]:
+    """Index of a prepared dataset, ordered by scene name, then time.
 
     Args:
         folder: the `records` folder.
-        start: number of the first record; the lines before it are not parsed.
-        stop: number after the last record, None for all.
 
     Raises:
         DataError: `prepare` has not finished there, or a line is broken.
     """
-    path = folder / RECORDS_FILE
+    path = folder / INDEX_FILE
     if not (folder / "manifest.json").is_file() or not path.is_file():
         raise DataError(f"{folder} holds no finished records. Run `protoocc prepare` first.")
-    records = []
-    with path.open() as lines:
-        for number, line in enumerate(islice(lines, start, stop), start=start + 1):
+    entries = []
+    with path.open("rb") as lines:
+        for row, line in enumerate(lines):
             try:
-                records.append(SampleRecord.model_validate_json(line))
-            except ValidationError as error:
-                raise DataError(f"{path}, line {number} is no record: {error.errors()[0]['msg']}") from error
+                token, scene, frame, splits, start, stop = json.loads(line)
+                entries.append(RecordEntry(row, token, scene, frame, tuple(splits), start, stop))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{path}, line {row + 1} is no index entry: {error}. {PREPARE_AGAIN}") from error
+    return entries
+
+
+def read_records(folder: Path, entries: Sequence[RecordEntry]) -> list[SampleRecord]:
+    """Records of some index entries, in their order.
+
+    Args:
+        folder: the `records` folder.
+        entries: from `read_index`.
+
+    Raises:
+        DataError: the file is missing, or a line is broken or belongs to another sample.
+    """
+    path = folder / RECORDS_FILE
+    records = []
+    try:
+        with path.open("rb") as file:
+            for entry in entries:
+                file.seek(entry.start)
+                records.append(_parse(path, entry, file.read(entry.stop - entry.start)))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. {PREPARE_AGAIN}") from error
     return records
+
+
+def _parse(path: Path, entry: RecordEntry, line: bytes) -> SampleRecord:
+    where = f"{path}, line {entry.row + 1} (bytes {entry.start} to {entry.stop})"
+    try:
+        record = SampleRecord.model_validate_json(line)
+    except ValidationError as error:
+        raise DataError(f"{where} is no record: {error.errors()[0]['msg']}. {PREPARE_AGAIN}") from error
+    if record.token != entry.token:
+        raise DataError(f"{where} is sample {record.token}, the index says {entry.token}. {PREPARE_AGAIN}")
+    return record

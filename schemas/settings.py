@@ -1,4 +1,4 @@
-"""Changes to settings from the command line: `--set path=value`."""
+"""Settings: the frozen base of all of them, clear validation messages, and changes from the command line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,41 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from schemas.datasets import describe_validation
 from schemas.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    """Base of every stored or configured value: never changed after it was made, unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def describe_validation(where: str, error: ValidationError) -> str:
+    """One line per wrong field of a pydantic error: where, field, value, expectation."""
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"]) or "(whole entry)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown field '{field}' (value {problem['input']!r}); remove or correct it")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: field '{field}' is missing")
+        else:
+            lines.append(f"{where}: field '{field}' = {problem['input']!r}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted paths: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        flat.update(flatten(inner, f"{prefix}.{name}" if prefix else str(name)))
+    return flat
 
 
 def override(config: Settings, assignments: Sequence[str]) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Version of all stored formats; readers refuse another one."""
 
 NO_SEGMENT: Final = 65535
@@ -107,11 +107,3 @@ MASKS: Final = (
 )
 
 STORES: Final[dict[str, tuple[ArraySpec, ...]]] = {"geometry": GEOMETRY, "occupancy": OCCUPANCY, "masks": MASKS}
-
-SHARD_MEMBERS: Final[dict[str, str]] = {
-    "<camera>.jpg": "Network image of one camera (lower-case channel name), JPEG quality 95, RGB when decoded.",
-    "masks.png": "segment_id as 16-bit PNG, the V camera images below each other: (V*H, W).",
-    "occupancy.npz": "semantics, mask_lidar, mask_camera: uint8 (X, Y, Z), deflate, no pickle.",
-    "meta.json": "token, scene, frame, timestamp_us, cameras, image_from_camera, camera_from_ego, global_from_ego.",
-}
-"""Members of one sample in a shard; the key is `<scene>-<frame:04d>`, so names sort in order of scene and time."""

@@ -21,7 +21,7 @@ from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitRep
 from pipelines.zarr_io import create_store, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
-from schemas.records import SampleRecord, read_records
+from schemas.records import SampleRecord, read_index, read_records
 
 __all__ = ["SamConfig", "SeedsConfig", "make_masks", "masks_store"]
 
@@ -62,11 +62,11 @@ def make_masks(dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamCon
         CheckpointError: Segment Anything's weights are missing or of another size.
         StageError: an image is missing or truncated (names it), or every sample was dropped.
     """
-    records = read_records(work / "records")
+    entries = read_index(work / "records")
     read_manifest(work / "records")
     name = generator_name(generator)
     height, width = dataset.image.shape
-    sizes = {"N": len(records), "V": len(dataset.cameras), "H": height, "W": width}
+    sizes = {"N": len(entries), "V": len(dataset.cameras), "H": height, "W": width}
     stage = Stage(
         name=f"masks-{name}",
         folder=masks_store(work, generator),
@@ -77,7 +77,7 @@ def make_masks(dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamCon
             "settings": generator.model_dump(mode="json", exclude={"checkpoint"}),
         },
         inputs={"records": sha256_of([work / "records" / "manifest.json"]), **_fingerprint(generator)},
-        units=units_of(len(records), UNIT_SIZE[name]),
+        units=units_of(entries, UNIT_SIZE[name]),
         work=partial(segment_unit, dataset, work, generator, runtime.on_error),
         create=partial(create_store, kind="masks", sizes=sizes),
     )
@@ -100,12 +100,12 @@ def segment_unit(
     Raises:
         DataError: an image is missing or truncated and ``on_error`` is `fail`.
     """
-    records = read_records(work / "records", start=unit.start, stop=unit.stop)
+    records = read_records(work / "records", unit.entries)
     segmenter = _segmenter(dataset, generator)
     dropped: dict[str, str] = {}
     counts = {"images": 0.0, "segments": 0.0, "outside_splits": 0.0}
     done = 0
-    for index, record in enumerate(records, start=unit.start):
+    for entry, record in zip(unit.entries, records, strict=True):
         if not record.splits:
             counts["outside_splits"] += 1
             continue
@@ -116,7 +116,7 @@ def segment_unit(
                 raise
             dropped[record.token] = str(error)
             continue
-        write_record(masks_store(work, generator), index, arrays)
+        write_record(masks_store(work, generator), entry.row, arrays)
         done += 1
         counts["images"] += len(dataset.cameras)
         counts["segments"] += float(arrays["segment_count"].sum())
@@ -149,6 +149,6 @@ def segment_record(
     totals: list[int] = []
     for channel in dataset.cameras:
         labels = segmenter(read_image(dataset.root / record.cameras[channel].path, record.token))
-        ids.append(to_network_image(labels, dataset.image))
+        ids.append(to_network_image(labels, dataset.image_of(channel)))
         totals.append(int(labels.max()) + 1)
     return {"segment_id": np.stack(ids), "segment_count": np.array(totals, dtype=np.uint16)}

@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from schemas.settings import Frozen
 
 
-class SeedsConfig(BaseModel):
+class SeedsConfig(Frozen):
     """SEEDS superpixels (OpenCV): no model, no GPU."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     segments: Literal[299, 91] = Field(299, description="Superpixels per image, as in the paper: 299 or 91.")
     iterations: int = Field(10, ge=1, description="Passes that refine the borders.")
 
 
-class SamConfig(BaseModel):
+class SamConfig(Frozen):
     """Segment Anything: automatic mask generation from a checkpoint that the user brings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: Path | None = Field(None, description="Weights file of segment-anything.")
     model_type: Literal["vit_b", "vit_l", "vit_h"] | None = Field(

@@ -15,7 +15,7 @@ from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitRep
 from pipelines.zarr_io import create_store, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
-from schemas.records import SampleRecord, read_records
+from schemas.records import SampleRecord, read_index, read_records
 
 __all__ = [
     "LIDAR_PRESETS",
@@ -53,7 +53,7 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
         StageError: samples are broken (names them), or all were dropped.
     """
     _check_frame(dataset, source)
-    records = read_records(work / "records")
+    entries = read_index(work / "records")
     folder = work / "occupancy.zarr"
     x, y, z = dataset.grid.shape
     label_unit: Callable[[Unit], UnitReport] = (
@@ -71,16 +71,16 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
             **({"labels": dataset.labels} if isinstance(source, Occ3dConfig) else {}),
         },
         inputs={"records": sha256_of([work / "records" / "manifest.json"])},
-        units=scene_units([record.scene for record in records]),
+        units=scene_units(entries),
         work=label_unit,
-        create=partial(create_store, kind="occupancy", sizes={"N": len(records), "X": x, "Y": y, "Z": z}),
+        create=partial(create_store, kind="occupancy", sizes={"N": len(entries), "X": x, "Y": y, "Z": z}),
     )
     return run_stage(stage, runtime)
 
 
 def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list[int]]:
     """Keyframes of a unit and positions of those that a split names."""
-    records = read_records(work / "records", start=unit.start, stop=unit.stop)
+    records = read_records(work / "records", unit.entries)
     return records, [index for index, record in enumerate(records) if record.splits]
 
 
@@ -112,7 +112,7 @@ def _import_scene(read: Callable[[SampleRecord], Labels], work: Path, on_error: 
                 raise
             dropped[record.token] = str(error)
             continue
-        write_record(work / "occupancy.zarr", unit.start + index, labels)
+        write_record(work / "occupancy.zarr", unit.entries[index].row, labels)
     return UnitReport(done=len(wanted) - len(dropped), dropped=dropped)
 
 
@@ -124,7 +124,7 @@ def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: Lid
     counts: dict[str, float] = {}
     done = 0
     for index, labels, sources in label_scene(parts, records, wanted):
-        write_record(work / "occupancy.zarr", unit.start + index, labels)
+        write_record(work / "occupancy.zarr", unit.entries[index].row, labels)
         counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
         done += 1
     return UnitReport(done=done, dropped=dict(parts.broken), counts=counts)

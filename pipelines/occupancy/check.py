@@ -103,7 +103,7 @@ def check_labels(
     if dataset.grid.frame != "ego":
         raise ConfigError(f"--check needs labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     task = partial(_check_scene, dataset, work, dropped_tokens(work))
-    parts = {unit.start: part for unit, part in each_scene(work, task, scheduler, on_progress)}
+    parts = {unit.entries[0].row: part for unit, part in each_scene(work, task, scheduler, on_progress)}
     check = sum((parts[start] for start in sorted(parts)), Check())
     if not check.keyframes:
         raise DataError(f"{work / 'occupancy.zarr'} holds no labels; run `protoocc occupancy` first")

@@ -92,14 +92,14 @@ def gts_of(folder: Path) -> Path:
 def _compare_scene(dataset: DatasetSpec, work: Path, gts: Path, dropped: frozenset[str], unit: Unit) -> Comparison:
     per_row: dict[int, Mapping[str, float]] = {}
     confusion, missing = np.zeros((_SLOTS, _SLOTS), dtype=np.int64), 0
-    scene = read_records(work / "records", start=unit.start, stop=unit.stop)
+    scene = read_records(work / "records", unit.entries)
     for row, record in labelled_rows(work, unit, dropped):
         if not label_file(gts, record).is_file():
             missing += 1
             continue
         labels = stored_labels(work, row)
         truth = read_labels(label_file(gts, record), record.token, dataset.grid.shape)
-        swept = swept_voxels(scene, row - unit.start, dataset.grid)
+        swept = swept_voxels(scene, row - unit.entries[0].row, dataset.grid)
         per_row[row] = compare_occupancy(labels, truth, swept)
         confusion += _confusion(labels, truth)
     return Comparison({}, per_row, confusion, missing)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from schemas.settings import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Occ3dConfig(_Frozen):
+class Occ3dConfig(Frozen):
     """Import of published labels."""
 
     kind: Literal["occ3d"] = Field("occ3d", description="Source: `labels.npz` files in Occ3D format.")
 
 
-class ImageLabels(_Frozen):
+class ImageLabels(Frozen):
     """Classes of camera pixels, for image-guided refinement."""
 
     folder: str = Field(description="Below the dataset's root; holds `<scene>/<sample token>/<camera>.png`.")
     min_rays: int = Field(16, ge=1, description="A voxel becomes free if so many rays meet their class behind it.")
 
 
-class LidarConfig(_Frozen):
+class LidarConfig(Frozen):
     """Labels from sweeps, boxes and point labels; the defaults use all evidence and agree best with exact truth."""
 
     kind: Literal["lidar"] = Field("lidar", description="Source: LiDAR sweeps of the dataset.")

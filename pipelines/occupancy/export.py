@@ -15,7 +15,7 @@ from pipelines.stage import Runtime, Stage, StageSummary, Unit, UnitReport, run_
 from schemas.classes import FREE, IGNORED
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
-from schemas.records import read_records
+from schemas.records import read_index
 
 
 def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runtime) -> StageSummary:
@@ -34,13 +34,12 @@ def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runt
     if dataset.grid.frame != "ego":
         raise ConfigError(f"Occ3D files hold labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     dropped = dropped_tokens(work)
-    records = read_records(work / "records")
     stage = Stage(
         name="npz",
         folder=out,
         config={"shape": list(dataset.grid.shape)},
         inputs={"occupancy": sha256_of([work / "occupancy.zarr" / "manifest.json"])},
-        units=scene_units([record.scene for record in records]),
+        units=scene_units(read_index(work / "records")),
         work=partial(_write_scene, work, out, dropped),
         create=lambda folder: (folder / "units").mkdir(parents=True),
     )

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.resample import resample
@@ -24,12 +24,11 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
 from schemas.records import SampleRecord
+from schemas.settings import Frozen
 
 
-class ImportConfig(BaseModel):
+class ImportConfig(Frozen):
     """Import of a published label set that is not Occ3D's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["surroundocc", "openoccupancy"] = Field(description="Source: the label set.")
     labels: Path = Field(description="Folder of its files.")

@@ -13,7 +13,7 @@ from pipelines.scheduler import Scheduler, run_tasks
 from pipelines.stage import Unit, read_manifest, scene_units
 from pipelines.zarr_io import open_store
 from schemas.errors import DataError
-from schemas.records import SampleRecord, read_records
+from schemas.records import SampleRecord, read_index, read_records
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ def each_scene(
         scheduler: where tasks run.
         on_progress: called with finished and total keyframes.
     """
-    units = scene_units([record.scene for record in read_records(work / "records")])
+    units = scene_units(read_index(work / "records"))
     total, done = sum(unit.size for unit in units), 0
     for unit, outcome in run_tasks(task, units, scheduler):
         if isinstance(outcome, Exception):
@@ -50,9 +50,8 @@ def each_scene(
 
 def labelled_rows(work: Path, unit: Unit, dropped: frozenset[str]) -> list[tuple[int, SampleRecord]]:
     """Number and record of each row of a unit that has labels: some split names it and it was not dropped."""
-    records = read_records(work / "records", start=unit.start, stop=unit.stop)
-    rows = enumerate(records, start=unit.start)
-    return [(row, record) for row, record in rows if record.splits and record.token not in dropped]
+    entries = [entry for entry in unit.entries if entry.splits and entry.token not in dropped]
+    return [(e.row, record) for e, record in zip(entries, read_records(work / "records", entries), strict=True)]
 
 
 def read_row(work: Path, row: int) -> tuple[SampleRecord, Labels]:
@@ -61,10 +60,10 @@ def read_row(work: Path, row: int) -> tuple[SampleRecord, Labels]:
     Raises:
         DataError: records or store are not finished or have no such row.
     """
-    records = read_records(work / "records", start=row, stop=row + 1)
-    if not records:
+    entries = read_index(work / "records")[row : row + 1]
+    if not entries:
         raise DataError(f"{work / 'records'} has no row {row}; run `protoocc prepare` again")
-    return records[0], stored_labels(work, row)
+    return read_records(work / "records", entries)[0], stored_labels(work, row)
 
 
 def stored_labels(work: Path, row: int) -> Labels:

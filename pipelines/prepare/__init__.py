@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from pipelines.files import sha256_of, write_bytes
 from pipelines.prepare.geometry import geometry_stage
@@ -20,10 +20,11 @@ from pipelines.prepare.pose_jumps import find_jumps
 from pipelines.prepare.raw_tables import load_devkit, table_folder, tables_fingerprint
 from pipelines.prepare.sample_rows import SampleReader
 from pipelines.prepare.sensor_files import check_files
-from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
+from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, disk_errors
-from schemas.records import RECORDS_FILE, SampleRecord
+from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines
+from schemas.settings import Frozen
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,8 @@ DRAFTS = "drafts"
 SCENES = "scenes"
 
 
-class _Draft(BaseModel):
+class _Draft(Frozen):
     """A keyframe as the tables give it, before its files are checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     token: str
     record: SampleRecord | None = None
@@ -79,7 +78,8 @@ def prepare(dataset: DatasetSpec, out: Path, runtime: Runtime) -> StageSummary:
 
 
 def _records_stage(dataset: DatasetSpec, out: Path, keyframes: Sequence[Keyframe], on_error: OnError) -> Stage:
-    units = scene_units([keyframe.scene for keyframe in keyframes])
+    scenes = groupby(keyframes, key=lambda keyframe: keyframe.scene)
+    units = [Unit(scene, sum(1 for _ in members)) for scene, members in scenes]
     fields: dict[str, Any] = dataset.model_dump(
         mode="json", include={"format", "version", "cameras", "classes", "categories", "splits"}
     )
@@ -173,12 +173,16 @@ def join_scenes(scenes: Sequence[str], folder: Path) -> dict[str, str]:
     Returns:
         The SHA-256 of `samples.jsonl`, for the manifest.
     """
-    path = folder / RECORDS_FILE
-    if not path.is_file():
-        write_bytes(path, b"".join((folder / SCENES / f"{scene}.jsonl").read_bytes() for scene in scenes))
+    path, index = folder / RECORDS_FILE, folder / INDEX_FILE
+    if not index.is_file():
+        lines = [
+            line for scene in scenes for line in (folder / SCENES / f"{scene}.jsonl").read_bytes().splitlines(True)
+        ]
+        write_bytes(path, b"".join(lines))
+        write_bytes(index, b"".join(index_lines((SampleRecord.model_validate_json(line), line) for line in lines)))
     for leftover in (folder / SCENES, folder / DRAFTS):
         shutil.rmtree(leftover, ignore_errors=True)
-    return {"sha256": sha256_of([path])}
+    return {"sha256": sha256_of([path, index])}
 
 
 def _write_lines(path: Path, models: Iterable[BaseModel]) -> None:

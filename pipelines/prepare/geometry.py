@@ -12,21 +12,21 @@ from pipelines.files import sha256_of
 from pipelines.stage import Stage, Unit, UnitReport, units_of
 from pipelines.zarr_io import create_store, write_record
 from schemas.datasets import DatasetSpec, ImageSpec
-from schemas.records import CameraRecord, read_records
+from schemas.records import CameraRecord, read_index, read_records
 
 UNIT_SIZE = 128
 
 
 def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
     """The stage that writes ``work/geometry.zarr`` from ``work/records``."""
-    records = read_records(work / "records")
-    sizes = {"N": len(records), "V": len(dataset.cameras)}
+    entries = read_index(work / "records")
+    sizes = {"N": len(entries), "V": len(dataset.cameras)}
     return Stage(
         name="geometry",
         folder=work / "geometry.zarr",
         config={"cameras": list(dataset.cameras), "image": dataset.image.model_dump(mode="json")},
         inputs={"records": sha256_of([work / "records" / "manifest.json"])},
-        units=units_of(len(records), UNIT_SIZE),
+        units=units_of(entries, UNIT_SIZE),
         work=partial(write_geometry, dataset, work),
         create=partial(create_store, kind="geometry", sizes=sizes),
     )
@@ -34,15 +34,17 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
 
 def write_geometry(dataset: DatasetSpec, work: Path, unit: Unit) -> UnitReport:
     """Writes the rows of one unit."""
-    records = read_records(work / "records", start=unit.start, stop=unit.stop)
-    for index, record in enumerate(records, start=unit.start):
-        cameras = [record.cameras[channel] for channel in dataset.cameras]
+    records = read_records(work / "records", unit.entries)
+    for entry, record in zip(unit.entries, records, strict=True):
+        cameras = {channel: record.cameras[channel] for channel in dataset.cameras}
         arrays = {
-            "image_from_camera": np.stack([image_from_camera(camera, dataset.image) for camera in cameras]),
+            "image_from_camera": np.stack(
+                [image_from_camera(camera, dataset.image_of(channel)) for channel, camera in cameras.items()]
+            ),
             "camera_from_ego": np.stack([record.camera_from_ego(channel) for channel in dataset.cameras]),
             "global_from_ego": record.global_from_ego,
         }
-        write_record(work / "geometry.zarr", index, arrays)
+        write_record(work / "geometry.zarr", entry.row, arrays)
     return UnitReport(done=unit.size)
 
 

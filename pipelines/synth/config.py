@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from schemas.settings import Frozen
 
 
-class SynthConfig(BaseModel):
+class SynthConfig(Frozen):
     """A generated world; everything but ``workers`` decides its bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenes: int = Field(default=4, ge=1, le=1000, description="Number of scenes, each with its own streets.")
     keyframes: int = Field(default=20, ge=1, description="Keyframes of each scene, 0.5 s apart.")
@@ -36,10 +36,8 @@ class SynthConfig(BaseModel):
         return self.image_width, self.image_width * 9 // 16
 
 
-class SynthSummary(BaseModel):
+class SynthSummary(Frozen):
     """Figures for the end of a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     root: Path = Field(description="Folder to give to nuScenes readers.")
     version: str = Field(description="Folder of the tables.")

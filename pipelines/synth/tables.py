@@ -6,10 +6,9 @@ import hashlib
 from itertools import pairwise
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from pipelines.synth.rig import CAMERAS, LIDAR, Mount
 from pipelines.synth.sensors import CATEGORIES
+from schemas.settings import Frozen
 
 VERSION: Final = "v1.0-synth"
 Row = dict[str, Any]
@@ -27,10 +26,8 @@ ATTRIBUTES: Final = (
 VISIBILITIES: Final = (("1", "v0-40"), ("2", "v40-60"), ("3", "v60-80"), ("4", "v80-100"))
 
 
-class Shot(BaseModel):
+class Shot(Frozen):
     """One file of one sensor."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     channel: str
     timestamp_us: int
@@ -40,10 +37,8 @@ class Shot(BaseModel):
     ego_rotation: tuple[float, float, float, float]
 
 
-class Box(BaseModel):
+class Box(Frozen):
     """One annotated thing at a keyframe, global frame."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     category: str
@@ -55,10 +50,8 @@ class Box(BaseModel):
     num_lidar_pts: int
 
 
-class KeyframeReport(BaseModel):
+class KeyframeReport(Frozen):
     """What a finished keyframe adds to the tables."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scene: int
     keyframe: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from protoocc.bench.sampling import (
@@ -28,6 +28,7 @@ from protoocc.model.backbone import padded_size
 from protoocc.model.deformable import Implementation, deformable_attention, fastest
 from protoocc.model.projection import find_hits, query_centers
 from protoocc.presets import PRESETS
+from schemas.settings import Frozen
 
 Size = Literal["tiny", "small", "base"]
 PEERS: Final = "padded"
@@ -39,10 +40,8 @@ CHECKED: Final = (2, 16)
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class AttentionRow(BaseModel):
+class AttentionRow(Frozen):
     """One implementation in one dtype on one of the two attentions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     attention: str = Field(description="image: hit queries and image features; voxel: voxel queries and their slice.")
     dtype: str = Field(description="How values are stored.")
@@ -59,10 +58,8 @@ class AttentionRow(BaseModel):
     copy_limit_s: float = Field(description="Time to copy as many bytes as the forward must read and write, seconds.")
 
 
-class AttentionBench(BaseModel):
+class AttentionBench(Frozen):
     """All rows and what they were measured on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: Size = Field(description="Voxel queries of PanoOcc's preset of this name.")
     device: str = Field(description="Processor and number of threads.")

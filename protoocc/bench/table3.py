@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from protoocc.bench.flops import paper_flops, parameters, true_flops, view_transformation
@@ -19,6 +19,7 @@ from protoocc.model.backbone import padded_size
 from protoocc.model.projection import HitQueries
 from protoocc.presets import PRESETS
 from schemas.errors import ConfigError
+from schemas.settings import Frozen
 
 
 class Published(NamedTuple):
@@ -84,10 +85,8 @@ class Rig:
         return self.image_from_camera * torch.tensor([scale, scale, 1.0])[:, None]
 
 
-class Table3Row(BaseModel):
+class Table3Row(Frozen):
     """Measured figures of one network beside the published ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(description="Preset.")
     image_size: tuple[int, int] = Field(description="(H, W) pixels.")
@@ -106,10 +105,8 @@ class Table3Row(BaseModel):
     published: Published | None = Field(description="Milliseconds, GFLOPs and million parameters in the paper.")
 
 
-class Table3(BaseModel):
+class Table3(Frozen):
     """All rows and what they were measured on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     calibration: str = Field(description="Where the cameras come from.")
     device: str = Field(description="Processor and number of threads.")

@@ -2,7 +2,8 @@
 
 from protoocc.data.dataset import ShardDataset, collate, make_loader
 from protoocc.data.sampler import EpochSampler
-from protoocc.data.shards import DatasetInfo, Manifest, SampleEntry, ShardSet, open_shards, read_shard_manifest
+from protoocc.data.shards import ShardSet, open_shards, read_shard_manifest
+from schemas.shards import DatasetInfo, Manifest, SampleEntry
 
 __all__ = [
     "DatasetInfo",

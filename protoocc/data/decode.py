@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8, UInt16
 
-from protoocc.data.shards import PACK_AGAIN, DatasetInfo, SampleEntry
+from protoocc.data.shards import PACK_AGAIN
 from schemas.errors import DataError
+from schemas.shards import DatasetInfo, SampleEntry
 
 OCCUPANCY_ARRAYS = ("semantics", "mask_lidar", "mask_camera")
 

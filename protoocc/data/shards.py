@@ -1,7 +1,6 @@
 """The shards folder: manifest and offset index, checked before the first byte of a sample is read.
 
-Format: `manifest.json` is a wids-shard-index-v1 with further keys, each shard is a POSIX tar with an index of
-(offset, size) per member. Checksums are the business of `protoocc verify`; here sizes and names must agree.
+Format: `schemas.shards`. Checksums are the business of `protoocc verify`; here sizes and names must agree.
 """
 
 from __future__ import annotations
@@ -12,72 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from schemas.datasets import describe_validation
 from schemas.errors import DataError
-from schemas.geometry import VoxelGrid
+from schemas.settings import describe_validation
+from schemas.shards import WIDS_KIND, DatasetInfo, Manifest, SampleEntry, ShardEntry, ShardIndex
 from schemas.store import FORMAT_VERSION
+from schemas.workfolder import MANIFEST
 
-MANIFEST = "manifest.json"
 PACK_AGAIN = "Run `protoocc pack --overwrite` (or fetch the shards again)."
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-class _Read(BaseModel):
-    """Other programs may add keys of their own, so unknown ones are no error here."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class DatasetInfo(_Read):
-    """What all samples of a shards folder have in common."""
-
-    name: str = Field(description="Entry of datasets.yaml that was packed.")
-    cameras: tuple[str, ...] = Field(min_length=1, description="Channels in the order of the V axis.")
-    image_shape: tuple[int, int] = Field(description="(H, W) of every image, pixels.")
-    grid: VoxelGrid = Field(description="Grid of the labels, ego frame.")
-    classes: tuple[str, ...] = Field(description="Class names by index; the last one is free space.")
-
-
-class ShardEntry(_Read):
-    """One tar of the shard list."""
-
-    url: str = Field(description="File name of the tar.")
-    index: str = Field(description="File name of its offset index.")
-    split: str = Field(description="Split that all its samples belong to.")
-    nsamples: int = Field(ge=1, description="Number of samples.")
-    filesize: int = Field(ge=1, description="Size of the tar, bytes.")
-
-
-class Manifest(_Read):
-    """`manifest.json`."""
-
-    name: str = Field(description="Entry of datasets.yaml that was packed.")
-    dataset: DatasetInfo = Field(description="Shapes and names.")
-    masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
-    shardlist: tuple[ShardEntry, ...] = Field(min_length=1, description="All shards of all splits.")
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """Members that every sample must have."""
-        images = tuple(f"{camera.lower()}.jpg" for camera in self.dataset.cameras)
-        masks = () if self.masks is None else ("masks.png",)
-        return (*images, *masks, "occupancy.npz", "meta.json")
-
-
-class SampleEntry(_Read):
-    """One sample of a shard's index."""
-
-    key: str = Field(description="`<scene>-<frame>`: stem of the member names.")
-    token: str = Field(description="Sample token.")
-    scene: str = Field(description="Scene name.")
-    frame: int = Field(description="Number of the keyframe within its scene.")
-    members: dict[str, tuple[int, int]] = Field(description="Extension -> (offset, size) in the tar, bytes.")
-
-
-class _Index(_Read):
-    samples: tuple[SampleEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -108,9 +51,9 @@ def read_shard_manifest(folder: Path) -> Manifest:
         raise DataError(f"{folder} holds no finished shards (no {MANIFEST}). Run `protoocc pack` first.")
     raw = _read_json(path)
     found = (raw.get("__kind__"), raw.get("format_version"))
-    if found != ("wids-shard-index-v1", FORMAT_VERSION):
+    if found != (WIDS_KIND, FORMAT_VERSION):
         raise DataError(
-            f"{path} has kind {found[0]!r}, format version {found[1]!r}; this program reads 'wids-shard-index-v1', "
+            f"{path} has kind {found[0]!r}, format version {found[1]!r}; this program reads '{WIDS_KIND}', "
             f"{FORMAT_VERSION}. {PACK_AGAIN}"
         )
     return _validate(Manifest, raw, path)
@@ -143,7 +86,7 @@ def _shard_samples(folder: Path, shard: ShardEntry, extensions: tuple[str, ...])
     size = tar.stat().st_size
     if size != shard.filesize:
         raise DataError(f"{tar} has {size} bytes, {MANIFEST} says {shard.filesize}: truncated or changed. {PACK_AGAIN}")
-    samples = _validate(_Index, _read_json(index_path), index_path).samples
+    samples = _validate(ShardIndex, _read_json(index_path), index_path).samples
     if len(samples) != shard.nsamples:
         raise DataError(f"{index_path} lists {len(samples)} samples, {MANIFEST} says {shard.nsamples}. {PACK_AGAIN}")
     for sample in samples:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from schemas.settings import Frozen
 
 
-class LossConfig(BaseModel):
+class LossConfig(Frozen):
     """Weights, temperatures and voxel subsets of the losses."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lambda_ce: float = Field(10.0, ge=0, description="Weight of the cross entropy (lambda 1), per view.")
     lambda_lovasz: float = Field(1.0, ge=0, description="Weight of the Lovasz-softmax loss (lambda 2), per view.")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.settings import Frozen
 
 Augmentation = Literal["dropout", "gaussian", "transpose", "flip_x", "flip_y"]
 """One voxel augmentation of section 3.3.1: two act on features, three on space."""
@@ -14,10 +15,8 @@ Augmentation = Literal["dropout", "gaussian", "transpose", "flip_x", "flip_y"]
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 
 
-class UpsampleStage(BaseModel):
+class UpsampleStage(Frozen):
     """One transposed 3D convolution of the decoder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kernel: tuple[int, int, int] = Field(description="Kernel along x, y, z, voxels.")
     stride: tuple[int, int, int] = Field(description="Upsampling factor along x, y, z.")
@@ -31,10 +30,8 @@ class UpsampleStage(BaseModel):
         return self
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Frozen):
     """The whole network. Defaults are ProtoOcc-Small at 432 x 800 on Occ3D-nuScenes, one frame."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_classes: int = Field(18, ge=2, description="Classes L; the last one is free space.")
     grid: VoxelGrid = Field(OCC3D_GRID, description="Output voxel grid, ego frame.")

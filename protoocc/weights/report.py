@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from protoocc.config import WeightsConfig
+from schemas.settings import Frozen
 
 Part = Literal["backbone", "pyramid", "view transformation", "decoder"]
 
@@ -16,11 +17,7 @@ Fate = Literal["missing", "unexpected", "wrong shape"]
 _SHOWN = 3
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PartShare(_Frozen):
+class PartShare(Frozen):
     """How much of one part of the network came from the file; norm statistics count, counters do not."""
 
     part: Part = Field(description="Part of the network.")
@@ -35,7 +32,7 @@ class PartShare(_Frozen):
         return self.filled / self.values
 
 
-class Group(_Frozen):
+class Group(Frozen):
     """Names with the same fate."""
 
     fate: Fate = Field(description="What became of them.")
@@ -49,7 +46,7 @@ class Group(_Frozen):
         return f"{self.fate}: {', '.join(self.names[:_SHOWN])}{more}: {self.reason}"
 
 
-class WeightsReport(_Frozen):
+class WeightsReport(Frozen):
     """Result of filling a network from a file."""
 
     record: WeightsConfig = Field(description="The file.")

@@ -18,7 +18,7 @@ from pipelines.stage import Runtime, read_manifest
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import ConfigError, DataError, SetupError, StageError
-from schemas.records import RECORDS_FILE, read_records
+from schemas.records import RECORDS_FILE, read_index, read_records
 from schemas.store import NO_SEGMENT
 
 SEEDS = SeedsConfig()
@@ -61,7 +61,7 @@ def test_store_holds_ids_of_every_image(masked: Path) -> None:
 
 def test_segments_lie_on_the_network_image(masked: Path, world_dataset: DatasetSpec) -> None:
     """Segment means explain most of the colour of the very image that the network sees; a shifted one far less."""
-    record = read_records(masked / "records")[0]
+    record = read_records(masked / "records", read_index(masked / "records"))[0]
     image = resize_and_crop(
         read_image(world_dataset.root / record.cameras["CAM_FRONT"].path, record.token), world_dataset.image
     )
@@ -122,7 +122,7 @@ def test_rows_outside_splits_stay_empty(work: Path, world_dataset: DatasetSpec, 
 def test_bad_image_fails_or_is_dropped(
     keep_bytes: int | None, work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:
-    record = read_records(work / "records")[2]
+    record = read_records(work / "records", read_index(work / "records"))[2]
     path = tmp_path / "root" / record.cameras["CAM_BACK_LEFT"].path
     shutil.copytree(world_dataset.root / "samples", tmp_path / "root/samples")
     data = path.read_bytes()

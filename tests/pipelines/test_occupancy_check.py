@@ -106,9 +106,9 @@ def test_checks_add_up() -> None:
 
 
 def test_view_tiles_the_image(prepared: Path) -> None:
-    from schemas.records import read_records
+    from schemas.records import read_index, read_records
 
-    record = read_records(prepared / "records")[0]
+    record = read_records(prepared / "records", read_index(prepared / "records"))[0]
     view = camera_rays(record, "CAM_FRONT", 8.0)
     assert view.shape == (28, 50)  # 225 // 8, 400 // 8
     assert view.pixels[0].tolist() == [4.0, 4.0] and view.pixels[-1].tolist() == [396.0, 220.0]

@@ -14,7 +14,7 @@ from pipelines.occupancy.stored import read_row
 from pipelines.scheduler import Scheduler
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
-from schemas.records import read_records
+from schemas.records import read_index, read_records
 
 SYNC = Scheduler(kind="sync")
 CAR, TRUCK, FREE = 4, 10, 17
@@ -68,7 +68,7 @@ def test_folders_that_cannot_be_compared(world_dataset: DatasetSpec, stored: Pat
         compare_with_folder(world_dataset, stored, tmp_path / "nowhere", scheduler=SYNC)
     with pytest.raises(DataError, match=r"has no <scene>/<token>/labels.npz of the 4 keyframes"):
         compare_with_folder(world_dataset, stored, tmp_path, scheduler=SYNC)
-    record = read_records(stored / "records")[0]
+    record = read_records(stored / "records", read_index(stored / "records"))[0]
     path = label_file(tmp_path, record)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PK no zip")

@@ -18,7 +18,7 @@ from pipelines.zarr_io import open_store
 from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
 from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError, StageError
-from schemas.records import SampleRecord, read_records
+from schemas.records import SampleRecord, read_index, read_records
 
 VERSION = "v1.0-synth"
 DRIVEABLE, FREE, IGNORED = 11, 17, 255
@@ -40,7 +40,7 @@ def copy(world_dataset: DatasetSpec, tmp_path: Path) -> DatasetSpec:
 @pytest.fixture
 def victim(prepared: Path) -> SampleRecord:
     """Record of the second keyframe, whose files are damaged."""
-    return read_records(prepared / "records")[1]
+    return read_records(prepared / "records", read_index(prepared / "records"))[1]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -161,7 +161,11 @@ def test_23_categories_do_without_point_labels(copy: DatasetSpec, sync_runtime: 
     semantics, counts = labels_of(copy, sync_runtime)
     assert counts["voxels_map"] > 0 and counts["voxels_boxes"] > 0 and counts["voxels_ignored"] > 0
     assert "voxels_lidarseg" not in counts
-    boxes = {box.label for record in read_records(copy.work / "records") for box in record.boxes}
+    boxes = {
+        box.label
+        for record in read_records(copy.work / "records", read_index(copy.work / "records"))
+        for box in record.boxes
+    }
     assert set(np.unique(semantics).tolist()) <= boxes | {DRIVEABLE, FREE, IGNORED}
 
 
@@ -199,13 +203,13 @@ def write_panoptic(dataset: DatasetSpec, records: list[SampleRecord]) -> None:
 @pytest.fixture
 def panoptic(copy: DatasetSpec, prepared: Path) -> DatasetSpec:
     """`copy` with panoptic labels beside lidarseg."""
-    write_panoptic(copy, read_records(prepared / "records"))
+    write_panoptic(copy, read_records(prepared / "records", read_index(prepared / "records")))
     return copy
 
 
 def test_panoptic_gives_the_labels_of_lidarseg(panoptic: DatasetSpec, sync_runtime: Runtime, tmp_path: Path) -> None:
     semantics, counts = labels_of(panoptic, sync_runtime)
-    records = read_records(panoptic.work / "records")
+    records = read_records(panoptic.work / "records", read_index(panoptic.work / "records"))
     assert all(str(record.lidar.labels_path).endswith("_lidarseg.bin") for record in records)  # lidarseg comes first
     remove_lidarseg(panoptic.root)
     other, other_counts = labels_of(panoptic.model_copy(update={"work": tmp_path / "again"}), sync_runtime)

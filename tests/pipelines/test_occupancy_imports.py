@@ -20,7 +20,7 @@ from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, StageError
 from schemas.geometry import OCC3D_GRID, VoxelGrid, transform_points
-from schemas.records import SampleRecord, read_records
+from schemas.records import SampleRecord, read_index, read_records
 
 Kind = Literal["surroundocc", "openoccupancy"]
 CAR, MANMADE, VEGETATION, FREE, IGNORED = 4, 15, 16, 17, 255
@@ -56,7 +56,9 @@ def write_set(kind: Kind, folder: Path, dataset: DatasetSpec, work: Path) -> lis
     for point, label in POINTS_LIDAR.items():
         index = voxel(grid, *point)
         rows.append([*(index[axis] for axis in ORDER[kind]), label])
-    paths = [FILES[kind](folder, dataset, record) for record in read_records(work / "records")]
+    paths = [
+        FILES[kind](folder, dataset, record) for record in read_records(work / "records", read_index(work / "records"))
+    ]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, np.array(rows))
@@ -113,7 +115,7 @@ def test_resampled_labels_lie_where_the_points_are_in_the_ego_frame(
     config = config.model_copy(update={"resample": True})
     make_occupancy(world_dataset, work, config, sync_runtime)
     semantics = np.asarray(open_store(work / "occupancy.zarr", "occupancy")["semantics"][0])
-    record = read_records(work / "records")[0]
+    record = read_records(work / "records", read_index(work / "records"))[0]
     source = LABEL_SETS[kind].grid
     for point, label in POINTS_LIDAR.items():
         low = np.array(source.minimum_m) + np.array(voxel(source, *point)) * source.voxel_size_m
@@ -203,7 +205,7 @@ def test_broken_files_are_named_or_dropped(
     dataset = world_dataset.model_copy(update={"grid": LABEL_SETS["surroundocc"].grid})
     path = write_set("surroundocc", tmp_path / "labels", dataset, work)[2]
     message = damage(path)
-    token = read_records(work / "records")[2].token
+    token = read_records(work / "records", read_index(work / "records"))[2].token
     config = ImportConfig(kind="surroundocc", labels=tmp_path / "labels")
     with pytest.raises(StageError, match=rf"{path.name} \(sample {token}\): .*{message}"):
         make_occupancy(dataset, work, config, sync_runtime)

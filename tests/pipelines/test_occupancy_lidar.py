@@ -21,7 +21,7 @@ from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid, transform_points
-from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, SampleRecord, read_records
+from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, SampleRecord, read_index, read_records
 
 GRID = VoxelGrid(minimum_m=(-10.0, -10.0, -1.0), voxel_size_m=0.4, shape=(100, 50, 8))
 HALF_SECOND_US = 500_000
@@ -268,7 +268,7 @@ def made(world_dataset: DatasetSpec, prepared: Path, tmp_path_factory: pytest.Te
 
 def test_world_agrees_with_its_exact_truth(world_dataset: DatasetSpec, made: Path) -> None:
     arrays = open_store(made / "occupancy.zarr", "occupancy")
-    for index, record in enumerate(read_records(made / "records")):
+    for index, record in enumerate(read_records(made / "records", read_index(made / "records"))):
         path = world_dataset.root / "gts" / record.scene / record.token / "labels.npz"
         with np.load(path, allow_pickle=False) as truth:
             figures = compare_occupancy({name: np.asarray(arrays[name][index]) for name in truth}, dict(truth))
@@ -290,7 +290,7 @@ def test_world_gives_the_same_bytes_on_two_threads(world_dataset: DatasetSpec, m
 def test_keyframes_without_a_split_stay_unlabelled(world_dataset: DatasetSpec, made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "records"
     folder.mkdir()
-    records = read_records(made / "records")
+    records = read_records(made / "records", read_index(made / "records"))
     kept = [records[0].model_copy(update={"splits": ()}), records[1]]
     (folder / "samples.jsonl").write_text("".join(record.model_dump_json() + "\n" for record in kept))
     (folder / "manifest.json").write_bytes((made / "records" / "manifest.json").read_bytes())
@@ -318,7 +318,7 @@ def test_real_keyframe_without_point_labels(real_nuscenes: Path, tmp_path: Path)
     store = open_store(tmp_path / "occupancy.zarr", "occupancy")
     labels = {name: np.asarray(array[0]) for name, array in store.items()}
     assert (labels["mask_camera"] <= labels["mask_lidar"]).all()
-    (record,) = read_records(tmp_path / "records")
+    (record,) = read_records(tmp_path / "records", read_index(tmp_path / "records"))
     # unknown is 255, never "others": classes come from boxes or are road
     assert set(np.unique(labels["semantics"])) <= {ROAD, 17, 255} | {box.label for box in record.boxes}
     points = np.fromfile(real_nuscenes / record.lidar.path, "<f4").reshape(-1, 5)[:, :3].astype(np.float64)

@@ -14,7 +14,7 @@ from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, StageError
-from schemas.records import read_records
+from schemas.records import read_index, read_records
 
 SHAPE = (2, 3, 4)
 GOOD = {name: np.zeros(SHAPE, np.uint8) for name in ("semantics", "mask_lidar", "mask_camera")}
@@ -76,7 +76,7 @@ def test_real_file(real_occ3d: Path) -> None:
 
 def test_stage_stores_the_files_as_they_are(stored: Path, world_dataset: DatasetSpec) -> None:
     arrays = open_store(stored / "occupancy.zarr", "occupancy")
-    records = read_records(stored / "records")
+    records = read_records(stored / "records", read_index(stored / "records"))
     assert arrays["semantics"].shape == (len(records), 200, 200, 16)
     for index, record in enumerate(records):
         path = world_dataset.root / "gts" / record.scene / record.token / "labels.npz"
@@ -86,7 +86,7 @@ def test_stage_stores_the_files_as_they_are(stored: Path, world_dataset: Dataset
 
 
 def test_stage_names_or_drops_a_missing_file(world_dataset: DatasetSpec, prepared: Path, tmp_path: Path) -> None:
-    records = read_records(prepared / "records")
+    records = read_records(prepared / "records", read_index(prepared / "records"))
     root = tmp_path / "root"
     for record in records[1:]:
         folder = Path("gts") / record.scene / record.token

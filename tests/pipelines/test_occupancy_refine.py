@@ -21,7 +21,7 @@ from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid
-from schemas.records import RECORDS_FILE, SampleRecord, read_records
+from schemas.records import RECORDS_FILE, SampleRecord, read_index, read_records
 
 GRID = VoxelGrid(minimum_m=(0.0, -5.5, -2.5), voxel_size_m=1.0, shape=(20, 11, 5))
 CAR, PERSON, ROAD, MANMADE, VEGETATION, FREE, UNKNOWN = 4, 7, 11, 15, 16, 17, 255
@@ -120,7 +120,7 @@ def test_claims_of_one_ray() -> None:
 
 @pytest.fixture
 def record(prepared: Path) -> SampleRecord:
-    return read_records(prepared / "records")[0]
+    return read_records(prepared / "records", read_index(prepared / "records"))[0]
 
 
 def write(root: Path, record: SampleRecord, image: np.ndarray) -> None:
@@ -160,7 +160,7 @@ def test_a_missing_image_is_named(record: SampleRecord, tmp_path: Path) -> None:
 def label(dataset: DatasetSpec, work: Path, config: LidarConfig, runtime: Runtime) -> dict[str, np.ndarray]:
     """Labels of the first scene; no split names the others."""
     shutil.copytree(dataset.work / "records", work / "records")
-    records = read_records(work / "records")
+    records = read_records(work / "records", read_index(work / "records"))
     kept = [record if record.scene == "synth-0000" else record.model_copy(update={"splits": ()}) for record in records]
     (work / "records" / RECORDS_FILE).write_text("".join(record.model_dump_json() + "\n" for record in kept))
     summary = make_occupancy(dataset, work, config, runtime)
@@ -181,7 +181,7 @@ def test_a_generated_world_with_its_own_class_images(
     np.testing.assert_array_equal(refined["mask_lidar"], plain["mask_lidar"])
     assert (refined["mask_camera"] <= refined["mask_lidar"]).all()
     assert (refined["mask_camera"] >= plain["mask_camera"]).all(), "fewer voxels stop fewer rays"
-    records = read_records(prepared / "records", stop=2)
+    records = read_records(prepared / "records", read_index(prepared / "records")[:2])
     _, again, _ = next(label_scene(read_scene(world_dataset, config, records, drop_broken=False), records, [0]))
     for name, array in again.items():
         np.testing.assert_array_equal(array, refined[name][0])

@@ -17,7 +17,7 @@ from pipelines.stage import Runtime
 from pipelines.synth import SynthConfig, generate_world
 from schemas.classes import FREE
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
-from schemas.records import SampleRecord, read_records
+from schemas.records import SampleRecord, read_index, read_records
 
 Labels = dict[str, np.ndarray]
 GROUND = (11, 12, 13, 14)
@@ -50,7 +50,11 @@ def means(dataset: DatasetSpec, records: list[SampleRecord], config: LidarConfig
 @pytest.fixture(scope="module")
 def scene_records(prepared: Path) -> list[SampleRecord]:
     """Two keyframes and two sweeps of a generated scene."""
-    return [record for record in read_records(prepared / "records") if record.scene == "synth-0000"]
+    return [
+        record
+        for record in read_records(prepared / "records", read_index(prepared / "records"))
+        if record.scene == "synth-0000"
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,9 @@ def test_ten_sweeps_per_keyframe_reach_the_targets(tmp_path: Path, seed: int, sl
         image=ImageSpec(resize=(160, 90), crop=(0, 0, 160, 90)), splits={"train": SplitSpec(scenes=("synth-0000",))},
     )  # fmt: skip
     prepare(dataset, dataset.work, Runtime(scheduler=Scheduler(kind="sync")))
-    figures = means(dataset, read_records(dataset.work / "records"), LidarConfig())
+    figures = means(
+        dataset, read_records(dataset.work / "records", read_index(dataset.work / "records")), LidarConfig()
+    )
     assert figures["occupied_iou"] >= 0.90
     assert figures["semantic_accuracy"] >= 0.97
     assert figures["mask_lidar_f1"] >= 0.98  # the target is 0.90 for both masks
@@ -115,7 +121,12 @@ def real_release_like(real_nuscenes: Path, tmp_path_factory: pytest.TempPathFact
         splits={"train": SplitSpec(scenes=("scene-0061",))},
     )  # fmt: skip
     prepare(dataset, dataset.work, Runtime(scheduler=Scheduler(kind="sync")))
-    return labels_of(dataset, read_records(dataset.work / "records"), LIDAR_PRESETS["release-like"], [0])[0]
+    return labels_of(
+        dataset,
+        read_records(dataset.work / "records", read_index(dataset.work / "records")),
+        LIDAR_PRESETS["release-like"],
+        [0],
+    )[0]
 
 
 @pytest.fixture(params=["published", "release_like", "real_release_like"])

@@ -21,7 +21,7 @@ from pipelines.zarr_io import open_store
 from protoocc.data import EpochSampler, ShardDataset, make_loader, open_shards
 from schemas.datasets import ImageSpec
 from schemas.errors import ConfigError, DataError, StageError
-from schemas.records import read_records
+from schemas.records import read_index, read_records
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -75,7 +75,7 @@ def test_webdataset_reads_the_shards(packed):
 
 
 def test_members_hold_what_the_stores_hold(packed, stored, world_dataset):
-    records = read_records(stored / "records")
+    records = read_records(stored / "records", read_index(stored / "records"))
     occupancy = open_store(stored / "occupancy.zarr", "occupancy")
     segments = open_store(stored / "masks-seeds.zarr", "masks")["segment_id"]
     keyframe = ShardDataset(open_shards(packed, "val"))[1]
@@ -140,7 +140,7 @@ def test_missing_image_names_file_and_sample(world_dataset, work, sync_runtime, 
 
 
 def test_scene_never_straddles_shards(world_dataset, stored):
-    records = read_records(stored / "records")
+    records = read_records(stored / "records", read_index(stored / "records"))
     one_split = world_dataset.model_copy(update={"splits": {"all": world_dataset.splits["train"]}})
     marked = [record.model_copy(update={"splits": ("all",)}) for record in records]
     plans = _plan_shards(one_split, marked, {}, 1)

@@ -16,7 +16,7 @@ from pipelines.stage import Runtime, read_manifest
 from pipelines.zarr_io import open_store
 from schemas.datasets import NUSCENES_CAMERAS, DatasetSpec, ImageSpec, SplitSpec
 from schemas.geometry import project_points, transform_points
-from schemas.records import CameraRecord, RigidPose, SampleRecord, read_records
+from schemas.records import CameraRecord, RigidPose, SampleRecord, read_index, read_records
 
 IDENTITY = RigidPose(rotation_wxyz=(1, 0, 0, 0), translation_m=(0, 0, 0))
 
@@ -37,7 +37,7 @@ def real_dataset(real_nuscenes: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def real_records(real_dataset: DatasetSpec, sync_runtime: Runtime) -> list[SampleRecord]:
     prepare(real_dataset, real_dataset.work, sync_runtime)
-    return read_records(real_dataset.work / "records")
+    return read_records(real_dataset.work / "records", read_index(real_dataset.work / "records"))
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -46,7 +46,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def test_records_are_ordered_and_linked(prepared: Path) -> None:
-    records = read_records(prepared / "records")
+    records = read_records(prepared / "records", read_index(prepared / "records"))
     assert [(record.scene, record.frame) for record in records] == [
         ("synth-0000", 0),
         ("synth-0000", 1),
@@ -61,7 +61,7 @@ def test_records_are_ordered_and_linked(prepared: Path) -> None:
 
 
 def test_records_name_files_that_exist(prepared: Path, world: Path) -> None:
-    for record in read_records(prepared / "records"):
+    for record in read_records(prepared / "records", read_index(prepared / "records")):
         assert tuple(record.cameras) == NUSCENES_CAMERAS
         assert record.map_mask is not None and (world / record.map_mask).is_file()
         labels = record.lidar.labels_path
@@ -70,7 +70,7 @@ def test_records_name_files_that_exist(prepared: Path, world: Path) -> None:
 
 
 def test_sweeps_lie_between_keyframes(prepared: Path) -> None:
-    _, second = read_records(prepared / "records")[:2]
+    _, second = read_records(prepared / "records", read_index(prepared / "records"))[:2]
     times = [sweep.timestamp_us for sweep in second.sweeps]
     assert len(times) == 2
     assert times == sorted(times)
@@ -79,7 +79,9 @@ def test_sweeps_lie_between_keyframes(prepared: Path) -> None:
 
 def test_boxes_are_length_first(prepared: Path, world: Path) -> None:
     rows = {row["token"]: row for row in json.loads((world / "v1.0-synth/sample_annotation.json").read_text())}
-    boxes = [box for record in read_records(prepared / "records") for box in record.boxes]
+    boxes = [
+        box for record in read_records(prepared / "records", read_index(prepared / "records")) for box in record.boxes
+    ]
     assert len(boxes) == len(rows) > 0
     for box in boxes:
         width, length, height = rows[box.token]["size"]
@@ -89,7 +91,7 @@ def test_boxes_are_length_first(prepared: Path, world: Path) -> None:
 
 
 def test_geometry_rows_follow_the_records(prepared: Path, world_dataset: DatasetSpec) -> None:
-    records = read_records(prepared / "records")
+    records = read_records(prepared / "records", read_index(prepared / "records"))
     arrays = {name: array[:] for name, array in open_store(prepared / "geometry.zarr", "geometry").items()}
     assert arrays["image_from_camera"].shape == (4, 6, 3, 3)
     for row, record in enumerate(records):
@@ -162,7 +164,9 @@ def test_killed_while_drafting_gives_the_same_bytes(
 def test_categories_of_the_entry_win(world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path) -> None:
     dataset = world_dataset.model_copy(update={"categories": {"vehicle.car": "truck"}})
     prepare(dataset, tmp_path, sync_runtime)
-    boxes = [box for record in read_records(tmp_path / "records") for box in record.boxes]
+    boxes = [
+        box for record in read_records(tmp_path / "records", read_index(tmp_path / "records")) for box in record.boxes
+    ]
     assert {box.label for box in boxes if box.category == "vehicle.car"} == {10}
 
 

@@ -17,7 +17,7 @@ from pipelines.prepare import prepare
 from pipelines.stage import Runtime
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError, ProtoOccError, StageError
-from schemas.records import SampleRecord, read_records
+from schemas.records import SampleRecord, read_index, read_records
 
 Rows = list[dict[str, Any]]
 
@@ -55,7 +55,7 @@ def copy(world_dataset: DatasetSpec, tmp_path: Path) -> DatasetSpec:
 @pytest.fixture
 def victim(prepared: Path) -> SampleRecord:
     """Record of the first keyframe, whose files are damaged."""
-    return read_records(prepared / "records")[0]
+    return read_records(prepared / "records", read_index(prepared / "records"))[0]
 
 
 def missing_image(root: Path, victim: SampleRecord) -> str:
@@ -180,7 +180,7 @@ def test_bad_sample_fails_or_is_dropped(
     summary = prepare(copy, copy.work, replace(sync_runtime, on_error="drop", overwrite=True))
     assert summary.done == 3
     assert list(summary.dropped) == [victim.token]
-    kept = read_records(copy.work / "records")
+    kept = read_records(copy.work / "records", read_index(copy.work / "records"))
     assert victim.token not in [record.token for record in kept]
     assert kept[0].previous is None, "a dropped neighbour is no neighbour"
 
@@ -193,11 +193,11 @@ def test_repaired_file_continues(copy: DatasetSpec, victim: SampleRecord, sync_r
     path = victim.cameras["CAM_BACK"].path
     (copy.root / path).symlink_to(world / path)
     prepare(copy, copy.work, sync_runtime)
-    assert len(read_records(copy.work / "records")) == 4
+    assert len(read_records(copy.work / "records", read_index(copy.work / "records"))) == 4
 
 
 def test_dropping_everything_fails(copy: DatasetSpec, sync_runtime: Runtime, prepared: Path) -> None:
-    for record in read_records(prepared / "records"):
+    for record in read_records(prepared / "records", read_index(prepared / "records")):
         missing_image(copy.root, record)
     with pytest.raises(StageError, match="every sample was dropped; first reason: .*CAM_BACK.* is missing"):
         prepare(copy, copy.work, replace(sync_runtime, on_error="drop"))

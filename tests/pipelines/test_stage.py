@@ -17,6 +17,7 @@ from pipelines.files import write_bytes
 from pipelines.scheduler import Scheduler, run_tasks
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage, scene_units, units_of
 from schemas.errors import ConfigError, DataError, StageError
+from schemas.records import RecordEntry
 
 NUM_RECORDS = 7
 SYNC = Runtime(scheduler=Scheduler(kind="sync"))
@@ -25,7 +26,7 @@ SYNC = Runtime(scheduler=Scheduler(kind="sync"))
 def write_squares(folder: Path, bad: frozenset[int], on_error: str, unit: Unit) -> UnitReport:
     """Writes one file per record; records in ``bad`` are broken."""
     dropped = {}
-    for index in range(unit.start, unit.stop):
+    for index in (entry.row for entry in unit.entries):
         if index in bad:
             if on_error == "fail":
                 raise DataError(f"sample s{index}: file f{index} is missing. Restore it.")
@@ -41,11 +42,19 @@ def toy_stage(folder: Path, *, bad: frozenset[int] = frozenset(), on_error: str 
         folder=folder,
         config={"settings": {"factor": factor}},
         inputs={"records": "abc"},
-        units=units_of(NUM_RECORDS, 3),
+        units=units_of(entries(NUM_RECORDS), 3),
         work=partial(write_squares, folder, bad, on_error),
         create=lambda path: write_bytes(path / "zarr.json", b"{}"),
         finish=lambda path: {"files": len(list(path.glob("*.txt")))},
     )
+
+
+def entries(count: int, scene: str = "a") -> list[RecordEntry]:
+    return [RecordEntry(row, f"s{row}", scene, row, ("train",), row, row + 1) for row in range(count)]
+
+
+def rows(units: list[Unit]) -> list[tuple[str, int, list[int]]]:
+    return [(unit.name, unit.size, [entry.row for entry in unit.entries]) for unit in units]
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -60,17 +69,18 @@ def clean(tmp_path: Path) -> dict[str, bytes]:
 
 
 def test_units_cover_all_records_once() -> None:
-    assert [(u.name, u.start, u.stop) for u in units_of(7, 3)] == [
-        ("part-00000", 0, 3),
-        ("part-00001", 3, 6),
-        ("part-00002", 6, 7),
+    assert rows(units_of(entries(7), 3)) == [
+        ("part-00000", 3, [0, 1, 2]),
+        ("part-00001", 3, [3, 4, 5]),
+        ("part-00002", 1, [6]),
     ]
-    assert units_of(0, 3) == []
-    assert [u.size for u in units_of(3, 3)] == [3]
+    assert units_of([], 3) == []
+    assert [u.size for u in units_of(entries(3), 3)] == [3]
 
 
 def test_scene_units_join_neighbours() -> None:
-    assert scene_units(["a", "a", "b"]) == [Unit("a", 0, 2), Unit("b", 2, 3)]
+    a, b = entries(2), [entry._replace(row=2, scene="b") for entry in entries(1)]
+    assert rows(scene_units([*a, *b])) == [("a", 2, [0, 1]), ("b", 1, [2])]
     assert scene_units([]) == []
 
 
@@ -107,7 +117,7 @@ def test_finished_stage_is_skipped(tmp_path: Path, clean: dict[str, bytes]) -> N
 def test_finished_units_are_kept(num_done: int, tmp_path: Path, clean: dict[str, bytes]) -> None:
     folder = tmp_path / "clean"
     (folder / "manifest.json").unlink()
-    for unit in units_of(NUM_RECORDS, 3)[num_done:]:
+    for unit in units_of(entries(NUM_RECORDS), 3)[num_done:]:
         (folder / "units" / f"{unit.name}.json").unlink()
     (folder / "6.txt.partial").write_bytes(b"3")
     kept_s = [(folder / f"{i}.txt").stat().st_mtime_ns for i in range(3 * num_done)[:NUM_RECORDS]]

@@ -16,8 +16,9 @@ import pytest
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from protoocc.losses import LossConfig
 from protoocc.model import ModelConfig, UpsampleStage
-from schemas.classes import OCC3D_CLASSES
+from schemas.classes import OCC3D
 from schemas.geometry import VoxelGrid
+from schemas.store import FORMAT_VERSION
 
 GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=1.0, shape=(8, 8, 4))
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
@@ -79,22 +80,25 @@ def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
                         {"key": key, "token": f"token-{number}", "scene": name, "frame": frame, "members": places}
                     )
                     number += 1
-            (folder / f"{name}.index.json").write_text(json.dumps({"shard": f"{name}.tar", "samples": samples}))
             tar_bytes = (folder / f"{name}.tar").read_bytes()
+            sums = {"sha256": hashlib.sha256(tar_bytes).hexdigest(), "md5sum": hashlib.md5(tar_bytes).hexdigest()}
+            sums |= {"filesize": len(tar_bytes)}
+            index = {"shard": f"{name}.tar", "split": split, "samples": samples, **sums}
+            (folder / f"{name}.index.json").write_text(json.dumps(index))
             shardlist.append(
                 {
                     "url": f"{name}.tar",
                     "index": f"{name}.index.json",
                     "split": split,
                     "nsamples": size,
-                    "filesize": len(tar_bytes),
-                    "sha256": hashlib.sha256(tar_bytes).hexdigest(),
+                    "scenes": [name],
+                    **sums,
                 }
             )
     manifest = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "name": "tiny",
         "masks": "seeds",
         "dataset": {
@@ -102,7 +106,7 @@ def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
             "cameras": list(CAMERAS),
             "image_shape": [HEIGHT, WIDTH],
             "grid": GRID.model_dump(mode="json"),
-            "classes": list(OCC3D_CLASSES),
+            "classes": OCC3D.model_dump(mode="json"),
         },
         "shardlist": shardlist,
     }

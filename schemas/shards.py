@@ -1,0 +1,110 @@
+"""The shard format: manifest, shard and sample entries, member names; for its writer, readers and transfer tools.
+
+`manifest.json` is a wids-shard-index-v1 with further keys. Each shard is a POSIX tar of samples with an index of
+(offset, size) per member. A sample's key is `<scene>-<frame:04d>`, so names sort in order of scene and time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.classes import ClassTable
+from schemas.geometry import VoxelGrid
+
+WIDS_KIND: Final = "wids-shard-index-v1"
+CHECKSUMS: Final = "SHA256SUMS"
+MASKS_MEMBER: Final = "masks.png"
+OCCUPANCY_MEMBER: Final = "occupancy.npz"
+META_MEMBER: Final = "meta.json"
+
+MEMBERS: Final[dict[str, str]] = {
+    "<camera>.jpg": "Network image of one camera (lower-case channel name), JPEG quality 95, RGB when decoded.",
+    MASKS_MEMBER: "segment_id as 16-bit PNG, the V camera images below each other: (V*H, W).",
+    OCCUPANCY_MEMBER: "semantics, mask_lidar, mask_camera: uint8 (X, Y, Z), deflate, no pickle.",
+    META_MEMBER: "token, scene, frame, timestamp_us, cameras, segment_count, image_from_camera, camera_from_ego, "
+    "global_from_ego.",
+}
+"""Members of one sample and what they hold."""
+
+
+def image_member(channel: str) -> str:
+    """Member name of a camera's image."""
+    return f"{channel.lower()}.jpg"
+
+
+def sample_members(cameras: Sequence[str], *, masks: bool) -> tuple[str, ...]:
+    """Members that every sample has, in the order of the tar."""
+    return (*map(image_member, cameras), *([MASKS_MEMBER] if masks else []), OCCUPANCY_MEMBER, META_MEMBER)
+
+
+def sample_key(scene: str, frame: int) -> str:
+    """Stem of the member names of a sample."""
+    return f"{scene}-{frame:04d}"
+
+
+class _Stored(BaseModel):
+    """Other programs may add keys of their own, so unknown ones are no error here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class DatasetInfo(_Stored):
+    """What all samples of a shards folder have in common."""
+
+    name: str = Field(description="Entry of datasets.yaml that was packed.")
+    cameras: tuple[str, ...] = Field(min_length=1, description="Channels in the order of the V axis.")
+    image_shape: tuple[int, int] = Field(description="(H, W) of every image, pixels.")
+    grid: VoxelGrid = Field(description="Grid of the labels, ego frame.")
+    classes: ClassTable = Field(description="Class table of the labels.")
+
+
+class ShardEntry(_Stored):
+    """One tar of the shard list."""
+
+    url: str = Field(description="File name of the tar.")
+    index: str = Field(description="File name of its offset index.")
+    split: str = Field(description="Split that all its samples belong to.")
+    nsamples: int = Field(ge=1, description="Number of samples.")
+    filesize: int = Field(ge=1, description="Size of the tar, bytes.")
+    md5sum: str = Field(description="MD5 of the tar, hexadecimal, as wids wants it.")
+    sha256: str = Field(description="SHA-256 of the tar, hexadecimal.")
+    scenes: tuple[str, ...] = Field(description="Names of its scenes, in order.")
+
+
+class Manifest(_Stored):
+    """`manifest.json`: what a reader needs; the stage's plan and counts stand beside it."""
+
+    name: str = Field(description="Entry of datasets.yaml that was packed.")
+    dataset: DatasetInfo = Field(description="Shapes and names.")
+    masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
+    left_out: dict[str, str] = Field({}, description="Token of each sample that an earlier stage dropped, and why.")
+    shardlist: tuple[ShardEntry, ...] = Field(min_length=1, description="All shards of all splits.")
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Members that every sample must have."""
+        return sample_members(self.dataset.cameras, masks=self.masks is not None)
+
+
+class SampleEntry(_Stored):
+    """One sample of a shard's index."""
+
+    key: str = Field(description="`<scene>-<frame>`: stem of the member names.")
+    token: str = Field(description="Sample token.")
+    scene: str = Field(description="Scene name.")
+    frame: int = Field(description="Number of the keyframe within its scene.")
+    members: dict[str, tuple[int, int]] = Field(description="Extension -> (offset, size) in the tar, bytes.")
+
+
+class ShardIndex(_Stored):
+    """`<shard>.index.json`."""
+
+    shard: str = Field(description="File name of the tar.")
+    split: str = Field(description="Split that all its samples belong to.")
+    samples: tuple[SampleEntry, ...] = Field(description="In order of the tar.")
+    sha256: str = Field(description="SHA-256 of the tar, hexadecimal.")
+    md5sum: str = Field(description="MD5 of the tar, hexadecimal.")
+    filesize: int = Field(ge=1, description="Size of the tar, bytes.")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from schemas.files import PARTIAL, write_bytes
 
-__all__ = ["PARTIAL", "remove_partials", "sha256_of", "write_bytes", "write_json"]
+__all__ = ["PARTIAL", "folder_bytes", "remove_partials", "sha256_of", "write_bytes", "write_json"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -30,5 +32,27 @@ def sha256_of(paths: Iterable[Path]) -> str:
 
 def remove_partials(folder: Path) -> None:
     """Removes temporary files that a killed run left below ``folder``."""
-    for leftover in sorted(folder.rglob("*" + PARTIAL)):
-        leftover.unlink(missing_ok=True)
+    for entry in _files_below(folder):
+        if entry.name.endswith(PARTIAL):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files below ``folder``, bytes; 0 where there is no such folder."""
+    total = 0
+    for entry in _files_below(folder):
+        with suppress(FileNotFoundError):  # a running stage renames its files
+            total += entry.stat().st_size
+    return total
+
+
+def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Every file once, in any order; a store of all nuScenes has half a million folders, too many for `Path.rglob`."""
+    waiting = [str(folder)]
+    while waiting:
+        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    yield entry

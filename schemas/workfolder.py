@@ -75,3 +75,4 @@ class StageManifest(StagePlan):
     done: int = Field(ge=0, description="Samples that the stage finished.")
     dropped: dict[str, str] = Field(description="Token of each dropped sample and why.")
     counts: dict[str, float] = Field(description="Figures added up over all units.")
+    num_bytes: int = Field(0, ge=0, description="Size of the stage's other files, so that nobody has to look at each.")

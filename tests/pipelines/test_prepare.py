@@ -138,7 +138,7 @@ def test_records_folder_holds_nothing_but_its_files(prepared: Path) -> None:
         "plan.json",
         "units",
     }
-    assert read_manifest(prepared / "records")["counts"]["split_train"] == 2
+    assert read_manifest(prepared / "records").counts["split_train"] == 2
 
 
 def test_killed_after_joining_gives_the_same_bytes(

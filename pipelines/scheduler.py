@@ -95,6 +95,17 @@ class Scheduler:
         return limit
 
 
+def worker_number() -> int:
+    """Number of the local worker that runs this; 0 outside of one, and on clusters whose workers have names."""
+    from distributed import get_worker
+
+    try:
+        name = get_worker().name
+    except ValueError:
+        return 0
+    return name if isinstance(name, int) else 0
+
+
 def run_tasks(
     work: Callable[[Task], Result], tasks: Sequence[Task], scheduler: Scheduler
 ) -> Generator[tuple[Task, Result | Exception], None, None]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
@@ -15,13 +16,15 @@ from jaxtyping import Int32, UInt8
 from pipelines.masks.config import SamConfig
 from pipelines.masks.label_map import paint_masks
 from pipelines.masks.sam_checkpoint import find_checkpoint, load_sam
-from schemas.errors import SetupError
+from pipelines.masks.sam_workers import device_here
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-MASKS_PER_RUN = 64
+MASKS_PER_RUN: Final = 64
 """Point prompts that the decoder takes at once."""
+_LOADING: Final = Lock()
+"""Threads of one process wait for each other's model instead of loading one each."""
 
 
 def sam_segmenter(
@@ -42,7 +45,8 @@ def sam_segmenter(
     """
     from segment_anything import SamAutomaticMaskGenerator
 
-    model = _load_once(find_checkpoint(config), config.model_type, config.device)
+    with _LOADING:
+        model = _load_once(find_checkpoint(config), config.model_type, device_here(config.device))
     generator = SamAutomaticMaskGenerator(
         model,
         points_per_side=config.points_per_side,
@@ -64,10 +68,8 @@ def sam_segmenter(
 def _load_once(path: Path, model_type: str | None, device: str) -> Sam:
     import torch
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SetupError(
-            f"--device {device}: torch finds no CUDA device. Run with --device cpu or see `protoocc doctor`."
-        )
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     return load_sam(path, model_type).to(device)
 
 

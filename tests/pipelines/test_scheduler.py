@@ -15,7 +15,7 @@ from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
 from pipelines.files import write_bytes
-from pipelines.scheduler import MEMORY_SHARE, Scheduler, run_tasks
+from pipelines.scheduler import MEMORY_SHARE, Scheduler, run_tasks, worker_number
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage
 from schemas.errors import ConfigError, StageError
 
@@ -32,6 +32,17 @@ def test_worker_processes_leave_the_environment_alone(monkeypatch: pytest.Monkey
     results = dict(run_tasks(double, UNITS, Scheduler(workers=2)))
     assert results == {unit: 2 * unit.name for unit in UNITS}
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def number_here(unit: Unit) -> int:
+    """Slow enough for every worker to get a task."""
+    time.sleep(0.5)
+    return worker_number()
+
+
+def test_local_workers_are_numbered() -> None:
+    assert {number for _, number in run_tasks(number_here, UNITS, Scheduler(workers=2))} == {0, 1}
+    assert worker_number() == 0
 
 
 class Counted(list[Unit]):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
-from pipelines.occupancy.chunks import Chunk, Rays
+from pipelines.occupancy.carving import CarveLimits, Segments, count_passes
+from pipelines.occupancy.chunks import Chunk
 from pipelines.occupancy.completion import ground_votes, is_ground_class, parts_of_columns
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import MapMask
@@ -16,12 +17,11 @@ from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.occupancy.votes import count_sources, elect, gather_points
-from pipelines.raycast import CarveLimits, count_passes
-from pipelines.sight import View, see_voxels
 from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
-from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
+from schemas.geometry import VoxelGrid, invert_rigid, transform_points
 from schemas.records import SampleRecord
+from schemas.voxels.visibility import View, see_voxels
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def label_frame(
         number of occupied voxels by what their class rests on.
     """
     grid, config = scene.dataset.grid, scene.config
-    voxel_from_anchor = grid.voxel_from_metres @ invert_rigid(record.global_from_ego)
-    voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m - np.array([0.0, 0.0, rise_m]))
+    voxel_from_anchor = place_anchor(scene, record, rise_m)
     points = gather_points(grid, record, chunks, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles)
     hit = points.counts > config.occupied_above
     reach_voxels = config.fill_ground_m / grid.voxel_size_m
@@ -67,7 +66,7 @@ def label_frame(
         _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
     if config.fill_surfaces:
         semantics = fill_surfaces(semantics, passes > config.free_above, points.things, points.thing_votes)
-    views = _views(record, scene.dataset.cameras)
+    views = camera_views(record, scene.dataset.cameras)
     refuted = _refuted(scene, semantics, views, images)
     semantics[refuted] = FREE
     observed = hit | (passes > np.where(semantics == FREE, config.free_above, 0))
@@ -97,10 +96,11 @@ def _refuted(
     )
 
 
-def _shift(offset_m: Float64[np.ndarray, " 3"]) -> Pose:
-    pose = np.eye(4)
-    pose[:3, 3] = offset_m
-    return pose
+def place_anchor(scene: Scene, record: SampleRecord, rise_m: float) -> Float64[np.ndarray, "4 4"]:
+    """4x4 from metres around the scene's anchor to the voxels of a keyframe, whose vehicle is ``rise_m`` too low."""
+    global_from_anchor = np.eye(4)
+    global_from_anchor[:3, 3] = scene.anchor_m - np.array([0.0, 0.0, rise_m])
+    return scene.dataset.grid.voxel_from_metres @ invert_rigid(record.global_from_ego) @ global_from_anchor
 
 
 def _border_voxels(
@@ -122,28 +122,37 @@ def _carve(
     voxel_size_m: float,
 ) -> None:
     """Adds one chunk's rays to the count of passes."""
-    rays: Rays = chunk.rays
-    origins = rays.origins @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
-    ends = rays.ends @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
+    rays = chunk.rays
+    segments, keep = carving_segments(chunk, voxel_from_anchor, passes.shape, far_rays=config.far_rays)
     on_ground = is_ground_class(chunk.labels)[rays.cell_of] & (rays.cell_of >= 0)
-    keep = np.ones(len(ends), dtype=bool)
-    if not config.far_rays:
-        keep = np.all((ends >= 0) & (ends < np.array(passes.shape)), axis=1)
     limits = CarveLimits(
         config.ignore_ends_m / voxel_size_m,
         config.ignore_above_road_m / voxel_size_m,
         config.stop_before_hit_m / voxel_size_m,
     )
-    count_passes(
-        passes,
-        (origins, rays.origin_of[keep], ends[keep]),
-        weights=rays.weights[keep],
-        on_ground=on_ground[keep],
-        limits=limits,
+    count_passes(passes, segments, weights=rays.weights[keep], on_ground=on_ground[keep], limits=limits)
+
+
+def carving_segments(
+    chunk: Chunk, voxel_from_anchor: Float64[np.ndarray, "4 4"], shape: tuple[int, ...], *, far_rays: bool
+) -> tuple[Segments, Bool[np.ndarray, " r"]]:
+    """Rays of a chunk that free voxels of a keyframe, and which of its rays they are.
+
+    Args:
+        chunk: whose rays are cast.
+        voxel_from_anchor: 4x4 to the voxels of the keyframe.
+        shape: voxels along x, y, z.
+        far_rays: see `LidarConfig.far_rays`.
+    """
+    origins, ends = (
+        places @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
+        for places in (chunk.rays.origins, chunk.rays.ends)
     )
+    keep = np.ones(len(ends), dtype=bool) if far_rays else np.all((ends >= 0) & (ends < np.array(shape)), axis=1)
+    return Segments(origins, chunk.rays.origin_of[keep], ends[keep]), keep
 
 
-def _views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:
+def camera_views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:
     """The keyframe's cameras, each at its own exposure."""
     views = {}
     for channel in cameras:

@@ -40,6 +40,11 @@ class SceneChunks:
     """Token of each keyframe with broken files and what is wrong."""
     has_point_labels: bool
 
+    def near(self, index: int) -> list[Chunk]:
+        """Chunks of the keyframes whose static points serve the keyframe at a position, in order of time."""
+        window = self.scene.config.window_keyframes
+        return [chunk for other, chunk in sorted(self.chunks.items()) if abs(other - index) <= window]
+
 
 def read_scene(
     dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], *, drop_broken: bool
@@ -126,12 +131,10 @@ def label_scene(
         wanted: positions in ``records``.
     """
     static_source = f"voxels_{kind_of_point_labels(records)}" if parts.has_point_labels else "voxels_map"
-    window = parts.scene.config.window_keyframes
     for index in wanted:
         if index not in parts.chunks:
             continue
-        near = [chunk for other, chunk in sorted(parts.chunks.items()) if abs(other - index) <= window]
         rise_m = parts.heights.at(records[index].lidar.timestamp_us)
-        labels, counts = label_frame(parts.scene, records[index], near, rise_m, parts.images[index])
+        labels, counts = label_frame(parts.scene, records[index], parts.near(index), rise_m, parts.images[index])
         counts[static_source] = counts.pop("voxels_static")
         yield index, labels, counts

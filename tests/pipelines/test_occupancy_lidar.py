@@ -21,7 +21,18 @@ from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid, transform_points
-from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, SampleRecord, read_index, read_records
+from schemas.records import (
+    INDEX_FILE,
+    RECORDS_FILE,
+    BoxRecord,
+    CameraRecord,
+    LidarRecord,
+    RigidPose,
+    SampleRecord,
+    index_lines,
+    read_index,
+    read_records,
+)
 
 GRID = VoxelGrid(minimum_m=(-10.0, -10.0, -1.0), voxel_size_m=0.4, shape=(100, 50, 8))
 HALF_SECOND_US = 500_000
@@ -292,7 +303,9 @@ def test_keyframes_without_a_split_stay_unlabelled(world_dataset: DatasetSpec, m
     folder.mkdir()
     records = read_records(made / "records", read_index(made / "records"))
     kept = [records[0].model_copy(update={"splits": ()}), records[1]]
-    (folder / "samples.jsonl").write_text("".join(record.model_dump_json() + "\n" for record in kept))
+    lines = [record.model_dump_json().encode() + b"\n" for record in kept]
+    (folder / RECORDS_FILE).write_bytes(b"".join(lines))
+    (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(kept, lines, strict=True))))
     (folder / "manifest.json").write_bytes((made / "records" / "manifest.json").read_bytes())
     summary = make_occupancy(world_dataset, tmp_path, TINY, Runtime(scheduler=Scheduler(kind="sync")))
     assert summary.done == 1

@@ -15,7 +15,7 @@ import pytest
 
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from protoocc.losses import LossConfig
-from protoocc.model import ModelConfig, UpsampleStage
+from protoocc.model import ProtoOccConfig, UpsampleStage
 from schemas.classes import OCC3D
 from schemas.geometry import VoxelGrid
 from schemas.store import FORMAT_VERSION
@@ -117,7 +117,7 @@ def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
 def make_config() -> TrainConfig:
     """A network of some thousand parameters with all parts of the paper, 8 steps of 2 samples."""
     return TrainConfig(
-        model=ModelConfig(
+        model=ProtoOccConfig(
             grid=GRID,
             backbone="resnet18",
             backbone_width=8,

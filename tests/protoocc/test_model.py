@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from protoocc.batch import Batch, stack_batches
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model import (
-    ModelConfig,
     ProtoOcc,
+    ProtoOccConfig,
     UpsampleStage,
     bevformer_base,
     bevformer_small,
@@ -31,7 +31,7 @@ from schemas.geometry import VoxelGrid
 YAWS_RAD = (0.0, 2.1, -2.1)
 
 
-def tiny_model(**changes: object) -> ModelConfig:
+def tiny_model(**changes: object) -> ProtoOccConfig:
     """All parts of the paper in a network that runs in milliseconds."""
     fields: dict[str, object] = {
         "num_classes": 18,
@@ -49,7 +49,7 @@ def tiny_model(**changes: object) -> ModelConfig:
         "upsample": (UpsampleStage(kernel=(2, 2, 2), stride=(2, 2, 2), channels=8),),
         "classifier_channels": 8,
     }
-    return ModelConfig.model_validate({**fields, **changes})
+    return ProtoOccConfig.model_validate({**fields, **changes})
 
 
 def make_batch(seed: int = 0, focal_px: float = 40.0) -> Batch:
@@ -100,7 +100,7 @@ def network() -> ProtoOcc:
         (demo(), 6_400),
     ],
 )
-def test_presets_build(config: ModelConfig, queries: int) -> None:
+def test_presets_build(config: ProtoOccConfig, queries: int) -> None:
     """Each preset builds at full size and reaches the Occ3D grid."""
     with torch.device("meta"):
         model = ProtoOcc(config)
@@ -111,7 +111,7 @@ def test_presets_build(config: ModelConfig, queries: int) -> None:
 def test_backbone_takes_torchvision_weights() -> None:
     """Names and shapes are those of torchvision's ResNet-50 without its classifier."""
     with torch.device("meta"):
-        ours, published = ResNet(ModelConfig()).state_dict(), torchvision.models.resnet50().state_dict()
+        ours, published = ResNet(ProtoOccConfig()).state_dict(), torchvision.models.resnet50().state_dict()
     assert {k: v.shape for k, v in ours.items()} == {
         k: v.shape for k, v in published.items() if not k.startswith("fc.")
     }

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from protoocc.batch import Batch
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
-from protoocc.model import ModelConfig, ProtoOcc, ProtoOccOutput
+from protoocc.model import ProtoOcc, ProtoOccConfig, ProtoOccOutput
 
 PARTS = ("ce", "lovasz", "cls", "cons", "total")
 """Losses that a training step reports, less the sum form of L_cls."""
 
 
-def make_network(config: ModelConfig) -> ProtoOcc:
+def make_network(config: ProtoOccConfig) -> ProtoOcc:
     """In evaluation mode; weights that start at zero are drawn at random, so that every part has a say."""
     torch.manual_seed(0)
     model = ProtoOcc(config).double().eval()

@@ -20,7 +20,7 @@ from pipelines.synth.config import SynthConfig, SynthSummary
 from pipelines.synth.keyframe import make_keyframe
 from pipelines.synth.rig import build_rig
 from pipelines.synth.tables import VERSION, KeyframeReport, Row, fixed_tables, scene_tables
-from schemas.classes import OCC3D_CLASSES
+from schemas.classes import OCC3D
 from schemas.errors import DataError, StageError, disk_errors
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def _run_pool(
 
 def _write_tables(partial: Path, config: SynthConfig) -> dict[str, Any]:
     tables: dict[str, list[Row]] = fixed_tables(config.seed)
-    voxels = dict.fromkeys(OCC3D_CLASSES[:-1], 0)
+    voxels = dict.fromkeys(OCC3D.occupied, 0)
     for scene in range(config.scenes):
         paths = [_report_path(partial, scene, keyframe) for keyframe in range(config.keyframes)]
         reports = [KeyframeReport.model_validate_json(path.read_text()) for path in paths]

@@ -32,7 +32,7 @@ from pipelines.synth.tables import (
 )
 from pipelines.synth.truth import visible_shares, voxelise
 from pipelines.synth.world import Thing, build_world
-from schemas.classes import FREE
+from schemas.classes import OCC3D
 from schemas.geometry import Pose, invert_rigid, rigid_transform, transform_points
 
 BOX_RANGE_M = 75.0
@@ -194,7 +194,8 @@ def _occupancy(root: Path, scene: Scene, keyframe: int, snapshot: Snapshot, now_
     np.savez_compressed(buffer, semantics=labels, mask_lidar=mask_lidar, mask_camera=mask_camera)
     sample = sample_token(scene.config.seed, scene.index, keyframe)
     write_bytes(root / "gts" / scene_name(scene.index) / sample / "labels.npz", buffer.getvalue())
-    return tuple(int(count) for count in np.bincount(labels.ravel(), minlength=FREE + 1)[:FREE])
+    counts = np.bincount(labels.ravel(), minlength=OCC3D.num_classes)
+    return tuple(int(counts[OCC3D.index(name)]) for name in OCC3D.occupied)
 
 
 def _boxes(scene: Scene, snapshot: Snapshot, now_us: int, cloud: Cloud) -> tuple[Box, ...]:

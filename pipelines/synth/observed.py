@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from pipelines.synth.rig import CAMERAS, LIDAR, Mount, lidar_rays
 from pipelines.synth.sensors import Hits, Snapshot, is_returned
 from pipelines.synth.truth import Occupancy
-from schemas.classes import FREE
+from schemas.classes import OCC3D
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, transform_points
 from schemas.voxels.visibility import View, mark_passed, see_voxels
 
@@ -100,4 +100,4 @@ def see(occupancy: Occupancy, rig: Mapping[str, Mount], poses: Mapping[str, Pose
             raise ValueError(f"{channel} is no camera")
         ego_from_camera = invert_rigid(poses[LIDAR]) @ poses[channel] @ mount.ego_from_sensor
         views.append(View(mount.image_from_camera, *mount.image_size, ego_from_camera))
-    return see_voxels(OCC3D_GRID, occupancy.semantics != FREE, views, _RAYS_PER_VOXEL).astype(np.uint8)
+    return see_voxels(OCC3D_GRID, OCC3D.is_occupied(occupancy.semantics), views, _RAYS_PER_VOXEL).astype(np.uint8)

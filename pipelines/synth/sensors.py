@@ -16,13 +16,15 @@ from pipelines.synth.ground import CATEGORY_OF_CODE, PAINT_MARK, Hills, compiled
 from pipelines.synth.rig import BEAMS, LIDAR_NEAR_M, LIDAR_RANGE_M, Mount, lidar_rays, pixel_rays
 from pipelines.synth.texture import GROUND, SKY, shade
 from pipelines.synth.world import Thing, World
-from schemas.classes import FREE, NUSCENES_CATEGORY_TO_OCC3D
+from schemas.classes import NUSCENES_CATEGORIES, OCC3D
 from schemas.geometry import Pose, transform_points
 
-CATEGORIES: Final = tuple(NUSCENES_CATEGORY_TO_OCC3D)
+CATEGORIES: Final = tuple(NUSCENES_CATEGORIES)
 """The 32 lidarseg categories; a point's label is the position here."""
-OCC3D_OF_CATEGORY: Final[UInt8[np.ndarray, " 33"]] = np.array([*NUSCENES_CATEGORY_TO_OCC3D.values(), FREE], np.uint8)
-"""Occ3D class of each category; the last entry is the sky."""
+OCC3D_OF_CATEGORY: Final[UInt8[np.ndarray, " k"]] = np.append(
+    OCC3D.labels_of(tuple(NUSCENES_CATEGORIES.values())), np.uint8(OCC3D.free)
+)
+"""Class of each category in `OCC3D`; the last entry is the sky, which is free."""
 TRUTH_BASE: Final = 2048
 """A pixel of a truth image is class * TRUTH_BASE + number of the thing."""
 _SKY_CATEGORY: Final = len(CATEGORIES)
@@ -75,7 +77,7 @@ class Geometry:
         return Snapshot(self, self._placed([thing for thing in self.things if thing.track is not None], time_s))
 
     def category(self, surface: Int32[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
-        """Category index of each hit, 32 for the sky."""
+        """Category index of each hit; the sky comes after the last of `CATEGORIES`."""
         return self._category[surface + _SHIFT]
 
     def thing_number(self, surface: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
@@ -192,7 +194,7 @@ class Picture:
 
     bgr: UInt8[np.ndarray, "h w 3"]
     truth: UInt16[np.ndarray, "h w"]
-    """Occ3D class (17: sky) * TRUTH_BASE + number of the thing (0: ground, sky)."""
+    """Class of `OCC3D` (free: sky) * TRUTH_BASE + number of the thing (0: ground, sky)."""
 
 
 def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt: int) -> Picture:

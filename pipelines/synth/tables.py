@@ -59,7 +59,7 @@ class KeyframeReport(Frozen):
     """Sweeps before the keyframe in order of time, then the keyframe's own files."""
     boxes: tuple[Box, ...]
     voxels: tuple[int, ...]
-    """Occupied voxels of each class 0 .. 16."""
+    """Occupied voxels of each of `OCC3D.occupied`."""
 
 
 def token(*parts: object) -> str:

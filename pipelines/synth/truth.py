@@ -17,12 +17,11 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 from pipelines.synth.ground import CATEGORY_OF_CODE, KERB_M, Hills, code_at, compiled, height_of, rise_at
 from pipelines.synth.sensors import CATEGORIES, OCC3D_OF_CATEGORY, Snapshot
 from pipelines.synth.world import Thing
-from schemas.classes import FREE
+from schemas.classes import OCC3D
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, transform_points
 
 THING_SPACING_M: Final = 0.08
 GROUND_SPACING_M: Final = 0.1
-_NUM_CLASSES: Final = FREE
 _LOW: Final = np.asarray(OCC3D_GRID.minimum_m)
 _SAMPLES_PER_THING: Final = 60
 
@@ -32,7 +31,7 @@ class Occupancy:
     """Classes of the voxels around a vehicle pose."""
 
     semantics: UInt8[np.ndarray, "X Y Z"]
-    """Occ3D class, free = 17."""
+    """Classes of `OCC3D`."""
     is_moving: Bool[np.ndarray, "X Y Z"]
     """Whether surface of the class belongs to something that moves."""
 
@@ -40,7 +39,7 @@ class Occupancy:
 def voxelise(snapshot: Snapshot, world_from_ego: Pose) -> Occupancy:
     """Classes of the voxels around a vehicle pose, from every surface of the world."""
     geometry = snapshot.geometry
-    area_mm2 = np.zeros((*OCC3D_GRID.shape, _NUM_CLASSES), np.int32)
+    area_mm2 = np.zeros((*OCC3D_GRID.shape, OCC3D.num_classes), np.int32)
     ego_from_world = invert_rigid(world_from_ego)
     classes = OCC3D_OF_CATEGORY[geometry.category(np.arange(len(geometry.local_m), dtype=np.int32))]
     of_code = OCC3D_OF_CATEGORY[[CATEGORIES.index(name) for name in CATEGORY_OF_CODE]]
@@ -53,7 +52,7 @@ def voxelise(snapshot: Snapshot, world_from_ego: Pose) -> Occupancy:
     best = area_mm2.argmax(axis=-1).astype(np.uint8)
     is_free = area_mm2.max(axis=-1) == 0
     is_moving = np.take_along_axis(moving_mm2, best[..., None].astype(np.int64), axis=-1)[..., 0] > 0
-    return Occupancy(np.where(is_free, np.uint8(FREE), best), is_moving)
+    return Occupancy(np.where(is_free, np.uint8(OCC3D.free), best), is_moving)
 
 
 def _cover(

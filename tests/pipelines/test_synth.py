@@ -10,12 +10,12 @@ from nuscenes.utils.data_classes import LidarPointCloud
 from nuscenes.utils.geometry_utils import BoxVisibility, points_in_box
 
 from pipelines.synth import SynthConfig, SynthSummary, generate_world
-from schemas.classes import FREE, NUSCENES_CATEGORY_TO_OCC3D
+from schemas.classes import NUSCENES_CATEGORIES, OCC3D
 from schemas.errors import DataError
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, project_points, rigid_transform, transform_points
 
 CONFIG = SynthConfig(scenes=1, keyframes=2, seed=3, image_width=160, sweeps_per_keyframe=2, workers=1)
-LABEL = np.array(list(NUSCENES_CATEGORY_TO_OCC3D.values()))
+LABEL = OCC3D.labels_of(tuple(NUSCENES_CATEGORIES.values()))
 REAL_TABLES = Path(__file__).parents[2] / "../shared/data/nuscenes/v1.0-mini"
 
 
@@ -113,7 +113,7 @@ def test_points_on_a_thing_lie_in_its_box(nusc: NuScenes) -> None:
     points, labels, row = cloud_of(nusc, sample)
     _, boxes, _ = nusc.get_sample_data(row["token"], box_vis_level=BoxVisibility.NONE)
     is_boxed = np.any([points_in_box(box, points[:, :3].T) for box in boxes], axis=0)
-    is_thing = labels <= 10
+    is_thing = ~np.isin(labels, OCC3D.labels_of(OCC3D.stuff))
     assert is_boxed[is_thing].mean() > 0.99
     # boxes stand on the road, so range noise lifts some points of the road under a vehicle into its box
     assert is_boxed[~is_thing].mean() < 0.05
@@ -128,7 +128,7 @@ def test_occupancy_agrees_with_lidar_points(nusc: NuScenes) -> None:
         truth = labels_of(nusc, sample)
         cells = tuple(index[inside].T)
         assert (truth["semantics"][cells] == labels[inside]).mean() > 0.97
-        assert (truth["semantics"][cells] != FREE).mean() > 0.99
+        assert OCC3D.is_occupied(truth["semantics"][cells]).mean() > 0.99
         assert (truth["mask_lidar"][cells] == 1).mean() > 0.99
 
 
@@ -136,14 +136,14 @@ def test_label_file_has_the_shape_of_occ3d(nusc: NuScenes) -> None:
     truth = labels_of(nusc, nusc.sample[0])
     assert list(truth) == ["semantics", "mask_lidar", "mask_camera"]
     assert all(array.shape == (200, 200, 16) and array.dtype == np.uint8 for array in truth.values())
-    assert truth["semantics"].max() == FREE
+    assert truth["semantics"].max() == OCC3D.free
     assert np.all(truth["mask_camera"] <= truth["mask_lidar"]) and truth["mask_lidar"].max() == 1
-    is_occupied = truth["semantics"] != FREE
+    is_occupied = OCC3D.is_occupied(truth["semantics"])
     assert 20_000 < truth["mask_camera"].sum() < 150_000
     assert (is_occupied & (truth["mask_camera"] == 1)).sum() > 8_000
     # the road under the vehicle: height 0 lies in layer 2, [-0.2, 0.2)
-    assert truth["semantics"][100, 100, 2] == 11
-    assert np.all(truth["semantics"][100, 100, 3:8] == FREE)
+    assert OCC3D.names[truth["semantics"][100, 100, 2]] == "driveable_surface"
+    assert np.all(truth["semantics"][100, 100, 3:8] == OCC3D.free)
 
 
 def test_world_shows_most_classes(world: SynthSummary) -> None:
@@ -181,10 +181,10 @@ def test_pixel_numbers_name_annotated_things(nusc: NuScenes) -> None:
         for value in np.unique(truth):
             label, number = divmod(int(value), 2048)
             if number == 0:
-                assert label in (11, 12, 13, 14, FREE)
+                assert OCC3D.names[label] in (*OCC3D.ground, "free")
                 continue
             thing = things[str(number)]
-            assert NUSCENES_CATEGORY_TO_OCC3D[thing["category"]] == label
+            assert NUSCENES_CATEGORIES[thing["category"]] == OCC3D.names[label]
             assert (thing["instance_token"] is None) == thing["category"].startswith("static.")
 
 

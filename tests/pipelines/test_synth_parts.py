@@ -21,7 +21,7 @@ from pipelines.synth.shapes import Material, block, tube
 from pipelines.synth.texture import chance, noise
 from pipelines.synth.truth import Occupancy, _cover_ground, _cover_triangles
 from pipelines.synth.world import Road, build_world
-from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
+from schemas.classes import NUSCENES_CATEGORIES, OCC3D
 from schemas.geometry import OCC3D_GRID
 
 FLAT = np.zeros((0, 4))
@@ -51,7 +51,7 @@ def test_every_builder_makes_a_thing_of_a_known_category() -> None:
     for name, (category, build) in BUILDERS.items():
         shape = build(np.random.default_rng(1))
         low, high = shape.bounds
-        assert category in NUSCENES_CATEGORY_TO_OCC3D, name
+        assert category in NUSCENES_CATEGORIES, name
         assert low[2] + 0.6 >= 0.0 and 0.5 < high[2] < 20.0, name
         assert np.isfinite(shape.triangles).all(), name
 
@@ -156,7 +156,7 @@ def test_things_lean_with_the_ground() -> None:
 
 
 def test_ground_leaves_the_grid_on_a_slope() -> None:
-    area_mm2 = np.zeros((10, 1, 3, 17), np.int32)
+    area_mm2 = np.zeros((10, 1, 3, 15), np.int32)
     # it rises by 0.1 per metre from x = 0 on: 0.4 m in 4 m, in a grid from 0 to 0.6 m above a level vehicle
     hills = np.array([[1000.0, 1e-4, 0.0, 0.0]])
     classes = np.array([11, 11, 13, 13, 14, 12], np.uint8)
@@ -169,7 +169,7 @@ def test_ground_leaves_the_grid_on_a_slope() -> None:
 
 
 def test_triangles_cover_voxels_by_area() -> None:
-    area_mm2 = np.zeros((4, 4, 4, 17), np.int32)
+    area_mm2 = np.zeros((4, 4, 4, 6), np.int32)
     corners = np.array([[[0.0, 0.0, 0.4], [1.6, 0.0, 0.4], [0.0, 1.6, 0.4]], [[0.0, 0.0, 9.0]] * 3])
     _cover_triangles(area_mm2, corners, np.array([4, 5], np.uint8), np.zeros(3), 0.8)
     # half of a 1.6 m square: 0.64 m2 in the first cell, half of that on either side
@@ -205,10 +205,10 @@ def turn(time_us: int, end_m: tuple[float, float, float], *, mover: int | None) 
 
 
 def test_rays_of_other_times_observe_still_matter_and_movers_where_they_are_now() -> None:
-    semantics = np.full(OCC3D_GRID.shape, 17, np.uint8)
+    semantics = np.full(OCC3D_GRID.shape, OCC3D.free, np.uint8)
     is_moving = np.zeros(OCC3D_GRID.shape, bool)
     row = semantics[100, :, 7]
-    row[[105, 108, 112]] = 4
+    row[[105, 108, 112]] = OCC3D.index("car")
     is_moving[100, [105, 108, 112], 7] = True  # a mover's surface now lies in these
     occupancy = Occupancy(semantics, is_moving)
     now_at = np.eye(4)

@@ -66,10 +66,12 @@ def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work =
 
         protoocc status --dataset nuscenes --json
     """
-    from cli.status import print_status, stage_rows
+    from cli.status import print_status
+    from pipelines.status import stage_rows
+    from schemas.datasets import load_datasets
 
     dataset = load_dataset(datasets, name, out)
-    rows = stage_rows(dataset.work, dataset.name)
+    rows = stage_rows(dataset.work, dataset.name, all_names=list(load_datasets(datasets)))
     if as_json:
         import dataclasses
         import json

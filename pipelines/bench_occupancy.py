@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipelines.occupancy import LidarConfig, chunks, completion, ground, make_occupancy, semantics
+from pipelines.occupancy import LidarConfig, accumulation, completion, ground, make_occupancy, semantics, sweep
 from pipelines.occupancy.carving import count_passes, count_ray_steps, count_segment_steps
 from pipelines.occupancy.frame import camera_views, carving_segments, place_anchor
 from pipelines.occupancy.kernels import add_votes
-from pipelines.occupancy.scene import SceneChunks, read_scene
+from pipelines.occupancy.scene import AccumulatedScene, read_scene
 from pipelines.occupancy.stored import stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
@@ -32,8 +32,8 @@ from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines,
 from schemas.voxels.visibility import see_voxels, voxel_rays
 
 _PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
-    "heights of the vehicle": (chunks.make_reader,),
-    "read and thin out sweeps": (chunks.ChunkReader.read,),
+    "ego height drift": (sweep.make_reader,),
+    "read and thin out sweeps": (accumulation.accumulate_keyframe,),
     "classes of points": (semantics.spread_labels, semantics.label_by_map, ground.fit_ground, ground.read_map_mask),
     "votes": (add_votes,),
     "ground surface": (completion.ground_votes,),
@@ -131,12 +131,12 @@ def _records(work: Path) -> list[SampleRecord]:
 def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[float, int]:
     """Casts every ray of a finished store again with bare kernels, which count voxels: core-seconds and voxels."""
     records = _records(work)
-    parts = read_scene(dataset, config, records, drop_broken=False)
+    accumulated = read_scene(dataset, config, records, drop_broken=False)
     seconds, steps = 0.0, 0
     for index, record in enumerate(records):
         if record.splits:
             occupied = stored_labels(work, index)["semantics"] != FREE
-            for walk in (_lidar_walks(parts, record, index), _camera_walks(parts, record, occupied)):
+            for walk in (_lidar_walks(accumulated, record, index), _camera_walks(accumulated, record, occupied)):
                 for count, rays in walk:
                     started = time.process_time()
                     steps += count(*rays)
@@ -144,21 +144,21 @@ def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[
     return seconds, steps
 
 
-def _lidar_walks(parts: SceneChunks, record: SampleRecord, index: int) -> Iterator[_Walk]:
+def _lidar_walks(accumulated: AccumulatedScene, record: SampleRecord, index: int) -> Iterator[_Walk]:
     """The LiDAR rays that carve a keyframe."""
-    scene = parts.scene
-    voxel_from_anchor = place_anchor(scene, record, parts.heights.at(record.lidar.timestamp_us))
-    for chunk in parts.near(index):
+    scene = accumulated.scene
+    voxel_from_anchor = place_anchor(scene, record, accumulated.drift.at(record.lidar.timestamp_us))
+    for group in accumulated.near(index):
         shape = scene.dataset.grid.shape
-        segments, _ = carving_segments(chunk, voxel_from_anchor, shape, far_rays=scene.config.far_rays)
+        segments, _ = carving_segments(group, voxel_from_anchor, shape, far_rays=scene.config.far_rays)
         yield count_segment_steps, (segments, shape)
 
 
-def _camera_walks(parts: SceneChunks, record: SampleRecord, occupied: np.ndarray) -> Iterator[_Walk]:
+def _camera_walks(accumulated: AccumulatedScene, record: SampleRecord, occupied: np.ndarray) -> Iterator[_Walk]:
     """The camera rays that look at a keyframe's labels."""
-    dataset = parts.scene.dataset
+    dataset = accumulated.scene.dataset
     for view in camera_views(record, dataset.cameras).values():
-        yield count_ray_steps, (occupied, *voxel_rays(dataset.grid, view, parts.scene.config.rays_per_voxel))
+        yield count_ray_steps, (occupied, *voxel_rays(dataset.grid, view, accumulated.scene.config.rays_per_voxel))
 
 
 def _seconds_by_step(profile: cProfile.Profile, total: float) -> dict[str, float]:

@@ -120,11 +120,11 @@ def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: Lid
     records, wanted = _scene_records(work, unit)
     if not wanted:
         return UnitReport(done=0)
-    parts = read_scene(dataset, config, records, drop_broken=on_error == "drop")
+    accumulated = read_scene(dataset, config, records, drop_broken=on_error == "drop")
     counts: dict[str, float] = {}
     done = 0
-    for index, labels, sources in label_scene(parts, records, wanted):
+    for index, labels, sources in label_scene(accumulated, records, wanted):
         write_record(work / "occupancy.zarr", unit.entries[index].row, labels)
         counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
         done += 1
-    return UnitReport(done=done, dropped=dict(parts.broken), counts=counts)
+    return UnitReport(done=done, dropped=dict(accumulated.broken), counts=counts)

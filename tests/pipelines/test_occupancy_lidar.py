@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.occupancy import LIDAR_PRESETS, LidarConfig, make_occupancy
-from pipelines.occupancy.chunks import Chunk, Rays
+from pipelines.occupancy.accumulation import Rays, SweepGroup
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.occupancy.votes import elect, gather_points
@@ -110,8 +110,8 @@ def dataset_at(root: Path) -> DatasetSpec:
 
 def label(root: Path, *, labelled: bool = True, frame: int = 1, **settings: float) -> dict[str, np.ndarray]:
     records = [keyframe(root, number, labelled=labelled) for number in range(3)]
-    parts = read_scene(dataset_at(root), LidarConfig(**settings), records, drop_broken=False)
-    ((_, labels, _),) = label_scene(parts, records, [frame])
+    accumulated = read_scene(dataset_at(root), LidarConfig(**settings), records, drop_broken=False)
+    ((_, labels, _),) = label_scene(accumulated, records, [frame])
     return dict(labels)
 
 
@@ -170,8 +170,8 @@ def test_vehicles_have_two_equal_sides(tmp_path: Path, mirror: bool) -> None:
     none = np.zeros(0, np.int64)
     rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
     static = np.zeros((1, 3), np.float32)
-    chunk = Chunk(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, np.zeros((1, 3)), {})
-    points = gather_points(GRID, record, [chunk], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
+    group = SweepGroup(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, {})
+    points = gather_points(GRID, record, [group], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
     x = car_x(HALF_SECOND_US) - 1.5
     seen, other = voxel(x, 4.9, 0.85), voxel(x, 3.1, 0.85)
     assert points.moved_votes[(*seen, CAR)] == points.counts[seen] == 3
@@ -241,9 +241,9 @@ def test_broken_files_are_named_or_dropped(tmp_path: Path, damage: object) -> No
     with pytest.raises(DataError, match=message) as caught:
         read_scene(dataset, LidarConfig(), records, drop_broken=False)
     assert "token-1" in str(caught.value) and ".bin" in str(caught.value)
-    parts = read_scene(dataset, LidarConfig(), records, drop_broken=True)
-    assert list(parts.broken) == ["token-1"]
-    assert [index for index, _, _ in label_scene(parts, records, [0, 1, 2])] == [0, 2]
+    accumulated = read_scene(dataset, LidarConfig(), records, drop_broken=True)
+    assert list(accumulated.broken) == ["token-1"]
+    assert [index for index, _, _ in label_scene(accumulated, records, [0, 1, 2])] == [0, 2]
 
 
 def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None:

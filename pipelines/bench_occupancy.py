@@ -22,6 +22,7 @@ import numpy as np
 from pipelines import sight
 from pipelines.occupancy import LidarConfig, chunks, completion, frame, ground, make_occupancy, semantics
 from pipelines.occupancy.kernels import add_votes
+from pipelines.occupancy.points import require_lidar
 from pipelines.raycast import count_passes, count_steps, mark_visible, reach_through
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
@@ -78,7 +79,9 @@ def bench_occupancy(dataset: DatasetSpec, work: Path, scratch: Path, config: Lid
 
     Raises:
         DataError: there are no records, or a file is broken.
+        ConfigError: the dataset has no LiDAR.
     """
+    require_lidar(dataset, "bench occupancy")
     entries = read_index(work / "records")
     scene_name = next((entry.scene for entry in entries if entry.splits), "")
     members = read_records(work / "records", [entry for entry in entries if entry.scene == scene_name])
@@ -95,6 +98,9 @@ def _write_records(folder: Path, source: Path, records: Sequence[SampleRecord]) 
     (folder / RECORDS_FILE).write_bytes(b"".join(lines))
     (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(records, lines, strict=True))))
     shutil.copy(source / "manifest.json", folder / "manifest.json")
+    for path in {record.map_window.path for record in records if record.map_window is not None}:
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(source / path, folder / path)
 
 
 def _measure(dataset: DatasetSpec, scratch: Path, config: LidarConfig) -> OccupancyBench:

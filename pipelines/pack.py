@@ -60,7 +60,7 @@ def pack(dataset: DatasetSpec, work: Path, config: PackConfig, runtime: Runtime)
     stage = Stage(
         name="pack",
         folder=work / "shards",
-        config={**config.model_dump(), "image": dataset.image.model_dump(), "cameras": list(dataset.cameras)},
+        config={**config.model_dump(), **dataset.image_settings()},
         inputs={
             name: sha256_of([path / "manifest.json"]) for name, path in {"records": work / "records", **stores}.items()
         },

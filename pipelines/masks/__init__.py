@@ -71,8 +71,7 @@ def make_masks(dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamCon
         name=f"masks-{name}",
         folder=masks_store(work, generator),
         config={
-            "cameras": list(dataset.cameras),
-            "image": dataset.image.model_dump(mode="json"),
+            **dataset.image_settings(),
             "generator": name,
             "settings": generator.model_dump(mode="json", exclude={"checkpoint"}),
         },
@@ -148,7 +147,8 @@ def segment_record(
     ids: list[Any] = []
     totals: list[int] = []
     for channel in dataset.cameras:
-        labels = segmenter(read_image(dataset.root / record.cameras[channel].path, record.token))
-        ids.append(to_network_image(labels, dataset.image_of(channel)))
+        image = read_image(dataset.root / record.cameras[channel].path, record.token)
+        labels = segmenter(image)
+        ids.append(to_network_image(labels, dataset.image_of(channel), (image.shape[1], image.shape[0])))
         totals.append(int(labels.max()) + 1)
     return {"segment_id": np.stack(ids), "segment_count": np.array(totals, dtype=np.uint16)}

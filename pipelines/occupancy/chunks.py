@@ -85,7 +85,7 @@ class ChunkReader:
             DataError: a file of the keyframe or of one of its sweeps is missing or broken.
         """
         objects: dict[str, list[Float32[np.ndarray, "_ 3"]]] = {}
-        sweeps = [self._read_sweep(lidar, record.token, objects) for lidar in (*record.sweeps, record.lidar)]
+        sweeps = [self._read_sweep(lidar, record.token, objects) for lidar in (*record.sweeps, record.keyframe_sweep)]
         points = np.concatenate([sweep.points for sweep in sweeps])
         labels = np.concatenate([sweep.labels for sweep in sweeps])
         is_static = np.concatenate([sweep.is_static for sweep in sweeps])
@@ -196,9 +196,9 @@ def make_reader(dataset: DatasetSpec, config: LidarConfig, records: Sequence[Sam
     Raises:
         DataError: a box has no positive size, or `category.json` does not explain the point labels.
     """
-    times = [record.lidar.timestamp_us for record in records]
-    anchor = np.array(records[0].lidar.global_from_ego.translation_m, dtype=np.float64)
-    has_labels = any(record.lidar.labels_path is not None for record in records)
+    times = [record.keyframe_sweep.timestamp_us for record in records]
+    anchor = np.array(records[0].keyframe_sweep.global_from_ego.translation_m, dtype=np.float64)
+    has_labels = any(record.keyframe_sweep.labels_path is not None for record in records)
     return ChunkReader(
         dataset=dataset,
         config=config,
@@ -215,9 +215,9 @@ def _heights(dataset: DatasetSpec, records: Sequence[SampleRecord], anchor_m: Fl
     times, clouds = [], []
     for record in records:
         try:
-            points = read_points(dataset, record.lidar, record.token)
+            points = read_points(dataset, record.keyframe_sweep, record.token)
         except DataError:
             continue
-        times.append(record.lidar.timestamp_us)
-        clouds.append(transform_points(record.lidar.global_from_lidar, points) - anchor_m)
+        times.append(record.keyframe_sweep.timestamp_us)
+        clouds.append(transform_points(record.keyframe_sweep.global_from_lidar, points) - anchor_m)
     return measure_heights(times, clouds)

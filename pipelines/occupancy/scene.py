@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class SceneChunks:
 
 
 def read_scene(
-    dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], *, drop_broken: bool
+    dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], folder: Path, *, drop_broken: bool
 ) -> SceneChunks:
     """Reads every sweep of a scene and gives static matter its classes.
 
@@ -50,6 +51,7 @@ def read_scene(
         dataset: root, class table, grid.
         config: thresholds.
         records: all keyframes of the scene, in order of time.
+        folder: the records folder, which holds the map windows.
         drop_broken: leave out keyframes with broken files instead of raising.
 
     Raises:
@@ -70,10 +72,10 @@ def read_scene(
             logger.warning("keyframe dropped: %s", error)
     has_labels = any((chunk.labels != UNLABELLED).any() for chunk in chunks.values())
     if has_labels:
-        mask = _map_mask(reader, records) if config.use_map else None
+        mask = _map_mask(reader, records, folder) if config.use_map else None
         classified = spread_labels(list(chunks.values()), config, mask)
     else:
-        mask = _map_mask(reader, records)
+        mask = _map_mask(reader, records, folder)
         classified = _classify_by_map(reader, [records[index] for index in chunks], list(chunks.values()), mask)
     scene = Scene(dataset, config, reader.anchor_m, _gather_objects(list(chunks.values()), config), mask)
     return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), images, reader.heights, broken, has_labels)
@@ -92,16 +94,15 @@ def _classify_by_map(
         return []
     poses = [record.global_from_ego for record in records]
     for record, pose in zip(records, poses, strict=True):
-        pose[:3, 3] += np.array([0.0, 0.0, reader.heights.at(record.lidar.timestamp_us)]) - reader.anchor_m
+        pose[:3, 3] += np.array([0.0, 0.0, reader.heights.at(record.keyframe_sweep.timestamp_us)]) - reader.anchor_m
     points = np.concatenate([chunk.cells for chunk in chunks])
     ground = fit_ground(points, poses, reader.config.ground_band_m)
     return label_by_map(chunks, ground, mask)
 
 
-def _map_mask(reader: ChunkReader, records: Sequence[SampleRecord]) -> MapMask | None:
-    path = records[0].map_mask
-    places = np.array([record.global_from_ego[:3, 3] for record in records])
-    return None if path is None else read_map_mask(reader.dataset.root / path, places, reader.anchor_m)
+def _map_mask(reader: ChunkReader, records: Sequence[SampleRecord], folder: Path) -> MapMask | None:
+    window = records[0].map_window
+    return None if window is None else read_map_mask(folder, window, reader.anchor_m)
 
 
 def _gather_objects(chunks: Sequence[Chunk], config: LidarConfig) -> dict[str, np.ndarray]:
@@ -131,7 +132,7 @@ def label_scene(
         if index not in parts.chunks:
             continue
         near = [chunk for other, chunk in sorted(parts.chunks.items()) if abs(other - index) <= window]
-        rise_m = parts.heights.at(records[index].lidar.timestamp_us)
+        rise_m = parts.heights.at(records[index].keyframe_sweep.timestamp_us)
         labels, counts = label_frame(parts.scene, records[index], near, rise_m, parts.images[index])
         counts[static_source] = counts.pop("voxels_static")
         yield index, labels, counts

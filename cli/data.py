@@ -151,8 +151,22 @@ def prepare(
         overwrite=overwrite,
         on_error=on_error,
     )
+    print_absent(summary)
     if as_json:
         print_json(summary)
+
+
+def print_absent(summary: StageSummary) -> None:
+    """Prints what some keyframes lack and what that costs."""
+    costs = {
+        "lidar": "labels must be imported (--source occ3d), and --check has nothing to compare with",
+        "map": "ground without point labels gets no class",
+    }
+    for name, cost in costs.items():
+        count = summary.counts.get(f"without_{name}", 0)
+        if count:
+            text = f"  {count:.0f} of {summary.done} samples have no {name}: {cost}"
+            console.print(text.replace("lidar", "LiDAR"), style="yellow", highlight=False, soft_wrap=True)
 
 
 def masks(

@@ -21,6 +21,7 @@ from pipelines.occupancy import LidarConfig, accumulation, completion, ground, m
 from pipelines.occupancy.carving import count_passes, count_ray_steps, count_segment_steps
 from pipelines.occupancy.frame import camera_views, carving_segments, place_anchor
 from pipelines.occupancy.kernels import add_votes
+from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import AccumulatedScene, read_scene
 from pipelines.occupancy.stored import stored_labels
 from pipelines.scheduler import Scheduler
@@ -83,7 +84,9 @@ def bench_occupancy(dataset: DatasetSpec, work: Path, scratch: Path, config: Lid
 
     Raises:
         DataError: there are no records, or a file is broken.
+        ConfigError: the dataset has no LiDAR.
     """
+    require_lidar(dataset, "bench occupancy")
     entries = read_index(work / "records")
     scene_name = next((entry.scene for entry in entries if entry.splits), "")
     members = read_records(work / "records", [entry for entry in entries if entry.scene == scene_name])
@@ -100,6 +103,9 @@ def _write_records(folder: Path, source: Path, records: Sequence[SampleRecord]) 
     (folder / RECORDS_FILE).write_bytes(b"".join(lines))
     (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(records, lines, strict=True))))
     shutil.copy(source / "manifest.json", folder / "manifest.json")
+    for path in {record.map_window.path for record in records if record.map_window is not None}:
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(source / path, folder / path)
 
 
 def _measure(dataset: DatasetSpec, scratch: Path, config: LidarConfig) -> OccupancyBench:
@@ -131,7 +137,7 @@ def _records(work: Path) -> list[SampleRecord]:
 def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[float, int]:
     """Casts every ray of a finished store again with bare kernels, which count voxels: core-seconds and voxels."""
     records = _records(work)
-    accumulated = read_scene(dataset, config, records, drop_broken=False)
+    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=False)
     seconds, steps = 0.0, 0
     for index, record in enumerate(records):
         if record.splits:
@@ -147,7 +153,7 @@ def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[
 def _lidar_walks(accumulated: AccumulatedScene, record: SampleRecord, index: int) -> Iterator[_Walk]:
     """The LiDAR rays that carve a keyframe."""
     scene = accumulated.scene
-    voxel_from_anchor = place_anchor(scene, record, accumulated.drift.at(record.lidar.timestamp_us))
+    voxel_from_anchor = place_anchor(scene, record, accumulated.drift.at(record.keyframe_sweep.timestamp_us))
     for group in accumulated.near(index):
         shape = scene.dataset.grid.shape
         segments, _ = carving_segments(group, voxel_from_anchor, shape, far_rays=scene.config.far_rays)

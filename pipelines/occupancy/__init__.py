@@ -10,6 +10,7 @@ from pipelines.files import sha256_of
 from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig, check_grid, read_imported
 from pipelines.occupancy.occ3d import Labels, label_file, read_labels
+from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from pipelines.zarr_io import create_store, write_record
@@ -49,9 +50,12 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
 
     Raises:
         DataError: `prepare` has not finished.
-        ConfigError: the folder was made with another configuration, or the source does not fit the grid.
+        ConfigError: the folder was made with another configuration, the source does not fit the grid, or it needs a
+            LiDAR and the dataset has none.
         StageError: samples are broken (names them), or all were dropped.
     """
+    if not isinstance(source, Occ3dConfig):
+        require_lidar(dataset, f"--source {source.kind}")
     _check_frame(dataset, source)
     entries = read_index(work / "records")
     folder = work / "occupancy.zarr"
@@ -120,7 +124,7 @@ def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: Lid
     records, wanted = _scene_records(work, unit)
     if not wanted:
         return UnitReport(done=0)
-    accumulated = read_scene(dataset, config, records, drop_broken=on_error == "drop")
+    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=on_error == "drop")
     counts: dict[str, float] = {}
     done = 0
     for index, labels, sources in label_scene(accumulated, records, wanted):

@@ -47,7 +47,7 @@ def accumulate_keyframe(reader: SweepReader, record: SampleRecord) -> SweepGroup
     Raises:
         DataError: a file of the keyframe or of one of its sweeps is missing or broken.
     """
-    sweeps = [reader.read(lidar, record.token) for lidar in (*record.sweeps, record.lidar)]
+    sweeps = [reader.read(lidar, record.token) for lidar in (*record.sweeps, record.keyframe_sweep)]
     points = np.concatenate([sweep.points for sweep in sweeps])
     labels = np.concatenate([sweep.labels for sweep in sweeps])
     is_static = np.concatenate([sweep.is_static for sweep in sweeps])

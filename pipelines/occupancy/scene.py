@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class AccumulatedScene:
 
 
 def read_scene(
-    dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], *, drop_broken: bool
+    dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], folder: Path, *, drop_broken: bool
 ) -> AccumulatedScene:
     """Reads every sweep of a scene and gives static matter its classes.
 
@@ -56,6 +57,7 @@ def read_scene(
         dataset: root, class table, grid.
         config: thresholds.
         records: all keyframes of the scene, in order of time.
+        folder: the records folder, which holds the map windows.
         drop_broken: leave out keyframes with broken files instead of raising.
 
     Raises:
@@ -76,10 +78,10 @@ def read_scene(
             logger.warning("keyframe dropped: %s", error)
     has_labels = any((group.labels != UNLABELLED).any() for group in groups.values())
     if has_labels:
-        mask = _map_mask(reader, records) if config.use_map else None
+        mask = _map_mask(reader, records, folder) if config.use_map else None
         classified = spread_labels(list(groups.values()), config, mask)
     else:
-        mask = _map_mask(reader, records)
+        mask = _map_mask(reader, records, folder)
         classified = _classify_by_map(reader, [records[index] for index in groups], list(groups.values()), mask)
     scene = Scene(dataset, config, reader.anchor_m, _accumulate_objects(list(groups.values()), config), mask)
     return AccumulatedScene(scene, dict(zip(groups, classified, strict=True)), images, reader.drift, broken, has_labels)
@@ -98,16 +100,15 @@ def _classify_by_map(
         return []
     poses = [record.global_from_ego for record in records]
     for record, pose in zip(records, poses, strict=True):
-        pose[:3, 3] += np.array([0.0, 0.0, reader.drift.at(record.lidar.timestamp_us)]) - reader.anchor_m
+        pose[:3, 3] += np.array([0.0, 0.0, reader.drift.at(record.keyframe_sweep.timestamp_us)]) - reader.anchor_m
     points = np.concatenate([group.cells for group in groups])
     ground = fit_ground(points, poses, reader.config.ground_band_m)
     return label_by_map(groups, ground, mask)
 
 
-def _map_mask(reader: SweepReader, records: Sequence[SampleRecord]) -> MapMask | None:
-    path = records[0].map_mask
-    places = np.array([record.global_from_ego[:3, 3] for record in records])
-    return None if path is None else read_map_mask(reader.dataset.root / path, places, reader.anchor_m)
+def _map_mask(reader: SweepReader, records: Sequence[SampleRecord], folder: Path) -> MapMask | None:
+    window = records[0].map_window
+    return None if window is None else read_map_mask(folder, window, reader.anchor_m)
 
 
 def _accumulate_objects(groups: Sequence[SweepGroup], config: LidarConfig) -> dict[str, np.ndarray]:
@@ -135,7 +136,7 @@ def label_scene(
     for index in wanted:
         if index not in accumulated.groups:
             continue
-        drift_m = accumulated.drift.at(records[index].lidar.timestamp_us)
+        drift_m = accumulated.drift.at(records[index].keyframe_sweep.timestamp_us)
         labels, counts = label_frame(
             accumulated.scene, records[index], accumulated.near(index), drift_m, accumulated.images[index]
         )

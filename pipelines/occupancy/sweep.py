@@ -121,9 +121,9 @@ def make_reader(dataset: DatasetSpec, config: LidarConfig, records: Sequence[Sam
     Raises:
         DataError: a box has no positive size, or `category.json` does not explain the point labels.
     """
-    times = [record.lidar.timestamp_us for record in records]
-    anchor = np.array(records[0].lidar.global_from_ego.translation_m, dtype=np.float64)
-    has_labels = any(record.lidar.labels_path is not None for record in records)
+    times = [record.keyframe_sweep.timestamp_us for record in records]
+    anchor = np.array(records[0].keyframe_sweep.global_from_ego.translation_m, dtype=np.float64)
+    has_labels = any(record.keyframe_sweep.labels_path is not None for record in records)
     return SweepReader(
         dataset=dataset,
         config=config,
@@ -142,9 +142,9 @@ def _measure_drift(
     times, clouds = [], []
     for record in records:
         try:
-            points = read_points(dataset, record.lidar, record.token)
+            points = read_points(dataset, record.keyframe_sweep, record.token)
         except DataError:
             continue
-        times.append(record.lidar.timestamp_us)
-        clouds.append(transform_points(record.lidar.global_from_lidar, points) - anchor_m)
+        times.append(record.keyframe_sweep.timestamp_us)
+        clouds.append(transform_points(record.keyframe_sweep.global_from_lidar, points) - anchor_m)
     return measure_height_drift(times, clouds)

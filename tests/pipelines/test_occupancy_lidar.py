@@ -92,8 +92,9 @@ def keyframe(root: Path, frame: int, *, labelled: bool) -> SampleRecord:
     between = range(time_us - HALF_SECOND_US + 100_000, time_us, 100_000) if frame else ()
     return SampleRecord(
         token=f"token-{frame}", scene="street", frame=frame, timestamp_us=time_us, previous=None, next=None,
-        cameras={"CAM_FRONT": camera}, lidar=write_sweep(root, time_us, labelled=labelled), boxes=(box,),
-        sweeps=tuple(write_sweep(root, time, labelled=False) for time in between), map_mask=None, splits=("train",),
+        cameras={"CAM_FRONT": camera}, global_from_vehicle=STILL, boxes=(box,),
+        lidar=write_sweep(root, time_us, labelled=labelled),
+        sweeps=tuple(write_sweep(root, time, labelled=False) for time in between), map_window=None, splits=("train",),
     )  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def dataset_at(root: Path) -> DatasetSpec:
 
 def label(root: Path, *, labelled: bool = True, frame: int = 1, **settings: float) -> dict[str, np.ndarray]:
     records = [keyframe(root, number, labelled=labelled) for number in range(3)]
-    accumulated = read_scene(dataset_at(root), LidarConfig(**settings), records, drop_broken=False)
+    accumulated = read_scene(dataset_at(root), LidarConfig(**settings), records, root, drop_broken=False)
     ((_, labels, _),) = label_scene(accumulated, records, [frame])
     return dict(labels)
 
@@ -239,9 +240,9 @@ def test_broken_files_are_named_or_dropped(tmp_path: Path, damage: object) -> No
     assert callable(damage)
     message = damage(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
-        read_scene(dataset, LidarConfig(), records, drop_broken=False)
+        read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=False)
     assert "token-1" in str(caught.value) and ".bin" in str(caught.value)
-    accumulated = read_scene(dataset, LidarConfig(), records, drop_broken=True)
+    accumulated = read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=True)
     assert list(accumulated.broken) == ["token-1"]
     assert [index for index, _, _ in label_scene(accumulated, records, [0, 1, 2])] == [0, 2]
 
@@ -251,10 +252,12 @@ def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None
     dataset = dataset_at(tmp_path)
     (tmp_path / "v1" / "category.json").write_text('[{"name": "vehicle.car"}]')
     with pytest.raises(DataError, match="category.json: 'index' is missing"):
-        read_scene(dataset, LidarConfig(), records, drop_broken=False)
+        read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=False)
     flat = records[0].boxes[0].model_copy(update={"size_lwh_m": (4.0, -2.0, 1.5)})
     with pytest.raises(DataError, match=r"box-0 \(sample token-0\): size"):
-        read_scene(dataset, LidarConfig(), [records[0].model_copy(update={"boxes": (flat,)})], drop_broken=False)
+        read_scene(
+            dataset, LidarConfig(), [records[0].model_copy(update={"boxes": (flat,)})], tmp_path, drop_broken=False
+        )
 
 
 def digest(folder: Path) -> str:

@@ -22,7 +22,7 @@ from pipelines.occupancy.tracks import Track, boxes_at
 from pipelines.occupancy.trails import swept_voxels
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
-from schemas.records import BoxRecord, LidarRecord, RigidPose, SampleRecord
+from schemas.records import BoxRecord, LidarRecord, MapWindow, RigidPose, SampleRecord
 
 
 def turning_track() -> Track:
@@ -175,24 +175,30 @@ def test_ground_follows_a_slope_and_skips_a_hedge() -> None:
     assert not ground.holds(np.array([[500.0, 0.0, 0.0]])).any()
 
 
+def write_window(folder: Path, pixels: np.ndarray) -> MapWindow:
+    """A window of 0.1 m pixels with its lower left corner at the global origin."""
+    Image.fromarray(pixels > 0).save(folder / "window.png")
+    return MapWindow(path="window.png", corner_m=(0.0, 0.0), pixel_m=0.1)
+
+
 def test_map_mask_has_its_origin_at_the_lower_left(tmp_path: Path) -> None:
     image = np.zeros((30, 20), np.uint8)
     image[29, 0] = 255  # x in [0, 0.1), y in [0, 0.1)
     image[0, 19] = 255  # x in [1.9, 2.0), y in [2.9, 3.0)
-    Image.fromarray(image).save(tmp_path / "mask.png")
     anchor = np.array([1.0, 1.0, 0.0])
-    mask = read_map_mask(tmp_path / "mask.png", np.array([[1.0, 1.0, 0.0]]), anchor)
+    mask = read_map_mask(tmp_path, write_window(tmp_path, image), anchor)
     points = np.array([[0.05, 0.05, 0.0], [0.15, 0.05, 0.0], [1.95, 2.95, 5.0], [1.95, 3.05, 0.0], [-0.05, 0.0, 0.0]])
     assert mask.holds(points - anchor).tolist() == [True, False, True, False, False]
 
 
 def test_map_mask_missing_or_broken(tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    with pytest.raises(DataError, match="map mask"):
-        read_map_mask(path, np.zeros((1, 3)), np.zeros(3))
-    path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=str(path)):
-        read_map_mask(path, np.zeros((1, 3)), np.zeros(3))
+    window = MapWindow(path="maps/a.png", corner_m=(0.0, 0.0), pixel_m=0.1)
+    with pytest.raises(DataError, match="map window is missing"):
+        read_map_mask(tmp_path, window, np.zeros(3))
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"maps/a.png: map window .*Run `protoocc prepare --overwrite`"):
+        read_map_mask(tmp_path, window, np.zeros(3))
 
 
 def wall_with_a_hole() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -241,8 +247,7 @@ def test_height_drift_looks_at_flat_columns_only() -> None:
 def test_neighbours_along_the_border_of_the_road_are_nearer_than_across(tmp_path: Path) -> None:
     image = np.zeros((20, 20), np.uint8)
     image[:, :10] = 255  # driveable up to x = 1
-    Image.fromarray(image).save(tmp_path / "mask.png")
-    mask = read_map_mask(tmp_path / "mask.png", np.zeros((1, 3)), np.zeros(3))
+    mask = read_map_mask(tmp_path, write_window(tmp_path, image), np.zeros(3))
     points = np.array([[0.95, 0.1, 0.0], [1.15, 0.5, 0.0], [0.45, 0.5, 0.0]])
     assert mask.border_distance(points) == pytest.approx([0.1, -0.2, 0.6], abs=1e-6)  # pixels 9, 11 and 4
     known = group_of(points[:2].tolist(), [11, 13])
@@ -279,10 +284,11 @@ def test_swept_voxels_lie_on_the_path_but_not_in_a_box() -> None:
                 previous=None,
                 next=None,
                 cameras={},
+                global_from_vehicle=still,
                 lidar=lidar,
                 boxes=(box_record(x, str(frame)),),
                 sweeps=(),
-                map_mask=None,
+                map_window=None,
                 splits=(),
             )  # fmt: skip
         )

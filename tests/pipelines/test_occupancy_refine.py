@@ -184,7 +184,8 @@ def test_a_generated_world_with_its_own_class_images(
     assert (refined["mask_camera"] <= refined["mask_lidar"]).all()
     assert (refined["mask_camera"] >= plain["mask_camera"]).all(), "fewer voxels stop fewer rays"
     records = read_records(prepared / "records", read_index(prepared / "records")[:2])
-    _, again, _ = next(label_scene(read_scene(world_dataset, config, records, drop_broken=False), records, [0]))
+    parts = read_scene(world_dataset, config, records, prepared / "records", drop_broken=False)
+    _, again, _ = next(label_scene(parts, records, [0]))
     for name, array in again.items():
         np.testing.assert_array_equal(array, refined[name][0])
     plan = json.loads((tmp_path / "plain/occupancy.zarr/plan.json").read_text())

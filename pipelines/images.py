@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.datasets import ImageSpec
 from schemas.errors import DataError
 
 
@@ -42,13 +41,3 @@ def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec) -> UInt8
     left, top, width, height = spec.crop
     resized = cv2.resize(image, spec.resize, interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(resized[top : top + height, left : left + width])
-
-
-def image_settings(dataset: DatasetSpec) -> dict[str, Any]:
-    """What decides the pixels of all network images, for the plan of a stage that depends on them."""
-    single = {channel: image.model_dump(mode="json") for channel, image in dataset.camera_images.items()}
-    return {
-        "cameras": list(dataset.cameras),
-        "image": dataset.image.model_dump(mode="json"),
-        **({"camera_images": single} if single else {}),
-    }

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.files import write_bytes
-from pipelines.images import image_settings, read_image, resize_and_crop
+from pipelines.images import read_image, resize_and_crop
 from pipelines.shard_card import CARD, dataset_card
 from pipelines.shard_file import shard_entry, write_shard
 from pipelines.stage import (
@@ -88,7 +88,7 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
     return Stage(
         name="pack",
         folder=work.shards,
-        config={**config.model_dump(), **image_settings(dataset)},
+        config={**config.model_dump(), "image": dataset.image.model_dump(), "cameras": list(dataset.cameras)},
         inputs={name: fingerprint(folder) for name, folder in inputs.items()},
         units=units,
         work=partial(_pack_shard, dataset, work, config),

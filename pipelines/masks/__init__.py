@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8, UInt16
 
 from pipelines.files import sha256_of
-from pipelines.images import image_settings, read_image
+from pipelines.images import read_image
 from pipelines.masks.config import SamConfig, SeedsConfig
 from pipelines.masks.label_map import to_network_image
 from pipelines.masks.sam import sam_segmenter
@@ -76,7 +76,12 @@ def masks_stage(dataset: DatasetSpec, work: WorkFolder, generator: SeedsConfig |
     return Stage(
         name=f"masks-{name}",
         folder=work.masks(name),
-        config={**image_settings(dataset), "generator": name, "settings": settings},
+        config={
+            "cameras": list(dataset.cameras),
+            "image": dataset.image.model_dump(mode="json"),
+            "generator": name,
+            "settings": settings,
+        },
         inputs={"records": fingerprint(work.records), **_needs(generator)},
         units=units_of(entries, UNIT_SIZE[name]),
         work=partial(segment_unit, dataset, work, generator, on_error),

@@ -26,6 +26,7 @@ __all__ = [
     "Occ3dConfig",
     "OccupancyConfig",
     "make_occupancy",
+    "occupancy_stage",
 ]
 
 OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig
@@ -54,6 +55,11 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
             LiDAR and the dataset has none.
         StageError: samples are broken (names them), or all were dropped.
     """
+    return run_stage(occupancy_stage(dataset, work, source, runtime.on_error), runtime)
+
+
+def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, on_error: OnError) -> Stage:
+    """The stage that writes `work/occupancy.zarr`; raises as `make_occupancy` does before its first unit."""
     if not isinstance(source, Occ3dConfig):
         require_lidar(dataset, f"--source {source.kind}")
     _check_frame(dataset, source)
@@ -61,11 +67,11 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
     folder = work / "occupancy.zarr"
     x, y, z = dataset.grid.shape
     label_unit: Callable[[Unit], UnitReport] = (
-        partial(_make_scene, dataset, work, runtime.on_error, source)
+        partial(_make_scene, dataset, work, on_error, source)
         if isinstance(source, LidarConfig)
-        else partial(_import_scene, partial(_read, dataset, source), work, runtime.on_error)
+        else partial(_import_scene, partial(_read, dataset, source), work, on_error)
     )
-    stage = Stage(
+    return Stage(
         name="occupancy",
         folder=folder,
         config={
@@ -79,7 +85,6 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
         work=label_unit,
         create=partial(create_store, kind="occupancy", sizes={"N": len(entries), "X": x, "Y": y, "Z": z}),
     )
-    return run_stage(stage, runtime)
 
 
 def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list[int]]:

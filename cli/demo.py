@@ -119,12 +119,11 @@ def _datasets_yaml(size: DemoSize) -> str:
 def _learn(out: Path, shards: Path, size: DemoSize) -> tuple[TrainSummary, EvalReport, list[Path]]:
     from cli.inspect import draw_with_bar
     from cli.model import evaluate_with_bar, print_report, train_with_bar
-    from protoocc.presets import PRESETS
-    from schemas.settings import override
+    from protoocc import read_preset
 
     changes = [] if size.steps is None else [f"schedule.steps={size.steps}"]
     run = out / "run"
-    summary = train_with_bar(override(PRESETS["demo"](), changes), shards, run, resume=True)
+    summary = train_with_bar(read_preset("demo", changes), shards, run, resume=True)
     report = evaluate_with_bar(run, shards, "val")
     (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
     print_report(report)

@@ -51,10 +51,10 @@ def draw_with_bar(
     shards: Path, split: str, out: Path, *, run: Path | None, count: int, prototypes: bool = False
 ) -> list[Path]:
     """Draws pictures under a progress bar; returns their paths."""
-    from protoocc.pictures import draw_split
+    import protoocc
 
     with progress_bar("view", "pictures") as update:
-        return draw_split(shards, split, out, checkpoint=run, count=count, prototypes=prototypes, on_progress=update)
+        return protoocc.draw(shards, split, out, checkpoint=run, count=count, prototypes=prototypes, on_progress=update)
 
 
 def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work = None, as_json: Json = False) -> None:

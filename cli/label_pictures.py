@@ -13,20 +13,23 @@ from protoocc.view.cameras import top_view
 from protoocc.view.page import LegendEntry, Page, Panel
 from protoocc.view.paint import (
     CORRECT,
+    FIRST_CLASS,
     IGNORED_DARK,
     INVENTED,
     MISSED,
-    PALETTE,
     WRONG_CLASS,
+    Palette,
     add_ego,
+    class_paint,
+    make_palette,
     paint_classes,
     paint_errors,
 )
-from schemas.classes import FREE, IGNORED, OCC3D_CLASSES
 
 if TYPE_CHECKING:
     from pipelines.occupancy.check import Check
     from pipelines.occupancy.compare_folder import Comparison
+    from schemas.classes import ClassTable
     from schemas.datasets import DatasetSpec
     from schemas.records import SampleRecord
 
@@ -51,18 +54,23 @@ def draw_differences(dataset: DatasetSpec, folder: Path, comparison: Comparison,
     row = comparison.worst_row
     record, ours = read_row(dataset.work, row)
     theirs = read_labels(label_file(gts_of(folder), record), record.token, dataset.grid.shape)
-    errors = paint_errors(theirs["semantics"], ours["semantics"], theirs["mask_lidar"] == 1)
+    classes, palette = dataset.classes, make_palette(dataset.classes)
+    errors = paint_errors(theirs["semantics"], ours["semantics"], theirs["mask_lidar"] == 1, classes)
     paints = {
-        "The store's labels; pale: unobserved": paint_classes(ours["semantics"], ours["mask_lidar"] == 1),
-        f"Labels of {folder.name}": paint_classes(theirs["semantics"], theirs["mask_lidar"] == 1),
+        "The store's labels; pale: unobserved": paint_classes(ours["semantics"], ours["mask_lidar"] == 1, classes),
+        f"Labels of {folder.name}": paint_classes(theirs["semantics"], theirs["mask_lidar"] == 1, classes),
         "Differences within the folder's mask_lidar": errors,
     }
     page = Page()
     figures = " · ".join(f"{name} {value:.3f}" for name, value in comparison.per_row[row].items())
     page.add_heading((f"{record.scene} · frame {record.frame}", f"the keyframe that agrees least: {figures}"))
-    page.add_row([Panel(text, top_view(add_ego(paint, dataset.grid), _PANEL_PX)) for text, paint in paints.items()])
-    page.add_legend("Differences", [_entry(f"{name}: {(errors == p).sum()}", p) for p, name in _DIFFERENCES.items()])
-    page.add_legend("Classes", _classes(ours["semantics"], theirs["semantics"]))
+    drawn = {text: top_view(add_ego(paint, dataset.grid), palette, _PANEL_PX) for text, paint in paints.items()}
+    page.add_row([Panel(text, picture) for text, picture in drawn.items()])
+    page.add_legend(
+        "Differences",
+        [_entry(f"{name}: {(errors == row).sum()}", palette, row) for row, name in _DIFFERENCES.items()],
+    )
+    page.add_legend("Classes", _classes(classes, ours["semantics"], theirs["semantics"]))
     write_png(path, page.render())
 
 
@@ -82,7 +90,7 @@ def draw_first_hits(dataset: DatasetSpec, check: Check, path: Path) -> None:
     ]
     for start in range(0, len(panels), _COLUMNS):
         page.add_row(panels[start : start + _COLUMNS])
-    page.add_legend("Classes", _classes(labels["semantics"]))
+    page.add_legend("Classes", _classes(dataset.classes, labels["semantics"]))
     write_png(path, page.render())
 
 
@@ -99,17 +107,22 @@ def _first_hit_panel(
     labels, _ = labels_along(semantics, dataset.grid, view.origin, view.directions)
     image = read_image(dataset.root / camera.path, record.token)[..., ::-1]
     small = cv2.resize(image, view.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float64)
-    paint = np.where(labels == IGNORED, IGNORED_DARK, labels.astype(np.int64) + 1).reshape(view.shape)
-    share = np.where(labels.reshape(view.shape) == FREE, 0.0, _OVERLAY)[..., None]
-    return np.rint(small * (1 - share) + PALETTE[paint] * share).astype(np.uint8)
+    paint = class_paint(labels, dataset.classes).reshape(view.shape)
+    share = np.where(paint == 0, 0.0, _OVERLAY)[..., None]
+    return np.rint(small * (1 - share) + make_palette(dataset.classes)[paint] * share).astype(np.uint8)
 
 
-def _classes(*volumes: UInt8[np.ndarray, "X Y Z"]) -> list[LegendEntry]:
-    found = sorted({int(label) for volume in volumes for label in np.unique(volume)})
-    entries = [_entry(OCC3D_CLASSES[label].replace("_", " "), label + 1) for label in found if label < FREE]
-    return [*entries, _entry("unknown", IGNORED_DARK)] if IGNORED in found else entries
+def _classes(classes: ClassTable, *volumes: UInt8[np.ndarray, "X Y Z"]) -> list[LegendEntry]:
+    found = {int(label) for volume in volumes for label in np.unique(volume)}
+    palette = make_palette(classes)
+    entries = [
+        _entry(name.replace("_", " "), palette, FIRST_CLASS + label)
+        for label, name in enumerate(classes.names)
+        if label in found and label != classes.free
+    ]
+    return [*entries, _entry("unknown", palette, IGNORED_DARK)] if classes.ignored in found else entries
 
 
-def _entry(name: str, paint: int) -> LegendEntry:
-    red, green, blue = PALETTE[paint].tolist()
+def _entry(name: str, palette: Palette, paint: int) -> LegendEntry:
+    red, green, blue = palette[paint].tolist()
     return LegendEntry(name, (red, green, blue))

@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from cli.progress import console, make_scheduler, progress_bar
+from cli.progress import console, progress_bar
 from schemas.classes import OCC3D_CLASSES
 
 if TYPE_CHECKING:
     from pipelines.occupancy.check import Check
     from pipelines.occupancy.compare_folder import Comparison
+    from pipelines.scheduler import Scheduler
     from schemas.datasets import DatasetSpec
 
 
-def report_comparison(dataset: DatasetSpec, folder: Path, scheduler: str, workers: int | None) -> dict[str, Any]:
+def report_comparison(dataset: DatasetSpec, folder: Path, scheduler: Scheduler) -> dict[str, Any]:
     """Compares the store with a folder, prints the tables, draws the picture; returns what `--json` prints."""
     from cli.label_pictures import draw_differences
     from pipelines.occupancy.compare_folder import compare_with_folder
 
     with progress_bar("compare") as update:
-        comparison = compare_with_folder(
-            dataset, dataset.work, folder, scheduler=make_scheduler(scheduler, workers), on_progress=update
-        )
+        comparison = compare_with_folder(dataset, dataset.work, folder, scheduler=scheduler, on_progress=update)
     picture = dataset.work / "pictures" / "compare.png"
     draw_differences(dataset, folder, comparison, picture)
     _print_comparison(comparison, folder)
@@ -60,13 +59,13 @@ def _print_comparison(comparison: Comparison, folder: Path) -> None:
         _say(f"  {name:18} {'not defined' if value is None else f'{value:.4f}'}")
 
 
-def report_check(dataset: DatasetSpec, scheduler: str, workers: int | None) -> dict[str, Any]:
+def report_check(dataset: DatasetSpec, scheduler: Scheduler) -> dict[str, Any]:
     """Checks the store against its sensors, prints the table, draws the picture; returns what `--json` prints."""
     from cli.label_pictures import draw_first_hits
     from pipelines.occupancy.check import OUTCOMES, check_labels
 
     with progress_bar("check") as update:
-        check = check_labels(dataset, dataset.work, scheduler=make_scheduler(scheduler, workers), on_progress=update)
+        check = check_labels(dataset, dataset.work, scheduler=scheduler, on_progress=update)
     picture = dataset.work / "pictures" / "check.png"
     draw_first_hits(dataset, check, picture)
     _print_check(check)

@@ -86,17 +86,9 @@ def train(
 
         protoocc train --preset protoocc-small --weights resnet50-11ad3fa6.pth
     """
-    from protoocc.ablations import ABLATIONS
-    from protoocc.presets import PRESETS
-    from schemas.errors import ConfigError
-    from schemas.settings import override
+    import protoocc
 
-    if preset not in PRESETS:
-        raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    if ablation is not None and ablation not in ABLATIONS:
-        raise ConfigError(f"--ablation {ablation}: expected one of {', '.join(ABLATIONS)}")
-    row = ABLATIONS[ablation].changes if ablation is not None else ()
-    config = override(PRESETS[preset](), [*row, *(changes or [])])
+    config = protoocc.read_preset(preset, changes or (), ablation=ablation)
     folder = find_shards(shards, datasets, name)
     run = find_run(run, folder, preset)
     config = with_weights(config, weights, weights_format, weights_share)
@@ -112,7 +104,7 @@ def train(
 
 def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool) -> TrainSummary:
     """Trains under a progress bar that shows the four losses, and prints how they fell."""
-    from protoocc.trainer import train as run_training
+    import protoocc
 
     with progress_bar("train", "steps") as update:
 
@@ -120,7 +112,7 @@ def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool
             names = ("ce", "lovasz", "cls", "cons")
             update(report.step, report.steps, " ".join(f"{name} {report.losses[name]:.3f}" for name in names))
 
-        summary = run_training(config, shards, run, resume=resume, on_step=show)
+        summary = protoocc.train(config, shards, run, resume=resume, on_step=show)
     falls = ", ".join(
         f"{name} {summary.first[name]:.3f} -> {summary.last[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons")
     )
@@ -162,10 +154,10 @@ def evaluate(
 
 def evaluate_with_bar(run: Path, shards: Path, split: str) -> EvalReport:
     """Scores a checkpoint under a progress bar."""
-    from protoocc.evaluate import evaluate as run_evaluation
+    import protoocc
 
     with progress_bar("eval") as update:
-        return run_evaluation(run, shards, split, on_progress=update)
+        return protoocc.score(run, shards, split, on_progress=update)
 
 
 def print_report(report: EvalReport) -> None:

@@ -10,36 +10,42 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final
-from unittest.mock import patch
 
 import numpy as np
 
-from pipelines import sight
-from pipelines.occupancy import LidarConfig, chunks, completion, frame, ground, make_occupancy, semantics
+from pipelines.occupancy import LidarConfig, accumulation, completion, ground, make_occupancy, semantics, sweep
+from pipelines.occupancy.carving import count_passes, count_ray_steps, count_segment_steps
+from pipelines.occupancy.frame import camera_views, carving_segments, place_anchor
 from pipelines.occupancy.kernels import add_votes
-from pipelines.raycast import count_passes, count_steps, mark_visible, reach_through
+from pipelines.occupancy.points import require_lidar
+from pipelines.occupancy.scene import AccumulatedScene, read_scene
+from pipelines.occupancy.stored import stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import write_record
+from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
 from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
+from schemas.voxels.visibility import see_voxels, voxel_rays
 
 _PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
-    "heights of the vehicle": (chunks.make_reader,),
-    "read and thin out sweeps": (chunks.ChunkReader.read,),
+    "ego height drift": (sweep.make_reader,),
+    "read and thin out sweeps": (accumulation.accumulate_keyframe,),
     "classes of points": (semantics.spread_labels, semantics.label_by_map, ground.fit_ground, ground.read_map_mask),
     "votes": (add_votes,),
     "ground surface": (completion.ground_votes,),
     "LiDAR rays": (count_passes,),
-    "camera rays": (sight.see_voxels,),
+    "camera rays": (see_voxels,),
     "write the store": (write_record,),
 }
 """Functions that do not call each other; what none of them does is `the rest`."""
+
+_Walk = tuple[Callable[..., int], tuple[Any, ...]]
+"""A bare traversal and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ def bench_occupancy(dataset: DatasetSpec, work: Path, scratch: Path, config: Lid
 
     Raises:
         DataError: there are no records, or a file is broken.
+        ConfigError: the dataset has no LiDAR.
     """
+    require_lidar(dataset, "bench occupancy")
     entries = read_index(work / "records")
     scene_name = next((entry.scene for entry in entries if entry.splits), "")
     members = read_records(work / "records", [entry for entry in entries if entry.scene == scene_name])
@@ -95,81 +103,77 @@ def _write_records(folder: Path, source: Path, records: Sequence[SampleRecord]) 
     (folder / RECORDS_FILE).write_bytes(b"".join(lines))
     (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(records, lines, strict=True))))
     shutil.copy(source / "manifest.json", folder / "manifest.json")
+    for path in {record.map_window.path for record in records if record.map_window is not None}:
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(source / path, folder / path)
 
 
 def _measure(dataset: DatasetSpec, scratch: Path, config: LidarConfig) -> OccupancyBench:
     runtime = Runtime(scheduler=Scheduler(kind="sync"))
-    with _walk_again(_Walk()):
-        make_occupancy(dataset, scratch / "warm", config, runtime)
-    walk, profile = _Walk(), cProfile.Profile(time.process_time)
+    make_occupancy(dataset, scratch / "warm", config, runtime)
+    _walk_again(dataset, scratch / "warm", config)
+    profile = cProfile.Profile(time.process_time)
     started = time.process_time()
-    with _walk_again(walk):
-        profile.runcall(make_occupancy, dataset, scratch / "measured", config, runtime)
+    profile.runcall(make_occupancy, dataset, scratch / "measured", config, runtime)
     total = time.process_time() - started
-    folder = scratch / "measured" / "records"
-    records = read_records(folder, read_index(folder))
+    peak_memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    walk_seconds, walk_steps = _walk_again(dataset, scratch / "measured", config)
+    records = _records(scratch / "measured")
     count = sum(bool(record.splits) for record in records)
-    seconds = _seconds_by_step(profile, total, walk)
     return OccupancyBench(
         keyframes=count,
         sweeps_per_keyframe=float(np.mean([len(record.sweeps) for record in records])) + 1,
-        seconds_per_keyframe={name: value / count for name, value in seconds.items()},
-        traversal_seconds_per_keyframe=walk.seconds / count,
-        million_steps_per_keyframe=walk.steps / count / 1e6,
-        peak_memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        seconds_per_keyframe={name: value / count for name, value in _seconds_by_step(profile, total).items()},
+        traversal_seconds_per_keyframe=walk_seconds / count,
+        million_steps_per_keyframe=walk_steps / count / 1e6,
+        peak_memory_gb=peak_memory_gb,
     )
 
 
-@dataclass
-class _Walk:
-    """Sums of the bare traversals."""
-
-    seconds: float = 0.0
-    """In the bare kernel."""
-    extra: float = 0.0
-    """In the kernel and around it: what the measurement itself adds."""
-    extra_cameras: float = 0.0
-    """Of that, for the cameras' rays."""
-    steps: int = 0
-
-    def go(self, blocked: np.ndarray, origins: np.ndarray, origin_of: np.ndarray, ends: np.ndarray) -> None:
-        """Walks along rays."""
-        started = time.process_time()
-        self.steps += count_steps(blocked, origins, origin_of, ends)
-        self.seconds += time.process_time() - started
+def _records(work: Path) -> list[SampleRecord]:
+    return read_records(work / "records", read_index(work / "records"))
 
 
-@contextmanager
-def _walk_again(walk: _Walk) -> Iterator[None]:
-    """Lets every ray that is cast be walked once more, by the bare kernel."""
-
-    def lidar(counts: np.ndarray, rays: tuple[np.ndarray, np.ndarray, np.ndarray], **options: Any) -> None:
-        started = time.process_time()
-        walk.go(np.zeros(counts.shape, dtype=bool), *rays)
-        walk.extra += time.process_time() - started
-        count_passes(counts, rays, **options)
-
-    def camera(visible: np.ndarray, occupied: np.ndarray, origin: np.ndarray, directions: np.ndarray) -> None:
-        started = time.process_time()
-        ends = origin + reach_through(origin, occupied.shape) * directions
-        origin_of = np.zeros(len(ends), dtype=np.int64)
-        walk.go(occupied, origin[None], origin_of, ends)
-        walk.extra += time.process_time() - started
-        walk.extra_cameras += time.process_time() - started
-        mark_visible(visible, occupied, origin, directions)
-
-    with patch.object(frame, "count_passes", lidar), patch.object(sight, "mark_visible", camera):
-        yield
+def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[float, int]:
+    """Casts every ray of a finished store again with bare kernels, which count voxels: core-seconds and voxels."""
+    records = _records(work)
+    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=False)
+    seconds, steps = 0.0, 0
+    for index, record in enumerate(records):
+        if record.splits:
+            occupied = stored_labels(work, index)["semantics"] != FREE
+            for walk in (_lidar_walks(accumulated, record, index), _camera_walks(accumulated, record, occupied)):
+                for count, rays in walk:
+                    started = time.process_time()
+                    steps += count(*rays)
+                    seconds += time.process_time() - started
+    return seconds, steps
 
 
-def _seconds_by_step(profile: cProfile.Profile, total: float, walk: _Walk) -> dict[str, float]:
-    """Time in each step's functions, callees included, without the bare traversals."""
+def _lidar_walks(accumulated: AccumulatedScene, record: SampleRecord, index: int) -> Iterator[_Walk]:
+    """The LiDAR rays that carve a keyframe."""
+    scene = accumulated.scene
+    voxel_from_anchor = place_anchor(scene, record, accumulated.drift.at(record.keyframe_sweep.timestamp_us))
+    for group in accumulated.near(index):
+        shape = scene.dataset.grid.shape
+        segments, _ = carving_segments(group, voxel_from_anchor, shape, far_rays=scene.config.far_rays)
+        yield count_segment_steps, (segments, shape)
+
+
+def _camera_walks(accumulated: AccumulatedScene, record: SampleRecord, occupied: np.ndarray) -> Iterator[_Walk]:
+    """The camera rays that look at a keyframe's labels."""
+    dataset = accumulated.scene.dataset
+    for view in camera_views(record, dataset.cameras).values():
+        yield count_ray_steps, (occupied, *voxel_rays(dataset.grid, view, accumulated.scene.config.rays_per_voxel))
+
+
+def _seconds_by_step(profile: cProfile.Profile, total: float) -> dict[str, float]:
+    """Time in each step's functions, callees included."""
     cumulative = {place: times[3] for place, times in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
     seconds = {
         name: sum(cumulative.get(_place(function), 0.0) for function in functions) for name, functions in _PARTS.items()
     }
-    seconds["camera rays"] -= walk.extra_cameras
-    seconds["the rest"] = total - walk.extra - sum(seconds.values())
+    seconds["the rest"] = total - sum(seconds.values())
     return seconds
 
 

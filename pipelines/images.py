@@ -37,7 +37,14 @@ def read_image(path: Path, token: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
-    """The network's image: area resize to ``spec.resize``, then the crop window of ``spec.crop``."""
+    """The network's image: area resize to ``spec.resize``, then the crop window of ``spec.crop``.
+
+    Raises:
+        DataError: the crop leaves the image.
+    """
     left, top, width, height = spec.crop
-    resized = cv2.resize(image, spec.resize, interpolation=cv2.INTER_AREA)
+    size = spec.resized((image.shape[1], image.shape[0]))
+    if not spec.crop_fits(size):
+        raise DataError(f"an image of {size[0]}x{size[1]} pixels does not hold the crop {spec.crop}")
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(resized[top : top + height, left : left + width])

@@ -1,15 +1,13 @@
 """Stage `pack`: records, geometry, labels and masks become WebDataset shards with an index, checksums and a card.
 
-A shard holds whole scenes of one split in order of time. The tar is POSIX ustar with zeroed times and owners, so the
-same input gives the same bytes. `manifest.json` is a valid wids-shard-index-v1 with further keys.
+A shard holds whole scenes of one split in order of time. `manifest.json` is a valid wids-shard-index-v1 with further
+keys; `schemas.shards` defines it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,16 +17,37 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipelines.files import sha256_of, write_bytes, write_json
+from pipelines.files import write_bytes
 from pipelines.images import read_image, resize_and_crop
-from pipelines.shard_card import dataset_card
-from pipelines.stage import Runtime, Stage, StageSummary, Unit, UnitReport, read_manifest, run_stage, scene_units
+from pipelines.shard_card import CARD, dataset_card
+from pipelines.shard_file import shard_entry, write_shard
+from pipelines.stage import (
+    Runtime,
+    Stage,
+    StageSummary,
+    Unit,
+    UnitReport,
+    fingerprint,
+    read_manifest,
+    run_stage,
+    scene_units,
+)
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import RecordEntry, SampleRecord, read_index, read_records
 from schemas.settings import Frozen
-from schemas.shards import CHECKSUMS, MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, WIDS_KIND, image_member, sample_key
+from schemas.shards import (
+    CHECKSUMS,
+    MASKS_MEMBER,
+    META_MEMBER,
+    OCCUPANCY_MEMBER,
+    WIDS_KIND,
+    DatasetInfo,
+    Manifest,
+    image_member,
+)
+from schemas.workfolder import WorkFolder
 
 
 class PackConfig(Frozen):
@@ -44,44 +63,49 @@ def pack(dataset: DatasetSpec, work: Path, config: PackConfig, runtime: Runtime)
 
     Raises:
         DataError: an input stage has not finished, or a split is empty.
-        ConfigError: the folder was packed with another configuration or other inputs.
+        ConfigError: the folder was packed with another configuration or other inputs, or the grid is not the ego's.
         StageError: a sample is broken.
+    """
+    return run_stage(pack_stage(dataset, WorkFolder(work), config), runtime)
+
+
+def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> Stage:
+    """The stage that writes `<work>/shards`, with one unit per shard.
+
+    Raises:
+        DataError: an input stage has not finished, or a split is empty.
+        ConfigError: there are no masks of this generator, or the grid is not in the ego frame.
     """
     if dataset.grid.frame != "ego":
         raise ConfigError(
             f"the grid of '{dataset.name}' is in the LiDAR frame, shards and training need the ego frame. Import its "
             "labels with `protoocc occupancy --source ... --labels DIR --resample` into a grid without `frame: lidar`."
         )
-    entries = read_index(work / "records")
-    stores = _stores(work, config)
-    manifests = {name: read_manifest(path) for name, path in {"records": work / "records", **stores}.items()}
-    dropped = {token: reason for manifest in manifests.values() for token, reason in manifest["dropped"].items()}
+    entries = read_index(work.records)
+    inputs = {"records": work.records, **_stores(work, config)}
+    dropped = {token: why for folder in inputs.values() for token, why in read_manifest(folder).dropped.items()}
     units = _plan_shards(dataset, entries, dropped, config.samples_per_shard)
-    stage = Stage(
+    return Stage(
         name="pack",
-        folder=work / "shards",
-        config={**config.model_dump(), "image": dataset.image.model_dump(), "cameras": list(dataset.cameras)},
-        inputs={
-            name: sha256_of([path / "manifest.json"]) for name, path in {"records": work / "records", **stores}.items()
-        },
+        folder=work.shards,
+        config={**config.model_dump(), **dataset.image_settings()},
+        inputs={name: fingerprint(folder) for name, folder in inputs.items()},
         units=units,
         work=partial(_pack_shard, dataset, work, config),
         create=lambda folder: folder.mkdir(parents=True),
-        finish=partial(_finish, dataset, config, units, dropped),
+        finish=partial(_finish, dataset, config, [unit.name for unit in units], dropped),
     )
-    return run_stage(stage, runtime)
 
 
-def _stores(work: Path, config: PackConfig) -> dict[str, Path]:
-    stores = {"geometry": work / "geometry.zarr", "occupancy": work / "occupancy.zarr"}
-    masks = work / f"masks-{config.masks}.zarr"
+def _stores(work: WorkFolder, config: PackConfig) -> dict[str, Path]:
+    masks = work.masks(config.masks)
     if not masks.exists():
-        found = sorted(path.name for path in work.glob("masks-*.zarr"))
+        found = ", ".join(work.masks(name).name for name in work.generators())
         raise ConfigError(
-            f"{masks} does not exist (found: {', '.join(found) or 'no masks'}). "
+            f"{masks} does not exist (found: {found or 'no masks'}). "
             f"Run `protoocc masks --generator {config.masks}` or pass --masks."
         )
-    return {**stores, "masks": masks}
+    return {"geometry": work.geometry, "occupancy": work.occupancy, "masks": masks}
 
 
 def _plan_shards(
@@ -105,45 +129,22 @@ def _plan_shards(
     return units
 
 
-def _split_of(unit: Unit) -> str:
+def split_of(unit: Unit) -> str:
+    """Split of the unit of a shard."""
     return unit.name.rpartition("-")[0]
 
 
-def _pack_shard(dataset: DatasetSpec, work: Path, config: PackConfig, unit: Unit) -> UnitReport:
-    records = read_records(work / "records", unit.entries)
+def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, unit: Unit) -> UnitReport:
     arrays: dict[str, Any] = {}
     for kind, path in _stores(work, config).items():
         arrays.update(open_store(path, kind))
-    buffer = io.BytesIO()
-    samples: list[dict[str, Any]] = []
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for entry, record in zip(unit.entries, records, strict=True):
-            members = _members(dataset, record, entry.row, arrays, config.jpeg_quality)
-            key = sample_key(record.scene, record.frame)
-            places = {extension: _add(tar, f"{key}.{extension}", data) for extension, data in members.items()}
-            samples.append(
-                {"key": key, "token": record.token, "scene": record.scene, "frame": record.frame, "members": places}
-            )
-    data = buffer.getvalue()
-    folder = work / "shards"
-    write_bytes(folder / f"{unit.name}.tar", data)
-    index: dict[str, Any] = {"shard": f"{unit.name}.tar", "split": _split_of(unit), "samples": samples}
-    index |= {
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "md5sum": hashlib.md5(data).hexdigest(),
-        "filesize": len(data),
-    }
-    write_json(folder / f"{unit.name}.index.json", index)
-    return UnitReport(done=len(samples), counts={"bytes": float(len(data))})
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> list[int]:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    info.mode = 0o644
-    tar.addfile(info, io.BytesIO(data))
-    padded = -(-len(data) // 512) * 512
-    return [tar.offset - padded, len(data)]
+    records = read_records(work.records, unit.entries)
+    samples = (
+        (record, _members(dataset, record, entry.row, arrays, config.jpeg_quality))
+        for entry, record in zip(unit.entries, records, strict=True)
+    )
+    index = write_shard(work.shards, unit.name, split_of(unit), samples)
+    return UnitReport(done=len(index.samples), counts={"bytes": float(index.filesize)})
 
 
 def _members(
@@ -186,38 +187,22 @@ def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:
 
 
 def _finish(
-    dataset: DatasetSpec, config: PackConfig, units: Sequence[Unit], dropped: Mapping[str, str], folder: Path
+    dataset: DatasetSpec, config: PackConfig, names: Sequence[str], dropped: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
-    shards = []
-    for unit in units:
-        index = json.loads((folder / f"{unit.name}.index.json").read_text())
-        shards.append(
-            {
-                "url": index["shard"],
-                "index": f"{unit.name}.index.json",
-                "split": _split_of(unit),
-                "nsamples": len(index["samples"]),
-                "filesize": index["filesize"],
-                "md5sum": index["md5sum"],
-                "sha256": index["sha256"],
-                "scenes": sorted({sample["scene"] for sample in index["samples"]}),
-            }
-        )
-    write_bytes(folder / CHECKSUMS, "".join(f"{s['sha256']}  {s['url']}\n" for s in shards).encode())
-    header = {
-        "__kind__": WIDS_KIND,
-        "wids_version": 1,
-        "name": dataset.name,
-        "masks": config.masks,
-        "dataset": {
-            "name": dataset.name,
-            "cameras": list(dataset.cameras),
-            "image_shape": list(dataset.image.shape),
-            "grid": dataset.grid.model_dump(mode="json", exclude_defaults=True),
-            "classes": dataset.classes.model_dump(mode="json"),
-        },
-        "left_out": dict(dropped),
-        "shardlist": shards,
-    }
-    write_bytes(folder / "README.md", dataset_card(header).encode())
-    return header
+    manifest = Manifest(
+        name=dataset.name,
+        dataset=DatasetInfo(
+            name=dataset.name,
+            cameras=dataset.cameras,
+            image_shape=dataset.image.shape,
+            grid=dataset.grid,
+            classes=dataset.classes,
+        ),
+        masks=config.masks,
+        left_out=dict(dropped),
+        shardlist=tuple(shard_entry(folder, name) for name in names),
+    )
+    sums = "".join(f"{shard.sha256}  {shard.url}\n" for shard in manifest.shardlist)
+    write_bytes(folder / CHECKSUMS, sums.encode())
+    write_bytes(folder / CARD, dataset_card(manifest).encode())
+    return {"__kind__": WIDS_KIND, "wids_version": 1, **manifest.model_dump(mode="json")}

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
-Task = TypeVar("Task")
+logger = logging.getLogger(__name__)
+
+MEMORY_SHARE: Final = 0.9
+"""Of the machine's memory, what all local worker processes together may use unless told otherwise."""
+LEAST_MEMORY: Final = 256 << 20
+"""Bytes: a worker process with a lower limit would be killed while it starts, again and again."""
+TASKS_PER_REMOTE_THREAD: Final = 2
+"""On a cluster, the next task waits beside each running one, as answers travel; local workers get one at a time."""
+
+
+@runtime_checkable
+class Named(Protocol):
+    """What a task must have, so that a message can say which one failed."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+
+
+Task = TypeVar("Task", bound=Named)
 Result = TypeVar("Result")
 
 
@@ -25,28 +46,85 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Where and how wide a stage runs; never changes its bytes."""
+    """Where and how wide a stage runs; never changes its bytes.
+
+    Raises:
+        ConfigError: an unknown kind, or a memory limit that Dask would not understand or that nothing would keep.
+    """
 
     kind: str = "processes"
     """`sync` (this thread, for debugging), `threads`, `processes`, or the address of a Dask scheduler (tcp://...)."""
-    workers: int = field(default_factory=available_cores)
-    memory_limit: str = "4GiB"
-    """Memory of one local worker process before Dask restarts it."""
+    workers: int | None = None
+    """Parallel workers; None leaves it to the stage, for most of them all cores."""
+    memory_limit: str | None = None
+    """Memory of one local worker process before it is stopped, as Dask writes it: `4GiB`, or `0.5` for that share of
+    the machine's memory. None: an equal share of `MEMORY_SHARE` for each worker."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("sync", "threads", "processes") and "://" not in self.kind:
+            raise ConfigError(
+                f"--scheduler {self.kind}: expected sync, threads, processes or an address tcp://HOST:PORT"
+            )
+        if self.memory_limit is None:
+            return
+        if self.kind != "processes":
+            where = (
+                "there is no worker process" if "://" not in self.kind else "its workers were started with their own"
+            )
+            raise ConfigError(f"--memory-limit {self.memory_limit} belongs to --scheduler processes; {where}")
+        self.worker_memory(1)
+
+    def worker_memory(self, workers: int) -> int:
+        """Bytes that one of so many local worker processes may use; at most what the machine (or its cgroup) has.
+
+        Raises:
+            ConfigError: the limit is no number of bytes and no share, or less than a worker needs to start.
+        """
+        from distributed.worker_memory import parse_memory_limit
+
+        wanted = MEMORY_SHARE / workers if self.memory_limit is None else self.memory_limit
+        try:
+            limit = parse_memory_limit(wanted, 1, workers, logger=logger)
+        except (ValueError, OverflowError):
+            limit = None
+        if limit is None or limit < LEAST_MEMORY:
+            raise ConfigError(
+                f"--memory-limit {wanted}: expected at least {_mebibytes(LEAST_MEMORY)} for each worker, such as 4GiB, "
+                "or a share of the machine's memory, such as 0.5"
+            )
+        return limit
+
+
+def worker_number() -> int:
+    """Number of the local worker that runs this; 0 outside of one, and on clusters whose workers have names."""
+    from distributed import get_worker
+
+    try:
+        name = get_worker().name
+    except ValueError:
+        return 0
+    return name if isinstance(name, int) else 0
 
 
 def run_tasks(
     work: Callable[[Task], Result], tasks: Sequence[Task], scheduler: Scheduler
-) -> Iterator[tuple[Task, Result | Exception]]:
+) -> Generator[tuple[Task, Result | Exception], None, None]:
     """Yields each task with its result or its exception, as they finish.
 
+    Only as many tasks as there are workers are in flight, so neither memory nor the cost of a task depends on their
+    number. A task whose worker process died yields a `StageError`.
+
     Raises:
-        ConfigError: the scheduler's kind is unknown or its address does not answer.
+        ConfigError: the scheduler's address does not answer.
     """
-    if scheduler.kind == "sync" or len(tasks) <= 1 and scheduler.kind == "processes":
+    is_alone = len(tasks) <= 1 and scheduler.kind == "processes" and scheduler.memory_limit is None
+    if scheduler.kind == "sync" or is_alone:
         yield from _run_here(work, tasks)
         return
-    with _connect(scheduler, len(tasks)) as client:
-        yield from _run_on(client, work, tasks)
+    workers = max(1, min(scheduler.workers or available_cores(), len(tasks)))
+    with _connect(scheduler, workers) as client:
+        for task, outcome in _run_on(client, work, tasks, None if "://" in scheduler.kind else workers):
+            yield task, _explain(outcome, task, scheduler, workers)
 
 
 def _run_here(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Exception]]:
@@ -58,15 +136,51 @@ def _run_here(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator
 
 
 def _run_on(
-    client: Client, work: Callable[[Task], Result], tasks: Sequence[Task]
+    client: Client, work: Callable[[Task], Result], tasks: Sequence[Task], room: int | None
 ) -> Iterator[tuple[Task, Result | Exception]]:
+    """As `run_tasks`; ``room`` is how many tasks may be in flight, None follows the size of the cluster."""
     from distributed import as_completed
 
-    futures = {client.submit(work, task, pure=False): task for task in tasks}
-    for future in as_completed(list(futures), loop=client.loop):
+    waiting = iter(tasks)
+    running: dict[Future, Task] = {}
+    finished = as_completed(loop=client.loop)
+
+    def fill() -> None:
+        wanted = room or max(1, TASKS_PER_REMOTE_THREAD * sum(client.nthreads().values()))
+        for task in islice(waiting, max(0, wanted - len(running))):
+            future = client.submit(work, task, pure=False)
+            running[future] = task
+            finished.add(future)
+
+    fill()
+    for future in finished:
+        task = running.pop(future)
         error = future.exception()
-        yield futures[future], error if error is not None else future.result()
+        outcome = error if error is not None else future.result()
         future.release()
+        fill()
+        yield task, outcome
+
+
+def _explain(outcome: Result | Exception, task: Named, scheduler: Scheduler, workers: int) -> Result | Exception:
+    """The same outcome, or what the death of a worker process means and what to do about it."""
+    from distributed import KilledWorker
+
+    if not isinstance(outcome, KilledWorker):
+        return outcome
+    died = f"unit {task.name}: its worker process died, which nearly always means that it needed too much memory."
+    if scheduler.kind != "processes":
+        return StageError(f"{died} Give the workers of {scheduler.kind} more where they are started.")
+    limit = scheduler.worker_memory(workers)
+    count = "The only worker" if workers == 1 else f"Each of {workers} workers"
+    return StageError(
+        f"{died} {count} may use {_mebibytes(limit)}; allow more with --memory-limit, such as --memory-limit "
+        f"{math.ceil(2 * limit / (1 << 30))}GiB, or run fewer with --workers. Finished units are kept."
+    )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size >> 20:,} MiB"
 
 
 @contextmanager
@@ -83,7 +197,7 @@ def _unchanged_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _connect(scheduler: Scheduler, num_tasks: int) -> Client:
+def _connect(scheduler: Scheduler, workers: int) -> Client:
     from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -92,17 +206,24 @@ def _connect(scheduler: Scheduler, num_tasks: int) -> Client:
         "silence_logs": logging.CRITICAL,
         "set_as_default": False,
     }
-    workers = max(1, min(scheduler.workers, num_tasks))
     if scheduler.kind == "processes":
         with _unchanged_environment():
-            return Client(n_workers=workers, threads_per_worker=1, memory_limit=scheduler.memory_limit, **local)
+            return Client(n_workers=workers, threads_per_worker=1, **_memory(scheduler, workers), **local)
     if scheduler.kind == "threads":
         return Client(n_workers=1, threads_per_worker=workers, processes=False, **local)
-    if "://" not in scheduler.kind:
-        raise ConfigError(
-            f"--scheduler {scheduler.kind}: expected sync, threads, processes or an address tcp://HOST:PORT"
-        )
     try:
         return Client(scheduler.kind, timeout=10, set_as_default=False)
     except OSError as error:
         raise ConfigError(f"no Dask scheduler answers at {scheduler.kind}: {error}") from error
+
+
+def _memory(scheduler: Scheduler, workers: int) -> dict[str, Any]:
+    """Dask's settings: a task that killed its worker is not tried again, and a worker never waits for free memory.
+
+    Tasks return small reports, so a worker that is nearly full has nothing to spill and would wait for ever.
+    """
+    return {
+        "memory_limit": scheduler.worker_memory(workers),
+        "config": {f"distributed.worker.memory.{step}": False for step in ("target", "spill", "pause")},
+        "scheduler_kwargs": {"allowed_failures": 0},
+    }

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Final
 
-from schemas.shards import MEMBERS
+from schemas.shards import CHECKSUMS, MEMBERS, Manifest
+
+CARD: Final = "README.md"
+"""Its file name, where data hubs look for it."""
 
 
-def dataset_card(manifest: Mapping[str, Any]) -> str:
-    """Dataset card in Markdown with the YAML header that data hubs read.
-
-    Args:
-        manifest: the entries of the shard manifest: name, masks, dataset, shardlist, left_out.
-    """
-    dataset, shards = manifest["dataset"], manifest["shardlist"]
-    splits = sorted({shard["split"] for shard in shards})
+def dataset_card(manifest: Manifest) -> str:
+    """Dataset card in Markdown with the YAML header that data hubs read."""
+    dataset, shards = manifest.dataset, manifest.shardlist
+    splits = sorted({shard.split for shard in shards})
     configs = [f"  - split: {split}\n    path: {split}-*.tar" for split in splits]
     counts = [
-        f"| {split} | {sum(s['split'] == split for s in shards)} "
-        f"| {sum(s['nsamples'] for s in shards if s['split'] == split)} "
-        f"| {sum(s['filesize'] for s in shards if s['split'] == split) / 1e6:.1f} MB |"
+        f"| {split} | {sum(s.split == split for s in shards)} "
+        f"| {sum(s.nsamples for s in shards if s.split == split)} "
+        f"| {sum(s.filesize for s in shards if s.split == split) / 1e6:.1f} MB |"
         for split in splits
     ]
-    height, width = dataset["image_shape"]
-    voxels = " x ".join(map(str, dataset["grid"]["shape"]))
+    height, width = dataset.image_shape
+    voxels = " x ".join(map(str, dataset.grid.shape))
     lines = [
         "---",
         "license: other",
@@ -33,17 +31,17 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         "  data_files:",
         *configs,
         "---",
-        f"# {manifest['name']}: occupancy shards",
+        f"# {manifest.name}: occupancy shards",
         "",
-        f"{len(dataset['cameras'])} cameras of {width} x {height} pixels, pseudo masks by {manifest['masks']}, "
-        f"occupancy {voxels} at {dataset['grid']['voxel_size_m']} m, ego frame.",
+        f"{len(dataset.cameras)} cameras of {width} x {height} pixels, pseudo masks by {manifest.masks}, "
+        f"occupancy {voxels} at {dataset.grid.voxel_size_m} m, ego frame.",
         "The images keep the licence and terms of their source dataset: check them before you pass these shards on.",
         "",
         "| split | shards | samples | size |",
         "| --- | --- | --- | --- |",
         *counts,
         "",
-        f"Samples left out: {len(manifest['left_out'])}. Check the files with `sha256sum -c SHA256SUMS`.",
+        f"Samples left out: {len(manifest.left_out)}. Check the files with `sha256sum -c {CHECKSUMS}`.",
         "",
         "| member | content |",
         "| --- | --- |",

@@ -13,18 +13,21 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.files import remove_partials, write_json
+from pydantic import ValidationError
+
+from pipelines.files import folder_bytes, remove_partials, sha256_of, write_json
 from pipelines.scheduler import Scheduler, run_tasks
 from schemas.errors import ConfigError, DataError, StageError
 from schemas.records import RecordEntry
-from schemas.settings import flatten
+from schemas.settings import describe_validation, flatten
 from schemas.store import FORMAT_VERSION
-from schemas.workfolder import MANIFEST, PLAN, UNITS
+from schemas.workfolder import MANIFEST, PLAN, UNITS, StageManifest, StagePlan
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,7 @@ class StageSummary:
     counts: Mapping[str, float]
     seconds: float
     num_bytes: int
+    """Of all files but the manifest."""
     skipped: bool
     """The stage had been finished before; nothing was done."""
 
@@ -111,52 +115,74 @@ def run_stage(stage: Stage, runtime: Runtime) -> StageSummary:
         shutil.rmtree(stage.folder)
     plan = _plan(stage, runtime)
     _check_plan(stage, plan)
-    manifest_path = stage.folder / MANIFEST
-    if manifest_path.is_file():
+    if (stage.folder / MANIFEST).is_file():
         return _summary(stage, read_manifest(stage.folder), started, skipped=True)
-    if not (stage.folder / PLAN).is_file():
+    if (stage.folder / PLAN).is_file():
+        remove_partials(stage.folder)
+    else:
         if stage.folder.exists():
             shutil.rmtree(stage.folder)
         stage.create(stage.folder)
-        write_json(stage.folder / PLAN, plan)
-    remove_partials(stage.folder)
+        write_json(stage.folder / PLAN, plan.model_dump())
     _run_units(stage, runtime)
-    reports = [json.loads(_marker(stage, unit).read_text()) for unit in stage.units]
-    dropped = {token: reason for report in reports for token, reason in report["dropped"].items()}
-    done = sum(report["done"] for report in reports)
+    manifest = _finish(stage, plan)
+    logger.info("%s: %d samples, %d dropped", stage.name, manifest.done, len(manifest.dropped))
+    return _summary(stage, manifest, started, skipped=False)
+
+
+def _finish(stage: Stage, plan: StagePlan) -> StageManifest:
+    """Adds up the markers and writes the manifest."""
+    done, dropped, counts = 0, dict[str, str](), Counter[str]()
+    for unit in stage.units:
+        report = json.loads(_marker(stage, unit).read_text())
+        done += report["done"]
+        dropped |= report["dropped"]
+        counts.update(report["counts"])
     if done == 0:
         raise StageError(
             f"{stage.name}: every sample was dropped; first reason: {next(iter(dropped.values()), 'none')}\n"
             "Correct the data and run again with --overwrite."
         )
-    counts: Counter[str] = Counter()
-    for report in reports:
-        counts.update(report["counts"])
-    manifest = {**plan, **stage.finish(stage.folder), "done": done, "dropped": dropped, "counts": dict(counts)}
-    write_json(manifest_path, manifest)
-    logger.info("%s: %d samples, %d dropped", stage.name, done, len(dropped))
-    return _summary(stage, manifest, started, skipped=False)
+    own = stage.finish(stage.folder)
+    figures = {"done": done, "dropped": dropped, "counts": dict(counts), "num_bytes": folder_bytes(stage.folder)}
+    manifest = StageManifest.model_validate({**plan.model_dump(), **own, **figures})
+    write_json(stage.folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Manifest of a finished stage folder.
+def read_manifest(folder: Path) -> StageManifest:
+    """Manifest of a finished stage folder; entries of its own stage are in `model_extra`.
 
     Raises:
-        DataError: the stage has not finished, or its format version is not this program's.
+        DataError: the stage has not finished, its manifest is damaged, or its format version is not this program's.
     """
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{folder} is not finished (no manifest.json). Run the stage that makes it first.") from None
-    except json.JSONDecodeError as error:
+        raise DataError(f"{folder} is not finished (no {MANIFEST}). Run the stage that makes it first.") from None
+    except ValueError as error:
         raise DataError(f"{path} is damaged: {error}. Run the stage again with --overwrite.") from error
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if isinstance(values, dict) and values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}. "
+            f"{path} has format version {values['format_version']}, this program reads {FORMAT_VERSION}. "
             "Run the stage again with --overwrite."
         )
-    return manifest
+    try:
+        return StageManifest.model_validate(values)
+    except ValidationError as error:
+        message = describe_validation(f"{path} is damaged", error)
+        raise DataError(f"{message}\nRun the stage again with --overwrite.") from error
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the manifest of a finished stage, for the plans of stages that read it.
+
+    Raises:
+        DataError: as `read_manifest`.
+    """
+    read_manifest(folder)
+    return sha256_of([folder / MANIFEST])
 
 
 def units_of(entries: Sequence[RecordEntry], size: int) -> list[Unit]:
@@ -171,26 +197,27 @@ def scene_units(entries: Sequence[RecordEntry]) -> list[Unit]:
     return [Unit(scene, len(members), members) for scene, members in scenes]
 
 
-def _plan(stage: Stage, runtime: Runtime) -> dict[str, Any]:
-    plan = {
-        "stage": stage.name,
-        "format_version": FORMAT_VERSION,
-        "config": dict(stage.config),
-        "inputs": dict(stage.inputs),
-        "on_error": runtime.on_error,
-    }
-    normal: dict[str, Any] = json.loads(json.dumps(plan))
-    return normal
+def _plan(stage: Stage, runtime: Runtime) -> StagePlan:
+    return StagePlan(
+        stage=stage.name,
+        format_version=FORMAT_VERSION,
+        config=json.loads(json.dumps(dict(stage.config))),
+        inputs=dict(stage.inputs),
+        on_error=runtime.on_error,
+    )
 
 
-def _check_plan(stage: Stage, plan: dict[str, Any]) -> None:
+def _check_plan(stage: Stage, plan: StagePlan) -> None:
     path = stage.folder / PLAN
     if not path.is_file():
         if stage.folder.exists():
             _refuse_foreign(stage.folder)
         return
-    old = flatten(json.loads(path.read_text()))
-    new = flatten(plan)
+    try:
+        old = flatten(json.loads(path.read_bytes()))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}. Run the stage again with --overwrite.") from error
+    new = flatten(plan.model_dump())
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
         lines = [f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in changed[:5]]
@@ -212,24 +239,29 @@ def _marker(stage: Stage, unit: Unit) -> Path:
     return stage.folder / UNITS / f"{unit.name}.json"
 
 
+def _mark(stage: Stage, unit: Unit, report: UnitReport) -> None:
+    values = {"done": report.done, "dropped": dict(report.dropped), "counts": dict(report.counts)}
+    write_json(_marker(stage, unit), values)
+
+
 def _run_units(stage: Stage, runtime: Runtime) -> None:
     total = sum(unit.size for unit in stage.units)
     todo = [unit for unit in stage.units if not _marker(stage, unit).is_file()]
     finished = total - sum(unit.size for unit in todo)
     runtime.on_progress(finished, total)
     failures: list[str] = []
-    for unit, outcome in run_tasks(stage.work, todo, runtime.scheduler):
-        if isinstance(outcome, Exception):
-            if not isinstance(outcome, (DataError, ConfigError)):
+    with closing(run_tasks(stage.work, todo, runtime.scheduler)) as outcomes:
+        for unit, outcome in outcomes:
+            if isinstance(outcome, (DataError, ConfigError)):
+                failures.append(f"{unit.name}: {outcome}")
+            elif isinstance(outcome, StageError):
+                raise StageError(f"{stage.name}, {outcome}") from outcome
+            elif isinstance(outcome, Exception):
                 raise outcome
-            failures.append(f"{unit.name}: {outcome}")
-        else:
-            write_json(
-                _marker(stage, unit),
-                {"done": outcome.done, "dropped": dict(outcome.dropped), "counts": dict(outcome.counts)},
-            )
-        finished += unit.size
-        runtime.on_progress(finished, total)
+            else:
+                _mark(stage, unit, outcome)
+            finished += unit.size
+            runtime.on_progress(finished, total)
     if failures:
         shown = "\n".join(f"  {failure}" for failure in sorted(failures)[:5])
         raise StageError(
@@ -239,15 +271,14 @@ def _run_units(stage: Stage, runtime: Runtime) -> None:
         )
 
 
-def _summary(stage: Stage, manifest: dict[str, Any], started: float, *, skipped: bool) -> StageSummary:
-    num_bytes = sum(path.stat().st_size for path in stage.folder.rglob("*") if path.is_file())
+def _summary(stage: Stage, manifest: StageManifest, started: float, *, skipped: bool) -> StageSummary:
     return StageSummary(
         name=stage.name,
         folder=stage.folder,
-        done=manifest["done"],
-        dropped=manifest["dropped"],
-        counts=manifest["counts"],
+        done=manifest.done,
+        dropped=manifest.dropped,
+        counts=manifest.counts,
         seconds=time.monotonic() - started,
-        num_bytes=num_bytes,
+        num_bytes=manifest.num_bytes,
         skipped=skipped,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
 from protoocc.data import ShardDataset
-from schemas.classes import FREE, IGNORED
+from schemas.classes import ClassTable
 
 
 class FrequentClass:
@@ -19,18 +19,20 @@ class FrequentClass:
     baseline on camera-observed voxels, because labels call most unobserved space free.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: ClassTable) -> None:
         """Starts without votes.
 
         Args:
             shape: X, Y, Z of the grid.
+            classes: table of the labels.
         """
-        self.observed: Int32[np.ndarray, "C X Y Z"] = np.zeros((FREE + 1, *shape), np.int32)
-        self.hidden: Int32[np.ndarray, "C X Y Z"] = np.zeros((FREE + 1, *shape), np.int32)
+        self.classes = classes
+        self.observed: Int32[np.ndarray, "L X Y Z"] = np.zeros((classes.num_classes, *shape), np.int32)
+        self.hidden: Int32[np.ndarray, "L X Y Z"] = np.zeros((classes.num_classes, *shape), np.int32)
 
     def add(self, semantics: UInt8[np.ndarray, "X Y Z"], mask_camera: Bool[np.ndarray, "X Y Z"]) -> None:
-        """Counts the labels of one sample; 255 does not vote."""
-        known = semantics != IGNORED
+        """Counts the labels of one sample; unknown ones do not vote."""
+        known = semantics != self.classes.ignored
         for votes, chosen in ((self.observed, known & mask_camera), (self.hidden, known & ~mask_camera)):
             where = np.nonzero(chosen)
             votes[(semantics[where], *where)] += 1
@@ -40,7 +42,7 @@ class FrequentClass:
         seen = self.observed.any(axis=0)
         known = seen | self.hidden.any(axis=0)
         winner = np.where(seen, self.observed.argmax(axis=0), self.hidden.argmax(axis=0))
-        return np.where(known, winner, FREE).astype(np.uint8)
+        return np.where(known, winner, self.classes.free).astype(np.uint8)
 
 
 def frequent_class(
@@ -52,7 +54,7 @@ def frequent_class(
         dataset: the training split; only labels are decoded.
         on_progress: called with the counted and the total number of samples.
     """
-    votes = FrequentClass(dataset.shards.dataset.grid.shape)
+    votes = FrequentClass(dataset.shards.dataset.grid.shape, dataset.shards.dataset.classes)
     for index in range(len(dataset)):
         arrays = dataset.occupancy(index)
         votes.add(arrays["semantics"], arrays["mask_camera"] != 0)
@@ -60,6 +62,6 @@ def frequent_class(
     return votes.prediction()
 
 
-def all_free(shape: tuple[int, int, int]) -> UInt8[np.ndarray, "X Y Z"]:
+def all_free(shape: tuple[int, int, int], classes: ClassTable) -> UInt8[np.ndarray, "X Y Z"]:
     """An empty world of X, Y, Z voxels."""
-    return np.full(shape, FREE, np.uint8)
+    return np.full(shape, classes.free, np.uint8)

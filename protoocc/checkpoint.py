@@ -21,7 +21,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from protoocc.config import TrainConfig
-from protoocc.model import ProtoOcc
+from protoocc.hosts import build_network
+from protoocc.network import Network
 from schemas.errors import CheckpointError, disk_errors
 from schemas.settings import describe_validation
 
@@ -102,8 +103,10 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def load_model(path: Path) -> tuple[ProtoOcc, TrainConfig]:
+def load_network(path: Path) -> tuple[Network, TrainConfig]:
     """The network of a checkpoint in evaluation mode, on the CPU, and the configuration it was trained with.
+
+    ``config.classes`` gives names and colours to what the network predicts.
 
     Args:
         path: a checkpoint, its `model.safetensors`, or a run folder (its last checkpoint).
@@ -113,9 +116,9 @@ def load_model(path: Path) -> tuple[ProtoOcc, TrainConfig]:
     """
     folder = find_checkpoint(path)
     config = read_config(folder / CONFIG)
-    model = ProtoOcc(config.model)
-    load_weights(model, folder / WEIGHTS)
-    return model.eval(), config
+    network = build_network(config.model)
+    load_weights(network, folder / WEIGHTS)
+    return network.eval(), config
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from protoocc.config import TrainConfig
 from protoocc.data import ShardSet
+from schemas.classes import ClassTable
 from schemas.errors import ConfigError
 
 
-def check_grid(config: TrainConfig, shards: ShardSet) -> None:
-    """Compares the network's output with the labels.
+def check_shards(config: TrainConfig, shards: ShardSet) -> None:
+    """Compares a trained network with shards to predict, score or draw.
+
+    Colours and groups of classes may differ: they do not change what a prediction means.
 
     Raises:
-        ConfigError: another grid or number of classes.
+        ConfigError: another grid, or a class table with other names or another free class (names the difference).
     """
-    model, labels = config.model, shards.dataset
-    if model.grid != labels.grid:
-        raise ConfigError(f"the network's grid is ({model.grid}), the labels in {shards.folder} have ({labels.grid})")
-    if model.num_classes != labels.classes.num_classes:
+    _check_grid(config, shards)
+    difference = table_difference(config.classes, shards.dataset.classes)
+    if difference is not None:
         raise ConfigError(
-            f"the network has {model.num_classes} classes, {shards.folder} has {labels.classes.num_classes}"
+            f"the network was trained with another class table than that of {shards.folder}: {difference}. Use shards "
+            "of the same `classes` in datasets.yaml, or train on these."
         )
 
 
@@ -26,16 +31,39 @@ def check_training(config: TrainConfig, shards: ShardSet) -> None:
     """Compares training settings with the shards.
 
     Raises:
-        ConfigError: another grid, no pseudo masks for the contrastive loss, or frozen stages of random weights.
+        ConfigError: another grid, other classes, class weights of another number, or something that the network needs
+            and does not have.
     """
-    check_grid(config, shards)
-    if config.model.frozen_stages and config.weights is None:
+    _check_grid(config, shards)
+    model, classes = config.model, shards.dataset.classes
+    if (model.num_classes, model.free_class) != (classes.num_classes, classes.free):
         raise ConfigError(
-            f"model.frozen_stages={config.model.frozen_stages} keeps random weights: start from published ones with "
-            "--weights, or set model.frozen_stages=0"
+            f"the network has {model.num_classes} classes, {shards.folder} has {classes.num_classes}; free space is "
+            f"class {model.free_class} of the network and {classes.free} of the shards. Train with "
+            f"--set model.num_classes={classes.num_classes} --set model.free={classes.free}"
         )
-    if config.model.prototype_optimisation and shards.manifest.masks is None:
+    weights = config.loss.class_weights
+    if weights is not None and len(weights) != classes.num_classes:
         raise ConfigError(
-            f"{shards.folder} holds no pseudo masks, which the contrastive loss needs. Run `protoocc masks` and pack "
-            "again, or set model.prototype_optimisation=false."
+            f"loss.class_weights has {len(weights)} entries, {shards.folder} has {classes.num_classes} classes; give "
+            "one weight for each class, or set loss.class_weights=null"
         )
+    obstacles = model.obstacles(has_masks=shards.manifest.masks is not None, has_weights=config.weights is not None)
+    if obstacles:
+        raise ConfigError("\n".join(f"cannot train on {shards.folder}: {obstacle}" for obstacle in obstacles))
+
+
+def table_difference(one: ClassTable, other: ClassTable) -> str | None:
+    """The first difference in what labels of two tables mean; None where they mean the same."""
+    for index, (name, other_name) in enumerate(zip_longest(one.names, other.names)):
+        if name != other_name:
+            return f"class {index} is {name or 'absent'} there and {other_name or 'absent'} here"
+    if one.free != other.free:
+        return f"free space is class {one.free} there and {other.free} here"
+    return None
+
+
+def _check_grid(config: TrainConfig, shards: ShardSet) -> None:
+    grid, labels = config.model.grid, shards.dataset.grid
+    if grid != labels:
+        raise ConfigError(f"the network's grid is ({grid}), the labels in {shards.folder} have ({labels})")

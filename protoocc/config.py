@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from protoocc.hosts import read_network
 from protoocc.losses.config import LossConfig
-from protoocc.model.config import ModelConfig
+from protoocc.network import NetworkConfig
+from schemas.classes import OCC3D, ClassTable
 from schemas.settings import Frozen, flatten
+
+AnyNetwork = Annotated[SerializeAsAny[NetworkConfig], BeforeValidator(read_network)]
+"""Settings of any network of `protoocc.hosts.HOSTS`, told apart by ``kind``."""
 
 WeightsFormat = Literal["torchvision", "panoocc", "fcos3d"]
 """Whose names a file of published weights has."""
@@ -61,7 +66,7 @@ class WeightsConfig(Frozen):
 class TrainConfig(Frozen):
     """Everything that decides a training run, except the shards."""
 
-    model: ModelConfig = Field(description="The network.")
+    model: AnyNetwork = Field(description="The network; its `kind` says which one.")
     loss: LossConfig = Field(description="The objective.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW.")
     schedule: ScheduleConfig = Field(description="Length and learning rate.")
@@ -70,6 +75,9 @@ class TrainConfig(Frozen):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic of products and convolutions.")
     weights: WeightsConfig | None = Field(None, description="Weights at the start; null for random ones.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step always has one.")
+    classes: ClassTable = Field(
+        OCC3D, description="Class table of the labels, taken from the shards when training starts."
+    )
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

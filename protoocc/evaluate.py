@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from pydantic import Field
 
 from protoocc.baselines import all_free, frequent_class
-from protoocc.checkpoint import find_checkpoint, load_model
-from protoocc.compatibility import check_grid
+from protoocc.checkpoint import find_checkpoint, load_network
+from protoocc.compatibility import check_shards
 from protoocc.data import ShardDataset, open_shards
-from protoocc.inference import default_device, predict_split
+from protoocc.inference import default_device, predict
 from protoocc.metrics import AbsentRule, Confusion, Scores
 from protoocc.version import code_version
 from schemas.settings import Frozen
@@ -25,9 +23,9 @@ class EvalRow(Frozen):
     """Scores of one predictor, shares 0..1; null where the score does not exist (absent class)."""
 
     name: str = Field(description="`model`, `frequent_class` or `all_free`.")
-    miou: float | None = Field(description="Mean IoU over the present classes 0..16.")
+    miou: float | None = Field(description="Mean IoU over the scored classes that are present.")
     iou: float | None = Field(description="Occupied against free.")
-    classes: dict[str, float | None] = Field(description="IoU by class name, without `free`.")
+    classes: dict[str, float | None] = Field(description="IoU by class name, without the free one.")
 
 
 class EvalReport(Frozen):
@@ -49,7 +47,7 @@ class EvalReport(Frozen):
         return next(row for row in self.rows if row.name == name)
 
 
-def evaluate(
+def score(
     checkpoint: Path,
     shards: Path,
     split: str,
@@ -70,23 +68,22 @@ def evaluate(
 
     Raises:
         CheckpointError: unreadable or inconsistent checkpoint.
-        ConfigError: its grid or classes are not those of the shards.
+        ConfigError: its grid or class table is not that of the shards.
         DataError: shards are missing or damaged, or hold no such split.
     """
-    model, config = load_model(checkpoint)
+    network, config = load_network(checkpoint)
     evaluated = open_shards(shards, split)
     voting = open_shards(shards, config.data.split)
-    check_grid(config, evaluated)
-    model = model.to(device or default_device())
+    check_shards(config, evaluated)
+    network = network.to(device or default_device())
+    classes = evaluated.dataset.classes
     total = len(voting.samples) + len(evaluated.samples)
     frequent = frequent_class(ShardDataset(voting), lambda done, _: on_progress(done, total))
-    confusions = {name: Confusion() for name in ("model", "frequent_class", "all_free")}
-    fixed = {"frequent_class": frequent, "all_free": all_free(evaluated.dataset.grid.shape)}
-    read = ShardDataset(evaluated, frames=config.model.frames, interval=config.model.frame_interval)
-    for done, (keyframe, prediction) in enumerate(predict_split(model, read), start=1):
+    confusions = {name: Confusion(classes) for name in ("model", "frequent_class", "all_free")}
+    fixed = {"frequent_class": frequent, "all_free": all_free(evaluated.dataset.grid.shape, classes)}
+    for done, (keyframe, prediction) in enumerate(predict(network, evaluated), start=1):
         for name, confusion in confusions.items():
-            guess: UInt8[np.ndarray, "X Y Z"] = fixed.get(name, prediction)
-            confusion.add(guess, keyframe.semantics, keyframe.mask_camera != 0)
+            confusion.add(fixed.get(name, prediction), keyframe.semantics, keyframe.mask_camera != 0)
         on_progress(len(voting.samples) + done, total)
     return EvalReport(
         dataset=evaluated.dataset.name,
@@ -97,15 +94,12 @@ def evaluate(
         baseline_split=voting.split,
         checkpoint=str(find_checkpoint(checkpoint)),
         code_version=code_version(),
-        rows=tuple(
-            _row(name, confusion.scores(absent), evaluated.dataset.classes.occupied)
-            for name, confusion in confusions.items()
-        ),
+        rows=tuple(_row(name, confusion.scores(absent)) for name, confusion in confusions.items()),
     )
 
 
-def _row(name: str, scores: Scores, class_names: tuple[str, ...]) -> EvalRow:
-    shares = {label: _number(share) for label, share in zip(class_names, scores.classes, strict=True)}
+def _row(name: str, scores: Scores) -> EvalRow:
+    shares = {label: _number(share) for label, share in scores.classes.items()}
     return EvalRow(name=name, miou=_number(scores.miou), iou=_number(scores.iou), classes=shares)
 
 

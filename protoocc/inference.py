@@ -1,4 +1,4 @@
-"""Predictions of a trained network over a split."""
+"""Predictions of a network over a split."""
 
 from __future__ import annotations
 
@@ -8,27 +8,45 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from protoocc.data import ShardDataset, collate
-from protoocc.data.decode import Keyframe
-from protoocc.model import ProtoOcc
+from protoocc.data import Keyframe, ShardDataset, ShardSet, collate
+from protoocc.network import Network, NetworkConfig
 
 
-def predict_split(
-    model: ProtoOcc, dataset: ShardDataset, *, limit: int | None = None
+def reader_for(config: NetworkConfig, shards: ShardSet) -> ShardDataset:
+    """The samples of a split, each with the earlier keyframes that a network reads."""
+    return ShardDataset(shards, frames=config.frames, interval=config.frame_interval)
+
+
+def predict(
+    network: Network, shards: ShardSet, *, limit: int | None = None
 ) -> Iterator[tuple[Keyframe, UInt8[np.ndarray, "X Y Z"]]]:
-    """Keyframes of a split with the predicted class 0..17 of each voxel, in the order of the shards.
+    """Keyframes of a split with the predicted class of each voxel, in the order of the shards.
 
     Args:
-        model: in evaluation mode, on the device that shall compute.
-        dataset: the split.
+        network: in evaluation mode, on the device that shall compute.
+        shards: the split.
         limit: stop after so many samples; None for all.
+
+    Raises:
+        DataError: a sample is damaged.
+        RuntimeError: the network is in training mode.
     """
-    device = next(model.parameters()).device
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    for index in range(count):
+    dataset = reader_for(network.config, shards)
+    for index in range(len(dataset) if limit is None else min(limit, len(dataset))):
         keyframe = dataset[index]
-        prediction = model.predict(collate([keyframe]).to(device))
-        yield keyframe, prediction[0].cpu().numpy()
+        yield keyframe, predict_keyframe(network, keyframe)
+
+
+def predict_keyframe(network: Network, keyframe: Keyframe) -> UInt8[np.ndarray, "X Y Z"]:
+    """Predicted class of each voxel of one keyframe.
+
+    Args:
+        network: in evaluation mode, on the device that shall compute.
+        keyframe: with the earlier ones that the network reads, see `reader_for`.
+    """
+    device = next(network.parameters()).device
+    prediction: UInt8[np.ndarray, "X Y Z"] = network.predict(collate([keyframe]).to(device))[0].cpu().numpy()
+    return prediction
 
 
 def default_device() -> torch.device:

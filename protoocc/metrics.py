@@ -1,21 +1,21 @@
-"""Occ3D-nuScenes scores: one integer confusion matrix over the voxels that the cameras observe.
+"""Occupancy scores: one integer confusion matrix over the voxels that the cameras observe.
 
-Protocol of the benchmark: voxels with mask_camera, labels 255 left out, counts summed over all samples (never averaged
-per sample), IoU per class, mIoU over classes 0..16 (`others` included, `free` excluded).
+Protocol of Occ3D-nuScenes: voxels with mask_camera, unknown labels left out, counts summed over all samples (never
+averaged per sample), IoU per class, mIoU over the scored classes of the table (there all but free, `others` included).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from schemas.classes import FREE, IGNORED
-from schemas.errors import DataError
+from protoocc.labels import check_labels
+from schemas.classes import ClassTable
 
-NUM_CLASSES = FREE + 1
 AbsentRule = Literal["original", "labelled"]
 """Which classes the mean leaves out: `original` those that are neither labelled nor predicted, as the benchmark does;
 `labelled` all that are not labelled, even if predicted. They differ only on small subsets."""
@@ -26,23 +26,25 @@ class Scores:
     """Shares 0..1.
 
     Attributes:
-        miou: mean of ``classes`` without the absent ones; NaN when all are absent.
+        miou: mean over the scored classes without the absent ones; NaN when all are absent.
         iou: occupied against free, whatever the class; NaN when nothing is occupied in labels and prediction.
-        classes: IoU of classes 0..16; NaN where the class is absent.
+        classes: IoU of each class but free by name, in order of index; NaN where the class is absent.
         voxels: number of scored voxels.
     """
 
     miou: float
     iou: float
-    classes: tuple[float, ...]
+    classes: Mapping[str, float]
     voxels: int
 
 
 class Confusion:
-    """Counts of (label, prediction) pairs, added up sample by sample; 18 x 18 int64, whatever the number of samples."""
+    """Counts of (label, prediction) pairs, added up sample by sample; L x L int64, whatever the number of samples."""
 
-    def __init__(self) -> None:
-        self.counts: Int64[np.ndarray, "18 18"] = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+    def __init__(self, classes: ClassTable) -> None:
+        """Starts without counts, for labels of one class table."""
+        self.classes = classes
+        self.counts: Int64[np.ndarray, "L L"] = np.zeros((classes.num_classes, classes.num_classes), np.int64)
 
     def add(
         self,
@@ -53,20 +55,20 @@ class Confusion:
         """Counts one sample.
 
         Args:
-            prediction: class 0..17 of each voxel.
-            semantics: label 0..17, or 255 for unknown.
+            prediction: class of each voxel.
+            semantics: label of each voxel, which may be unknown.
             mask: voxels that are scored (mask_camera).
 
         Raises:
-            DataError: a class outside the tables.
+            DataError: a class outside the table.
         """
-        scored = mask & (semantics != IGNORED)
+        scored = mask & (semantics != self.classes.ignored)
         label, predicted = semantics[scored], prediction[scored]
-        for name, values in (("label", label), ("prediction", predicted)):
-            if values.size and values.max() >= NUM_CLASSES:
-                raise DataError(f"{name} holds class {values.max()}; expected 0..{FREE}, or {IGNORED} in labels")
-        pairs = label.astype(np.int64) * NUM_CLASSES + predicted
-        self.counts += np.bincount(pairs, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+        check_labels("label", label, self.classes, may_be_unknown=True)
+        check_labels("prediction", predicted, self.classes, may_be_unknown=False)
+        number = self.classes.num_classes
+        pairs = label.astype(np.int64) * number + predicted
+        self.counts += np.bincount(pairs, minlength=number**2).reshape(number, number)
 
     def scores(self, absent: AbsentRule = "original") -> Scores:
         """Scores of everything counted so far.
@@ -74,15 +76,17 @@ class Confusion:
         Args:
             absent: which classes the mean leaves out.
         """
-        hits, labelled, predicted = np.diag(self.counts), self.counts.sum(1), self.counts.sum(0)
+        table, hits = self.classes, np.diag(self.counts)
+        labelled, predicted = self.counts.sum(1), self.counts.sum(0)
         present = labelled + predicted > 0 if absent == "original" else labelled > 0
-        union = labelled + predicted - hits
-        classes = np.where(present, hits / np.maximum(union, 1), np.nan)[:FREE]
-        occupied = int(self.counts[:FREE, :FREE].sum())
-        either = int(self.counts.sum() - self.counts[FREE, FREE])
+        shares = np.where(present, hits / np.maximum(labelled + predicted - hits, 1), np.nan)
+        occupied = table.is_occupied(np.arange(table.num_classes, dtype=np.uint8))
+        both = int(self.counts[np.ix_(occupied, occupied)].sum())
+        either = int(self.counts.sum() - self.counts[table.free, table.free])
+        scored = table.scored_labels
         return Scores(
-            miou=float(np.nanmean(classes)) if present[:FREE].any() else float("nan"),
-            iou=occupied / either if either else float("nan"),
-            classes=tuple(float(share) for share in classes),
+            miou=float(np.nanmean(shares[scored])) if present[scored].any() else float("nan"),
+            iou=both / either if either else float("nan"),
+            classes=dict(zip(table.occupied, shares[occupied].tolist(), strict=True)),
             voxels=int(self.counts.sum()),
         )

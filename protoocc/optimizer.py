@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 from protoocc.config import OptimizerConfig, ScheduleConfig
-
-BACKBONE = "image_features.resnet."
-"""Prefix of the parameters with the backbone's learning rate."""
+from protoocc.network import Network
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with up to four groups: backbone or not, with or without weight decay.
+def make_optimizer(model: Network, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with up to four groups: backbone (see `Network.backbone_prefix`) or not, with or without weight decay.
 
     Only parameters called ``weight`` with at least two axes decay: norms, biases, scalars and the tables of queries and
     positions do not. Each group holds its own ``lr_factor``.
@@ -23,7 +21,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        factor = config.backbone_lr_factor if name.startswith(BACKBONE) else 1.0
+        is_backbone = model.backbone_prefix is not None and name.startswith(model.backbone_prefix)
+        factor = config.backbone_lr_factor if is_backbone else 1.0
         is_matrix = name.endswith(".weight") and parameter.ndim >= 2
         decay = config.weight_decay if is_matrix else 0.0
         groups.setdefault((factor, decay), []).append(parameter)

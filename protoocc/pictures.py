@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
-from protoocc.checkpoint import load_model
-from protoocc.compatibility import check_grid
-from protoocc.data import ShardDataset, ShardSet, collate, open_shards
-from protoocc.data.decode import Keyframe
-from protoocc.inference import default_device
+from protoocc.checkpoint import load_network
+from protoocc.compatibility import check_shards
+from protoocc.data import Keyframe, ShardDataset, ShardSet, collate, open_shards
+from protoocc.inference import default_device, predict_keyframe, reader_for
 from protoocc.metrics import Confusion
+from protoocc.network import Network
 from protoocc.prototype_colors import prototype_colors
 from protoocc.view import SampleView, render_sample, sample_title, write_png
 from schemas.errors import ConfigError
 
 
-def draw_split(
+def draw(
     shards: Path,
     split: str,
     out: Path,
@@ -38,7 +39,7 @@ def draw_split(
         out: folder of the pictures; `<scene>-<frame>.png`.
         checkpoint: checkpoint or run folder; without one only the ground truth is drawn.
         count: how many samples; all if the split has fewer.
-        prototypes: also draw the nearest prototype of each feature cell; needs a checkpoint with prototype mapping.
+        prototypes: also draw the nearest prototype of each feature cell; needs a network that has some.
         on_progress: called with finished and total pictures.
 
     Returns:
@@ -46,7 +47,7 @@ def draw_split(
 
     Raises:
         CheckpointError: unreadable or inconsistent checkpoint.
-        ConfigError: its grid or classes are not those of the shards, or it has no prototypes to draw.
+        ConfigError: its grid or class table is not that of the shards, or it has no prototypes to draw.
         DataError: shards are missing or damaged, or the disk is full.
     """
     opened = open_shards(shards, split)
@@ -80,18 +81,23 @@ def _views(
         for index in chosen:
             yield index, _sample_view(opened, index, dataset[index], None)
         return
-    model, config = load_model(checkpoint)
-    check_grid(config, opened)
-    if prototypes and not config.model.prototype_mapping:
-        raise ConfigError(f"{checkpoint} was trained without prototype mapping: there are no prototypes to draw")
-    device = default_device()
-    model = model.to(device)
-    dataset = ShardDataset(opened, frames=config.model.frames, interval=config.model.frame_interval)
+    network, config = load_network(checkpoint)
+    check_shards(config, opened)
+    network = network.to(default_device())
+    dataset = reader_for(config.model, opened)
     for index in chosen:
         keyframe = dataset[index]
-        batch = collate([keyframe]).to(device)
-        view = _sample_view(opened, index, keyframe, model.predict(batch)[0].cpu().numpy())
-        yield index, dataclasses.replace(view, prototypes=prototype_colors(model, batch) if prototypes else None)
+        colors = _prototype_colors(network, keyframe, checkpoint) if prototypes else None
+        view = _sample_view(opened, index, keyframe, predict_keyframe(network, keyframe))
+        yield index, dataclasses.replace(view, prototypes=colors)
+
+
+def _prototype_colors(network: Network, keyframe: Keyframe, checkpoint: Path) -> UInt8[np.ndarray, "V h w 3"]:
+    with torch.no_grad():
+        found = network.image_prototypes(collate([keyframe]).to(next(network.parameters()).device))
+    if found is None:
+        raise ConfigError(f"{checkpoint} was trained without prototype mapping: there are no prototypes to draw")
+    return prototype_colors(found)
 
 
 def _sample_view(
@@ -101,12 +107,14 @@ def _sample_view(
     visible = keyframe.mask_camera != 0
     scores = {}
     if prediction is not None:
-        confusion = Confusion()
+        confusion = Confusion(dataset.classes)
         confusion.add(prediction, keyframe.semantics, visible)
-        scores = {"mIoU": confusion.scores().miou, "IoU": confusion.scores().iou}
+        found = confusion.scores()
+        scores = {"mIoU": found.miou, "IoU": found.iou}
     return SampleView(
         images=keyframe.images,
         cameras=dataset.cameras,
+        classes=dataset.classes,
         segment_id=keyframe.segment_id,
         semantics=keyframe.semantics,
         mask_camera=visible,

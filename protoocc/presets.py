@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from protoocc import model
+from protoocc.ablations import ABLATIONS
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from protoocc.losses.config import LossConfig
-from protoocc.model.config import ModelConfig
+from protoocc.network import NetworkConfig
+from schemas.classes import OCC3D
+from schemas.errors import ConfigError
+from schemas.settings import override
 
-DEMO_CLASS_WEIGHTS: Final = (4.0, 3.0, 4.0, 3.0, 2.5, 3.5, 4.0, 3.5, 6.0, 3.5, 2.5, 1.0, 3.0, 1.5, 1.5, 2.0, 2.0, 1.0)
+DEMO_CLASS_WEIGHTS: Final = {
+    "others": 4.0,
+    "barrier": 3.0,
+    "bicycle": 4.0,
+    "bus": 3.0,
+    "car": 2.5,
+    "construction_vehicle": 3.5,
+    "motorcycle": 4.0,
+    "pedestrian": 3.5,
+    "traffic_cone": 6.0,
+    "trailer": 3.5,
+    "truck": 2.5,
+    "driveable_surface": 1.0,
+    "other_flat": 3.0,
+    "sidewalk": 1.5,
+    "terrain": 1.5,
+    "manmade": 2.0,
+    "vegetation": 2.0,
+    "free": 1.0,
+}
 """Rare things count more, the road as much as free space: higher weights find more things and invent still more."""
 
 
@@ -22,7 +45,7 @@ def demo() -> TrainConfig:
             lambda_lovasz=10.0,
             lambda_cls=1.0,
             lambda_cons=10.0,
-            class_weights=DEMO_CLASS_WEIGHTS,
+            class_weights=tuple(DEMO_CLASS_WEIGHTS[name] for name in OCC3D.names),
             supervised_voxels=20_000,
             consistency_voxels=10_000,
         ),
@@ -33,7 +56,7 @@ def demo() -> TrainConfig:
     )
 
 
-def published(network: ModelConfig) -> TrainConfig:
+def published(network: NetworkConfig) -> TrainConfig:
     """Settings of section 4.1 for one of the paper's networks: 12 epochs, 8 samples a step."""
     return TrainConfig(
         model=network,
@@ -58,3 +81,22 @@ PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "bevformer-tiny": lambda: published(model.bevformer_tiny()),
 }
 """Presets by the name that the command line takes."""
+
+
+def read_preset(name: str, changes: Sequence[str] = (), *, ablation: str | None = None) -> TrainConfig:
+    """Complete settings of a preset with some fields changed.
+
+    Args:
+        name: key of `PRESETS`.
+        changes: `path=value`, such as `optimizer.lr=1e-3`; they come after those of the ablation.
+        ablation: key of `protoocc.ablations.ABLATIONS`.
+
+    Raises:
+        ConfigError: no such preset, ablation or field (names the known ones), or a value that a field does not take.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"no preset '{name}': expected one of {', '.join(PRESETS)}")
+    if ablation is not None and ablation not in ABLATIONS:
+        raise ConfigError(f"no ablation '{ablation}': expected one of {', '.join(ABLATIONS)}")
+    row = ABLATIONS[ablation].changes if ablation is not None else ()
+    return override(PRESETS[name](), [*row, *changes])

@@ -8,34 +8,21 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from protoocc.batch import Batch
-from protoocc.model import ProtoOcc
-from protoocc.model.backbone import padded_size
-from protoocc.model.prototypes import cluster
+from protoocc.network import ImagePrototypes
 
 
-@torch.no_grad()
-def prototype_colors(model: ProtoOcc, batch: Batch) -> UInt8[np.ndarray, "V h w 3"]:
-    """Colours of the cells of the clustering map of one sample, without the padding.
+def prototype_colors(found: ImagePrototypes) -> UInt8[np.ndarray, "V h w 3"]:
+    """Colour of each image cell, that of its most similar prototype.
 
     Prototypes alike have colours alike: red, green and blue are the three main axes along which the prototypes of all
     cameras differ.
-
-    Args:
-        model: in evaluation mode, on the batch's device.
-        batch: one sample.
     """
-    config, images = model.config, batch.images[0]
-    features = model.image_features(images)[config.strides.index(config.clustering_stride)]
-    prototypes = cluster(features, config.prototype_cell, config.clustering_iterations)
+    features, prototypes = found.features, found.prototypes
     directions = functional.normalize(features.flatten(2).mT, dim=-1)
     nearest = (directions @ functional.normalize(prototypes, dim=-1).mT).argmax(-1)
     shades = _main_axes(prototypes.flatten(0, 1)).unflatten(0, prototypes.shape[:2])
     cells = torch.stack([shade[index] for shade, index in zip(shades, nearest, strict=True)])
-    height, width = images.shape[-2:]
-    rows, columns = padded_size(height, width)
     shown = cells.unflatten(1, features.shape[-2:])
-    shown = shown[:, : -(-features.shape[-2] * height // rows), : -(-features.shape[-1] * width // columns)]
     colors: UInt8[np.ndarray, "V h w 3"] = (255 * shown).round().to(torch.uint8).cpu().numpy()
     return colors
 

@@ -15,10 +15,10 @@ from protoocc.batch import Batch
 from protoocc.checkpoint import STATE, WEIGHTS, list_checkpoints, load_state, load_weights, save_checkpoint
 from protoocc.compatibility import check_training
 from protoocc.config import TrainConfig
-from protoocc.data import EpochSampler, ShardDataset, ShardSet, make_loader, open_shards
-from protoocc.inference import default_device
+from protoocc.data import EpochSampler, ShardSet, make_loader, open_shards
+from protoocc.hosts import build_network
+from protoocc.inference import default_device, reader_for
 from protoocc.losses import choose_voxels, compute_losses
-from protoocc.model import ProtoOcc
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
 from protoocc.run_folder import RunLog, open_run, read_metrics
 from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
@@ -41,7 +41,7 @@ def train(
     """Trains one network on one process and stores it in a run folder.
 
     Args:
-        config: complete settings.
+        config: complete settings; the class table of the shards takes the place of its own.
         shards: folder of `protoocc pack`.
         out: run folder: config.json, metrics.jsonl, tensorboard/, checkpoints/.
         resume: continue from the last checkpoint in ``out``, if there is one.
@@ -57,6 +57,7 @@ def train(
     started = time.monotonic()
     device = device or default_device()
     split = open_shards(shards, config.data.split)
+    config = config.model_copy(update={"classes": split.dataset.classes})
     check_training(config, split)
     open_run(out, config, resume=resume)
     with _reproducible(config.seed, device):
@@ -82,14 +83,13 @@ class _Run:
         self.config, self.shards, self.device = config, shards, device
         self.steps = config.schedule.steps or _epoch_steps(config, len(shards.samples))
         self.step = 0
-        self.model = ProtoOcc(config.model).to(device).train()
+        self.model = build_network(config.model).to(device).train()
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.sampler = EpochSampler(len(shards.samples), config.data.batch_size, seed=config.seed)
 
     def loop(self, out: Path, on_step: Callable[[StepReport], None]) -> Path:
         """Runs to the last step; returns the last checkpoint."""
-        network = self.config.model
-        dataset = ShardDataset(self.shards, frames=network.frames, interval=network.frame_interval)
+        dataset = reader_for(self.config.model, self.shards)
         workers = self.config.data.workers
         loader = make_loader(dataset, self.sampler, workers=workers, pin_memory=self.device.type == "cuda")
         log = RunLog(out, first_step=self.step + 1)
@@ -132,7 +132,7 @@ class _Run:
         """One optimiser step; returns the losses."""
         tokens = batch.tokens
         batch = batch.to(self.device)
-        choice = choose_voxels(batch, self.config.loss)
+        choice = choose_voxels(batch, self.config.loss, self.config.classes)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(batch, choice.all)
         losses = compute_losses(output, batch, choice, self.config.loss)

@@ -7,20 +7,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
+def release() -> str:
+    """Version of the installed distribution, ``0`` where none is."""
+    try:
+        return version("protoocc")
+    except PackageNotFoundError:
+        return "0"
+
+
 def code_version() -> str:
     """Release and commit, such as ``0.1.0+1a2b3c4d5e6f`` or, with local changes, ``0.1.0+1a2b3c4d5e6f-dirty``.
 
     Without git, or for a copy that is not under version control, only the release.
     """
-    try:
-        release = version("protoocc")
-    except PackageNotFoundError:
-        release = "0"
-    here = Path(__file__)
+    here, number = Path(__file__), release()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
-        return release
+        return number
     commit = _git(here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-    return release if commit is None else f"{release}+{commit}"
+    return number if commit is None else f"{number}+{commit}"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -3,8 +3,9 @@
 Axis letters: B batch, V camera (view), C channel, H W image rows and columns, X Y Z voxels, N points.
 
 Frames, all right-handed, metres:
-    ego     the vehicle at the time of the LIDAR_TOP keyframe: x forward, y left, z up (Occ3D labels live here)
-    lidar   the LIDAR_TOP sensor; camera: x right, y down, z forward; global: the map
+    ego     the vehicle at the time of the LiDAR keyframe: x forward, y left, z up (Occ3D labels live here); in logs of
+            cameras alone, at the time of the image nearest to the keyframe's
+    lidar   the LiDAR itself; camera: x right, y down, z forward; global: the map
     A pose is named ``dst_from_src`` and is a 4x4 float64 matrix; inner names of a product must meet.
 
 Image coordinates (u right, v down) are continuous: (0, 0) is the outer corner of the first pixel, pixel i covers

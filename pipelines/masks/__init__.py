@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from pipelines.masks.config import SamConfig, SeedsConfig
 from pipelines.masks.label_map import to_network_image
 from pipelines.masks.sam import sam_segmenter
 from pipelines.masks.sam_checkpoint import find_checkpoint
+from pipelines.masks.sam_workers import sam_scheduler
 from pipelines.masks.seeds import require_ximgproc, seeds_segmenter
-from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, read_manifest, run_stage, units_of
+from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, fingerprint, run_stage, units_of
 from pipelines.zarr_io import create_store, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord, read_index, read_records
+from schemas.workfolder import WorkFolder
 
-__all__ = ["SamConfig", "SeedsConfig", "make_masks", "masks_store"]
+__all__ = ["SamConfig", "SeedsConfig", "make_masks", "masks_stage"]
 
 UNIT_SIZE = {"seeds": 16, "sam": 4}
 """Keyframes per task: a few seconds with SEEDS, some minutes with Segment Anything on a GPU."""
@@ -34,11 +37,6 @@ Segmenter = Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "H W"]]
 def generator_name(generator: SeedsConfig | SamConfig) -> str:
     """`seeds` or `sam`."""
     return "seeds" if isinstance(generator, SeedsConfig) else "sam"
-
-
-def masks_store(work: Path, generator: SeedsConfig | SamConfig) -> Path:
-    """Folder of the store: ``work/masks-seeds.zarr`` or ``work/masks-sam.zarr``."""
-    return work / f"masks-{generator_name(generator)}.zarr"
 
 
 def make_masks(dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamConfig, runtime: Runtime) -> StageSummary:
@@ -62,30 +60,32 @@ def make_masks(dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamCon
         CheckpointError: Segment Anything's weights are missing or of another size.
         StageError: an image is missing or truncated (names it), or every sample was dropped.
     """
-    entries = read_index(work / "records")
-    read_manifest(work / "records")
-    name = generator_name(generator)
-    height, width = dataset.image.shape
-    sizes = {"N": len(entries), "V": len(dataset.cameras), "H": height, "W": width}
-    stage = Stage(
-        name=f"masks-{name}",
-        folder=masks_store(work, generator),
-        config={
-            "cameras": list(dataset.cameras),
-            "image": dataset.image.model_dump(mode="json"),
-            "generator": name,
-            "settings": generator.model_dump(mode="json", exclude={"checkpoint"}),
-        },
-        inputs={"records": sha256_of([work / "records" / "manifest.json"]), **_fingerprint(generator)},
-        units=units_of(entries, UNIT_SIZE[name]),
-        work=partial(segment_unit, dataset, work, generator, runtime.on_error),
-        create=partial(create_store, kind="masks", sizes=sizes),
-    )
+    stage = masks_stage(dataset, WorkFolder(work), generator, runtime.on_error)
+    if isinstance(generator, SamConfig):
+        runtime = replace(runtime, scheduler=sam_scheduler(runtime.scheduler, generator))
     return run_stage(stage, runtime)
 
 
-def _fingerprint(generator: SeedsConfig | SamConfig) -> dict[str, str]:
-    """Checks what the generator needs, before anything is written."""
+def masks_stage(dataset: DatasetSpec, work: WorkFolder, generator: SeedsConfig | SamConfig, on_error: OnError) -> Stage:
+    """The stage that writes ``work/masks-<generator>.zarr``; raises as `make_masks` does before its first unit."""
+    entries = read_index(work.records)
+    name = generator_name(generator)
+    height, width = dataset.image.shape
+    sizes = {"N": len(entries), "V": len(dataset.cameras), "H": height, "W": width}
+    settings = generator.model_dump(mode="json", exclude={"checkpoint"})
+    return Stage(
+        name=f"masks-{name}",
+        folder=work.masks(name),
+        config={**dataset.image_settings(), "generator": name, "settings": settings},
+        inputs={"records": fingerprint(work.records), **_needs(generator)},
+        units=units_of(entries, UNIT_SIZE[name]),
+        work=partial(segment_unit, dataset, work, generator, on_error),
+        create=partial(create_store, kind="masks", sizes=sizes),
+    )
+
+
+def _needs(generator: SeedsConfig | SamConfig) -> dict[str, str]:
+    """Checks what the generator needs, before anything is written; returns the fingerprint of its weights."""
     if isinstance(generator, SeedsConfig):
         require_ximgproc()
         return {}
@@ -93,14 +93,14 @@ def _fingerprint(generator: SeedsConfig | SamConfig) -> dict[str, str]:
 
 
 def segment_unit(
-    dataset: DatasetSpec, work: Path, generator: SeedsConfig | SamConfig, on_error: OnError, unit: Unit
+    dataset: DatasetSpec, work: WorkFolder, generator: SeedsConfig | SamConfig, on_error: OnError, unit: Unit
 ) -> UnitReport:
     """Writes the rows of one unit.
 
     Raises:
         DataError: an image is missing or truncated and ``on_error`` is `fail`.
     """
-    records = read_records(work / "records", unit.entries)
+    records = read_records(work.records, unit.entries)
     segmenter = _segmenter(dataset, generator)
     dropped: dict[str, str] = {}
     counts = {"images": 0.0, "segments": 0.0, "outside_splits": 0.0}
@@ -116,7 +116,7 @@ def segment_unit(
                 raise
             dropped[record.token] = str(error)
             continue
-        write_record(masks_store(work, generator), entry.row, arrays)
+        write_record(work.masks(generator_name(generator)), entry.row, arrays)
         done += 1
         counts["images"] += len(dataset.cameras)
         counts["segments"] += float(arrays["segment_count"].sum())
@@ -148,7 +148,8 @@ def segment_record(
     ids: list[Any] = []
     totals: list[int] = []
     for channel in dataset.cameras:
-        labels = segmenter(read_image(dataset.root / record.cameras[channel].path, record.token))
-        ids.append(to_network_image(labels, dataset.image_of(channel)))
+        image = read_image(dataset.root / record.cameras[channel].path, record.token)
+        labels = segmenter(image)
+        ids.append(to_network_image(labels, dataset.image_of(channel), (image.shape[1], image.shape[0])))
         totals.append(int(labels.max()) + 1)
     return {"segment_id": np.stack(ids), "segment_count": np.array(totals, dtype=np.uint16)}

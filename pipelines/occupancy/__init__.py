@@ -10,6 +10,7 @@ from pipelines.files import sha256_of
 from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig, check_grid, read_imported
 from pipelines.occupancy.occ3d import Labels, label_file, read_labels
+from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from pipelines.zarr_io import create_store, write_record
@@ -25,6 +26,7 @@ __all__ = [
     "Occ3dConfig",
     "OccupancyConfig",
     "make_occupancy",
+    "occupancy_stage",
 ]
 
 OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig
@@ -49,19 +51,27 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
 
     Raises:
         DataError: `prepare` has not finished.
-        ConfigError: the folder was made with another configuration, or the source does not fit the grid.
+        ConfigError: the folder was made with another configuration, the source does not fit the grid, or it needs a
+            LiDAR and the dataset has none.
         StageError: samples are broken (names them), or all were dropped.
     """
+    return run_stage(occupancy_stage(dataset, work, source, runtime.on_error), runtime)
+
+
+def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, on_error: OnError) -> Stage:
+    """The stage that writes `work/occupancy.zarr`; raises as `make_occupancy` does before its first unit."""
+    if not isinstance(source, Occ3dConfig):
+        require_lidar(dataset, f"--source {source.kind}")
     _check_frame(dataset, source)
     entries = read_index(work / "records")
     folder = work / "occupancy.zarr"
     x, y, z = dataset.grid.shape
     label_unit: Callable[[Unit], UnitReport] = (
-        partial(_make_scene, dataset, work, runtime.on_error, source)
+        partial(_make_scene, dataset, work, on_error, source)
         if isinstance(source, LidarConfig)
-        else partial(_import_scene, partial(_read, dataset, source), work, runtime.on_error)
+        else partial(_import_scene, partial(_read, dataset, source), work, on_error)
     )
-    stage = Stage(
+    return Stage(
         name="occupancy",
         folder=folder,
         config={
@@ -75,7 +85,6 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
         work=label_unit,
         create=partial(create_store, kind="occupancy", sizes={"N": len(entries), "X": x, "Y": y, "Z": z}),
     )
-    return run_stage(stage, runtime)
 
 
 def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list[int]]:
@@ -120,11 +129,11 @@ def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: Lid
     records, wanted = _scene_records(work, unit)
     if not wanted:
         return UnitReport(done=0)
-    parts = read_scene(dataset, config, records, drop_broken=on_error == "drop")
+    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=on_error == "drop")
     counts: dict[str, float] = {}
     done = 0
-    for index, labels, sources in label_scene(parts, records, wanted):
+    for index, labels, sources in label_scene(accumulated, records, wanted):
         write_record(work / "occupancy.zarr", unit.entries[index].row, labels)
         counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
         done += 1
-    return UnitReport(done=done, dropped=dict(parts.broken), counts=counts)
+    return UnitReport(done=done, dropped=dict(accumulated.broken), counts=counts)

@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.first_hit import boxes_along, camera_rays, labels_along
-from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points
+from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points, require_lidar
 from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
@@ -98,8 +98,9 @@ def check_labels(
 
     Raises:
         DataError: the store is not finished or holds nothing, or a LiDAR file is broken.
-        ConfigError: the store's grid is not in the ego frame.
+        ConfigError: the store's grid is not in the ego frame, or the dataset has no LiDAR.
     """
+    require_lidar(dataset, "--check")
     if dataset.grid.frame != "ego":
         raise ConfigError(f"--check needs labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     task = partial(_check_scene, dataset, work, dropped_tokens(work))
@@ -141,13 +142,13 @@ def check_keyframe(
 
 def matter_of(dataset: DatasetSpec, record: SampleRecord) -> Float64[np.ndarray, "n 3"]:
     """Points of the keyframe's own sweep, ego frame, without the own vehicle's and, where labelled, noise."""
-    points_lidar = read_points(dataset, record.lidar, record.token)
-    points = transform_points(record.lidar.ego_from_lidar.matrix, points_lidar)
+    points_lidar = read_points(dataset, record.keyframe_sweep, record.token)
+    points = transform_points(record.keyframe_sweep.ego_from_lidar.matrix, points_lidar)
     corner = np.array(LidarConfig().ego_box_m)
     keep = ~np.all((points >= corner[:3]) & (points <= corner[3:]), axis=1)
-    if record.lidar.labels_path is not None:
+    if record.keyframe_sweep.labels_path is not None:
         table = class_of_index(dataset)
-        keep &= read_point_labels(dataset, record.lidar, record.token, table, len(points)) != NOT_MATTER
+        keep &= read_point_labels(dataset, record.keyframe_sweep, record.token, table, len(points)) != NOT_MATTER
     return points[keep]
 
 

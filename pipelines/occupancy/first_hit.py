@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from pipelines.raycast import first_hits
 from schemas.classes import FREE
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import BoxRecord, SampleRecord
+from schemas.voxels.first_hit import first_hits
 
 _CORNERS: Final = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
 _NEAR_M: Final = 0.1
@@ -62,9 +62,9 @@ def labels_along(
         directions: (R, 3) unit vectors, frame of the grid.
     """
     start = (origin - np.array(grid.minimum_m)) / grid.voxel_size_m
-    cells, distances = first_hits(semantics != FREE, start, directions)
-    labels = np.where(cells[:, 0] >= 0, semantics[tuple(cells.T)], np.uint8(FREE))
-    return labels, distances * grid.voxel_size_m
+    hits = first_hits(semantics != FREE, start[None], directions)
+    labels = np.where(hits.is_hit, semantics[tuple(np.moveaxis(hits.voxels, -1, 0))], np.uint8(FREE))
+    return labels[0], np.where(hits.is_hit, hits.enters, np.inf)[0] * grid.voxel_size_m
 
 
 def boxes_along(

@@ -1,4 +1,4 @@
-"""Labels of one keyframe from the scene's chunks and objects: votes, LiDAR visibility, camera visibility."""
+"""Labels of one keyframe from accumulated sweeps and objects: votes, LiDAR visibility, camera visibility."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
-from pipelines.occupancy.chunks import Chunk, Rays
+from pipelines.occupancy.accumulation import SweepGroup
+from pipelines.occupancy.carving import CarveLimits, Segments, count_passes
 from pipelines.occupancy.completion import ground_votes, is_ground_class, parts_of_columns
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import MapMask
@@ -16,12 +17,11 @@ from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.occupancy.votes import count_sources, elect, gather_points
-from pipelines.raycast import CarveLimits, count_passes
-from pipelines.sight import View, see_voxels
 from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
-from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
+from schemas.geometry import VoxelGrid, invert_rigid, transform_points
 from schemas.records import SampleRecord
+from schemas.voxels.visibility import View, see_voxels
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Scene:
 
 
 def label_frame(
-    scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], rise_m: float, images: Mapping[str, ClassImage]
+    scene: Scene, record: SampleRecord, groups: Sequence[SweepGroup], drift_m: float, images: Mapping[str, ClassImage]
 ) -> tuple[Labels, dict[str, float]]:
     """Occupancy of one keyframe.
 
     Args:
         scene: shared by all frames.
         record: the keyframe.
-        chunks: static matter near it in time.
-        rise_m: height of the vehicle that its pose misses, contained in the positions of ``chunks``.
+        groups: static matter near it in time.
+        drift_m: height of the vehicle that its pose misses, contained in the positions of ``groups``.
         images: classes of the pixels of each camera, read if `LidarConfig.image_labels` is set.
 
     Returns:
@@ -54,20 +54,19 @@ def label_frame(
         number of occupied voxels by what their class rests on.
     """
     grid, config = scene.dataset.grid, scene.config
-    voxel_from_anchor = grid.voxel_from_metres @ invert_rigid(record.global_from_ego)
-    voxel_from_anchor = voxel_from_anchor @ _shift(scene.anchor_m - np.array([0.0, 0.0, rise_m]))
-    points = gather_points(grid, record, chunks, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles)
+    voxel_from_anchor = place_anchor(scene, record, drift_m)
+    points = gather_points(grid, record, groups, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles)
     hit = points.counts > config.occupied_above
     reach_voxels = config.fill_ground_m / grid.voxel_size_m
     border = _border_voxels(scene.mask, grid, np.linalg.inv(voxel_from_anchor))
     ground = ground_votes(points.static, points.static_labels, border, grid.shape, reach_voxels)
     semantics = elect(points, ground, hit | (points.mirrored > config.occupied_above))
     passes = np.zeros(grid.shape, dtype=np.int32)
-    for chunk in chunks:
-        _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
+    for group in groups:
+        _carve(passes, group, voxel_from_anchor, config, grid.voxel_size_m)
     if config.fill_surfaces:
         semantics = fill_surfaces(semantics, passes > config.free_above, points.things, points.thing_votes)
-    views = _views(record, scene.dataset.cameras)
+    views = camera_views(record, scene.dataset.cameras)
     refuted = _refuted(scene, semantics, views, images)
     semantics[refuted] = FREE
     observed = hit | (passes > np.where(semantics == FREE, config.free_above, 0))
@@ -97,10 +96,11 @@ def _refuted(
     )
 
 
-def _shift(offset_m: Float64[np.ndarray, " 3"]) -> Pose:
-    pose = np.eye(4)
-    pose[:3, 3] = offset_m
-    return pose
+def place_anchor(scene: Scene, record: SampleRecord, drift_m: float) -> Float64[np.ndarray, "4 4"]:
+    """4x4 from metres around the scene's anchor to the voxels of a keyframe, whose vehicle is ``drift_m`` too low."""
+    global_from_anchor = np.eye(4)
+    global_from_anchor[:3, 3] = scene.anchor_m - np.array([0.0, 0.0, drift_m])
+    return scene.dataset.grid.voxel_from_metres @ invert_rigid(record.global_from_ego) @ global_from_anchor
 
 
 def _border_voxels(
@@ -116,34 +116,43 @@ def _border_voxels(
 
 def _carve(
     passes: Int32[np.ndarray, "X Y Z"],
-    chunk: Chunk,
+    group: SweepGroup,
     voxel_from_anchor: Float64[np.ndarray, "4 4"],
     config: LidarConfig,
     voxel_size_m: float,
 ) -> None:
-    """Adds one chunk's rays to the count of passes."""
-    rays: Rays = chunk.rays
-    origins = rays.origins @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
-    ends = rays.ends @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
-    on_ground = is_ground_class(chunk.labels)[rays.cell_of] & (rays.cell_of >= 0)
-    keep = np.ones(len(ends), dtype=bool)
-    if not config.far_rays:
-        keep = np.all((ends >= 0) & (ends < np.array(passes.shape)), axis=1)
+    """Adds one group's rays to the count of passes."""
+    rays = group.rays
+    segments, keep = carving_segments(group, voxel_from_anchor, passes.shape, far_rays=config.far_rays)
+    on_ground = is_ground_class(group.labels)[rays.cell_of] & (rays.cell_of >= 0)
     limits = CarveLimits(
         config.ignore_ends_m / voxel_size_m,
         config.ignore_above_road_m / voxel_size_m,
         config.stop_before_hit_m / voxel_size_m,
     )
-    count_passes(
-        passes,
-        (origins, rays.origin_of[keep], ends[keep]),
-        weights=rays.weights[keep],
-        on_ground=on_ground[keep],
-        limits=limits,
+    count_passes(passes, segments, weights=rays.weights[keep], on_ground=on_ground[keep], limits=limits)
+
+
+def carving_segments(
+    group: SweepGroup, voxel_from_anchor: Float64[np.ndarray, "4 4"], shape: tuple[int, ...], *, far_rays: bool
+) -> tuple[Segments, Bool[np.ndarray, " r"]]:
+    """Rays of a group that free voxels of a keyframe, and which of its rays they are.
+
+    Args:
+        group: whose rays are cast.
+        voxel_from_anchor: 4x4 to the voxels of the keyframe.
+        shape: voxels along x, y, z.
+        far_rays: see `LidarConfig.far_rays`.
+    """
+    origins, ends = (
+        places @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
+        for places in (group.rays.origins, group.rays.ends)
     )
+    keep = np.ones(len(ends), dtype=bool) if far_rays else np.all((ends >= 0) & (ends < np.array(shape)), axis=1)
+    return Segments(origins, group.rays.origin_of[keep], ends[keep]), keep
 
 
-def _views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:
+def camera_views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:
     """The keyframe's cameras, each at its own exposure."""
     views = {}
     for channel in cameras:

@@ -10,14 +10,14 @@ from typing import Final
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64
 from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from pipelines.occupancy.png_rows import PngError, grey_png_size, read_png_rows
 from schemas.errors import DataError
 from schemas.geometry import Pose
+from schemas.records import PREPARE_AGAIN, MapWindow
 
 BORDER_STRETCH: Final = 5.0
 """How much more differences in the distance to the driveable area's border count when the nearest ground is looked for:
@@ -29,8 +29,6 @@ _SLOPE: Final = 0.08
 _BUMP_M: Final = 0.25
 """A cell that lies this much above its smooth surroundings shows no ground."""
 _SMOOTH_CELLS: Final = 1.5
-_MASK_PIXEL_M: Final = 0.1
-_MASK_THRESHOLD: Final = 127
 _BORDER_M: Final = 10.0
 """Distances to the border of the driveable area are not told apart beyond."""
 
@@ -110,10 +108,12 @@ class MapMask:
 
     corner_m: Float64[np.ndarray, " 2"]
     inside: Bool[np.ndarray, "h w"]
+    pixel_m: float
+    """Edge of a pixel."""
 
     def holds(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
         """Whether each point lies over the mask."""
-        pixel = np.floor((points[:, :2] - self.corner_m) / _MASK_PIXEL_M).astype(np.int64)
+        pixel = np.floor((points[:, :2] - self.corner_m) / self.pixel_m).astype(np.int64)
         known = np.all((pixel >= 0) & (pixel < np.array(self.inside.shape[::-1])), axis=1)
         result = np.zeros(len(points), dtype=bool)
         result[known] = self.inside[pixel[known, 1], pixel[known, 0]]
@@ -123,47 +123,30 @@ class MapMask:
     def _border_m(self) -> Float32[np.ndarray, "h w"]:
         sides = (self.inside.astype(np.uint8), (~self.inside).astype(np.uint8))
         within, beyond = (cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_5) for side in sides)
-        return np.clip((within - beyond) * np.float32(_MASK_PIXEL_M), -_BORDER_M, _BORDER_M)
+        return np.clip((within - beyond) * np.float32(self.pixel_m), -_BORDER_M, _BORDER_M)
 
     def border_distance(self, points: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, " n"]:
         """Distance of each point to the border of the driveable area: metres, positive within it, -10 .. 10."""
-        pixel = np.floor((points[:, :2] - self.corner_m) / _MASK_PIXEL_M).astype(np.int64)
+        pixel = np.floor((points[:, :2] - self.corner_m) / self.pixel_m).astype(np.int64)
         column, row = np.clip(pixel, 0, np.array(self.inside.shape[::-1]) - 1).T
         return np.asarray(self._border_m[row, column])
 
 
-def read_map_mask(path: Path, places_m: Float64[np.ndarray, "k 3"], anchor_m: Float64[np.ndarray, " 3"]) -> MapMask:
-    """Reads a nuScenes map mask around a drive.
+def read_map_mask(folder: Path, window: MapWindow, anchor_m: Float64[np.ndarray, " 3"]) -> MapMask:
+    """Reads the map around a scene, as `prepare` cut it out.
 
     Args:
-        path: PNG, 0.1 m per pixel; the lower left corner of the image is the map's origin.
-        places_m: (K, 3) vehicle positions, global frame.
+        folder: the records folder.
+        window: file and place of the image.
         anchor_m: what the result's positions are relative to, global frame.
 
     Raises:
         DataError: the file is missing or no image.
     """
-    low = np.floor((places_m[:, :2].min(axis=0) - 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
-    high = np.ceil((places_m[:, :2].max(axis=0) + 2 * _REACH_M) / _MASK_PIXEL_M).astype(int)
+    path = folder / window.path
     try:
-        size = grey_png_size(path)
-        if size is None:
-            window, low = _cut_any_image(path, low, high)
-        else:
-            low, high = np.maximum(low, 0), np.minimum(high, size)
-            (left, bottom), (right, top) = low.tolist(), high.tolist()
-            window = read_png_rows(path, (size[1] - top, size[1] - bottom), (left, right))
-    except (OSError, UnidentifiedImageError, SyntaxError, PngError) as error:
-        raise DataError(f"{path}: map mask is missing or no whole image ({error}); copy it again") from error
-    return MapMask(low * _MASK_PIXEL_M - anchor_m[:2], window[::-1] > _MASK_THRESHOLD)
-
-
-def _cut_any_image(
-    path: Path, low: Int64[np.ndarray, " 2"], high: Int64[np.ndarray, " 2"]
-) -> tuple[UInt8[np.ndarray, "h w"], Int64[np.ndarray, " 2"]]:
-    """Grey window of an image of any kind, which is decoded whole, and its lower left corner, pixels."""
-    Image.MAX_IMAGE_PIXELS = None  # masks of nuScenes hold up to 1.2e9 pixels, more than PIL takes by default
-    with Image.open(path) as image:
-        low, high = np.maximum(low, 0), np.minimum(high, image.size)
-        cut = image.crop((low[0], image.height - high[1], high[0], image.height - low[1])).convert("L")
-    return np.asarray(cut), low
+        with Image.open(path) as image:
+            inside = np.asarray(image.convert("1"), dtype=bool)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{path}: map window is missing or no whole image ({error}). {PREPARE_AGAIN}") from error
+    return MapMask(np.array(window.corner_m) - anchor_m[:2], inside[::-1], window.pixel_m)

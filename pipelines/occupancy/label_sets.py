@@ -48,7 +48,7 @@ class LabelSet:
 
 
 def _surroundocc_path(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> Path:
-    name = f"{Path(record.lidar.path).name}.npy"
+    name = f"{Path(record.keyframe_sweep.path).name}.npy"
     return folder / "samples" / name if (folder / "samples").is_dir() else folder / name
 
 
@@ -58,7 +58,7 @@ def _openoccupancy_path(folder: Path, dataset: DatasetSpec, record: SampleRecord
         token = next(row["token"] for row in json.loads(path.read_bytes()) if row["name"] == record.scene)
     except (OSError, ValueError, KeyError, StopIteration) as error:
         raise DataError(f"{path} does not tell the token of {record.scene} ({error!r}); restore the table") from error
-    return folder / f"scene_{token}" / "occupancy" / f"{record.lidar.token}.npy"
+    return folder / f"scene_{token}" / "occupancy" / f"{record.keyframe_sweep.token}.npy"
 
 
 LABEL_SETS: Final[Mapping[str, LabelSet]] = {
@@ -108,7 +108,9 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
     path = label_set.path_of(config.labels, dataset, record)
     semantics = _fill(label_set, _read_rows(path, record.token), f"{path} (sample {record.token})")
     if dataset.grid != label_set.grid:
-        semantics = resample(semantics, label_set.grid, dataset.grid, ego_from_lidar=record.lidar.ego_from_lidar.matrix)
+        semantics = resample(
+            semantics, label_set.grid, dataset.grid, ego_from_lidar=record.keyframe_sweep.ego_from_lidar.matrix
+        )
     known = (semantics != IGNORED).astype(np.uint8)
     return {"semantics": semantics, "mask_lidar": known, "mask_camera": known}
 

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8, UInt16
 
+from pipelines.occupancy.carving import count_claims
 from pipelines.occupancy.completion import is_ground_class
 from pipelines.occupancy.config import ImageLabels
-from pipelines.raycast import count_claims
-from pipelines.sight import View, voxel_rays
 from schemas.classes import FREE
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
 from schemas.records import SampleRecord
+from schemas.voxels.visibility import View, voxel_rays
 
 _CLASS_STEP: Final = 2048
 """16-bit images hold class * 2048 + number of the thing, as generated worlds have them; 8-bit images the class."""
@@ -92,7 +92,7 @@ def refuted_voxels(
         grid: of ``semantics``.
         semantics: class of each voxel, 17 free, 255 unknown.
         views: cameras at their own exposures, and the classes of their pixels.
-        rays_per_voxel: density of the rays, as for visibility (`pipelines.sight.see_voxels`).
+        rays_per_voxel: density of the rays, as for visibility (`schemas.voxels.visibility.see_voxels`).
         min_rays: how many rays it takes.
 
     Source: Occ3D (arXiv 2304.14365), image-guided voxel refinement, which frees whatever a ray passes.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from scipy.spatial import cKDTree
 
-from pipelines.occupancy.chunks import Chunk
+from pipelines.occupancy.accumulation import SweepGroup
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import BORDER_STRETCH, Ground, MapMask
 from pipelines.occupancy.points import UNLABELLED
@@ -21,7 +21,7 @@ _NEAR_M = 0.1
 """Labelled cells nearer than about this weigh alike."""
 
 
-def spread_labels(chunks: Sequence[Chunk], config: LidarConfig, mask: MapMask | None = None) -> list[Chunk]:
+def spread_labels(groups: Sequence[SweepGroup], config: LidarConfig, mask: MapMask | None = None) -> list[SweepGroup]:
     """Gives every cell without a point label the class of its nearest labelled cells in the whole scene.
 
     Cells without a labelled cell within ``neighbour_radius_m`` become `IGNORED`; near ones weigh more, ties go
@@ -30,17 +30,17 @@ def spread_labels(chunks: Sequence[Chunk], config: LidarConfig, mask: MapMask | 
 
     Source: Occ3D (arXiv 2304.14365), section 3.3: labels of non-keyframe points from K nearest keyframe points.
     """
-    places = [_places(chunk.cells, mask) for chunk in chunks]
-    labels = np.concatenate([chunk.labels for chunk in chunks])
+    places = [_places(group.cells, mask) for group in groups]
+    labels = np.concatenate([group.labels for group in groups])
     known = labels != UNLABELLED
     tree = cKDTree(np.concatenate(places)[known])
     classes = np.append(labels[known], 17).astype(np.int64)
     result = []
-    for chunk, place in zip(chunks, places, strict=True):
-        unknown = chunk.labels == UNLABELLED
-        spread = chunk.labels.copy()
+    for group, place in zip(groups, places, strict=True):
+        unknown = group.labels == UNLABELLED
+        spread = group.labels.copy()
         spread[unknown] = _vote_of_neighbours(tree, classes, place[unknown], config)
-        result.append(replace(chunk, labels=spread))
+        result.append(replace(group, labels=spread))
     return result
 
 
@@ -62,15 +62,15 @@ def _vote_of_neighbours(
     return np.where(votes.any(axis=1), votes.argmax(axis=1), IGNORED).astype(np.uint8)
 
 
-def label_by_map(chunks: Sequence[Chunk], ground: Ground, mask: MapMask | None) -> list[Chunk]:
+def label_by_map(groups: Sequence[SweepGroup], ground: Ground, mask: MapMask | None) -> list[SweepGroup]:
     """Classes without any point labels: ground inside the map mask is driveable, all other static matter is ignored.
 
     Nothing here tells sidewalk from terrain or a wall from a hedge, so neither is guessed.
     """
     result = []
-    for chunk in chunks:
-        labels = np.full(len(chunk.cells), IGNORED, dtype=np.uint8)
+    for group in groups:
+        labels = np.full(len(group.cells), IGNORED, dtype=np.uint8)
         if mask is not None:
-            labels[ground.holds(chunk.cells) & mask.holds(chunk.cells)] = _DRIVEABLE
-        result.append(replace(chunk, labels=labels))
+            labels[ground.holds(group.cells) & mask.holds(group.cells)] = _DRIVEABLE
+        result.append(replace(group, labels=labels))
     return result

@@ -24,7 +24,7 @@ def dropped_tokens(work: Path) -> frozenset[str]:
     Raises:
         DataError: the store is not finished.
     """
-    return frozenset(read_manifest(work / "occupancy.zarr")["dropped"])
+    return frozenset(read_manifest(work / "occupancy.zarr").dropped)
 
 
 def each_scene(

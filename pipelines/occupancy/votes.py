@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
-from pipelines.occupancy.chunks import Chunk
+from pipelines.occupancy.accumulation import SweepGroup
 from pipelines.occupancy.completion import FIRST_GROUND, LAST_GROUND, is_ground_class
 from pipelines.occupancy.kernels import add_votes
 from schemas.classes import FREE, IGNORED, OCC3D_CLASSES
@@ -53,7 +53,7 @@ class Points:
 def gather_points(
     grid: VoxelGrid,
     record: SampleRecord,
-    chunks: Sequence[Chunk],
+    groups: Sequence[SweepGroup],
     objects: Mapping[str, Float32[np.ndarray, "_ 3"]],
     voxel_from_anchor: Float64[np.ndarray, "4 4"],
     *,
@@ -64,17 +64,17 @@ def gather_points(
     Args:
         grid: in the ego frame of ``record``.
         record: the keyframe; its boxes say where the objects are.
-        chunks: static matter near it in time.
+        groups: static matter near it in time.
         objects: points of each instance over the whole scene, metres, box frame.
-        voxel_from_anchor: from the positions of ``chunks`` to voxel units.
+        voxel_from_anchor: from the positions of ``groups`` to voxel units.
         mirror: whether vehicles have their points on both sides of their boxes' x axis.
     """
-    static = np.concatenate([transform_points(voxel_from_anchor, chunk.cells.astype(np.float64)) for chunk in chunks])
-    labels = np.concatenate([chunk.labels for chunk in chunks])
+    static = np.concatenate([transform_points(voxel_from_anchor, group.cells.astype(np.float64)) for group in groups])
+    labels = np.concatenate([group.labels for group in groups])
     slots = np.where(labels == IGNORED, np.uint8(_IGNORED_SLOT), labels)
     counts, mirrored, votes, moved = (np.zeros((*grid.shape, size), dtype=np.int32) for size in (1, 1, _SLOTS, _SLOTS))
     _vote(votes, static, slots)
-    weights = np.concatenate([chunk.weights for chunk in chunks])
+    weights = np.concatenate([group.weights for group in groups])
     add_votes(counts, static, np.eye(4), labels=np.zeros_like(slots), weights=weights)
     things = [static[~is_ground_class(labels)]]
     voxel_from_global = grid.voxel_from_metres @ invert_rigid(record.global_from_ego)

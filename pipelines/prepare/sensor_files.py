@@ -10,8 +10,8 @@ from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.errors import DataError
 from schemas.records import CameraRecord, LidarRecord, SampleRecord
 
-POINT_BYTES = 20
-"""float32 x, y, z, intensity, ring."""
+VALUE_BYTES = 4
+"""Points are float32."""
 JPEG_END = b"\xff\xd9"
 
 
@@ -27,7 +27,7 @@ def check_files(root: Path, record: SampleRecord) -> None:
     """
     for camera in record.cameras.values():
         _check_image(root / camera.path, camera, record.token)
-    for lidar in (record.lidar, *record.sweeps):
+    for lidar in (record.lidar, *record.sweeps) if record.lidar is not None else ():
         _check_points(root, lidar, record.token)
 
 
@@ -54,10 +54,11 @@ def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
 def _check_points(root: Path, lidar: LidarRecord, token: str) -> None:
     path = root / lidar.path
     num_bytes = _require(path, token)
-    if num_bytes == 0 or num_bytes % POINT_BYTES:
+    point_bytes = VALUE_BYTES * lidar.point_columns
+    if num_bytes == 0 or num_bytes % point_bytes:
         raise DataError(
-            f"sample {token}: {path} has {num_bytes} bytes, expected a multiple of {POINT_BYTES} above 0 "
-            f"(float32 x y z intensity ring). {_remedy()}"
+            f"sample {token}: {path} has {num_bytes} bytes, expected a multiple of {point_bytes} above 0 "
+            f"({lidar.point_columns} float32 per point). {_remedy()}"
         )
     if lidar.labels_path is None:
         return
@@ -65,9 +66,9 @@ def _check_points(root: Path, lidar: LidarRecord, token: str) -> None:
     num_labels = _require(labels, token)
     if labels.suffix == PANOPTIC_SUFFIX:
         num_labels = len(read_categories(labels, token))
-    if num_labels != num_bytes // POINT_BYTES:
+    if num_labels != num_bytes // point_bytes:
         raise DataError(
-            f"sample {token}: {labels} has {num_labels} labels, {path.name} has {num_bytes // POINT_BYTES} points. "
+            f"sample {token}: {labels} has {num_labels} labels, {path.name} has {num_bytes // point_bytes} points. "
             f"{_remedy()}"
         )
 

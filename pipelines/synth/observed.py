@@ -19,13 +19,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from pipelines.raycast import mark_passed
-from pipelines.sight import View, see_voxels
 from pipelines.synth.rig import CAMERAS, LIDAR, Mount, lidar_rays
 from pipelines.synth.sensors import Hits, Snapshot, is_returned
 from pipelines.synth.truth import Occupancy
 from schemas.classes import OCC3D
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, transform_points
+from schemas.voxels.visibility import View, mark_passed, see_voxels
 
 _RAYS_PER_VOXEL: Final = 1.5
 

@@ -26,11 +26,12 @@ from protoocc.bench.sampling import (
 from protoocc.bench.table3 import Rig, device_name
 from protoocc.model.backbone import padded_size
 from protoocc.model.deformable import Implementation, deformable_attention, fastest
+from protoocc.model.presets import panoocc_base, panoocc_small, panoocc_tiny
 from protoocc.model.projection import find_hits, query_centers
-from protoocc.presets import PRESETS
 from schemas.settings import Frozen
 
 Size = Literal["tiny", "small", "base"]
+PANOOCC: Final = {"tiny": panoocc_tiny, "small": panoocc_small, "base": panoocc_base}
 PEERS: Final = "padded"
 PEERS_FORM: Final = {"image": padded, "voxel": two_queues}
 IMAGE_SIZE: Final = (432, 800)
@@ -160,7 +161,7 @@ def measure_attention(
         rounds: interleaved rounds, after the differences have been taken, which warms up.
         on_progress: called with finished and total runs.
     """
-    config = PRESETS[f"panoocc-{size}"]().model
+    config = PANOOCC[size]()
     shape = padded_size(*IMAGE_SIZE)
     hits = find_hits(
         query_centers(config.grid, config.query_shape).reshape(-1, 1, 3),

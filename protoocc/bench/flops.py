@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from protoocc.model import ProtoOcc
+from protoocc.model import QueryNetwork
 from protoocc.model.projection import HitQueries
 
 
@@ -26,7 +26,7 @@ class _Rows:
         self.rows += arguments[0].numel() // arguments[0].shape[-1]
 
 
-def parameters(model: ProtoOcc) -> int:
+def parameters(model: QueryNetwork) -> int:
     """Parameters of the view transformation as Table 3 counts them: encoder, temporal fusion and the query table.
 
     The positional embedding and the two scalars of H stand outside, as the published figures show.
@@ -41,7 +41,7 @@ def _is_counted(name: str) -> bool:
 
 
 @torch.no_grad()
-def paper_flops(model: ProtoOcc, features: list[Tensor], hits: HitQueries, samples: int = 1) -> float:
+def paper_flops(model: QueryNetwork, features: list[Tensor], hits: HitQueries, samples: int = 1) -> float:
     """The view transformation in the paper's counting: twice the products of the encoder's linear layers.
 
     This rule gives the published 330, 1310 and 378 GFLOPs: hit queries are padded to the camera that hits most, and
@@ -77,7 +77,7 @@ def _counted_rows(module: nn.Module) -> Iterator[list[_Rows]]:
 
 
 @torch.no_grad()
-def true_flops(model: ProtoOcc, features: list[Tensor], hits: HitQueries, past: list[Tensor]) -> float:
+def true_flops(model: QueryNetwork, features: list[Tensor], hits: HitQueries, past: list[Tensor]) -> float:
     """What torch's flop counter finds in one run: all matrix products and convolutions, nothing padded."""
     with FlopCounterMode(display=False) as counter:
         view_transformation(model, features, hits, past)
@@ -85,7 +85,7 @@ def true_flops(model: ProtoOcc, features: list[Tensor], hits: HitQueries, past: 
 
 
 @torch.no_grad()
-def view_transformation(model: ProtoOcc, features: list[Tensor], hits: HitQueries, past: list[Tensor]) -> Tensor:
+def view_transformation(model: QueryNetwork, features: list[Tensor], hits: HitQueries, past: list[Tensor]) -> Tensor:
     """One frame through clustering, encoder and temporal fusion, as at test time, when earlier frames are kept.
 
     Args:

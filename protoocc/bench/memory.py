@@ -13,11 +13,13 @@ import torch
 
 from protoocc.batch import Batch
 from protoocc.config import TrainConfig
+from protoocc.hosts import build_network
 from protoocc.losses import choose_voxels, compute_losses
-from protoocc.model import ModelConfig, ProtoOcc
+from protoocc.network import NetworkConfig
 from protoocc.optimizer import make_optimizer
 from protoocc.presets import PRESETS
 from schemas.errors import SetupError
+from schemas.settings import override
 
 Matrices = list[list[list[float]]]
 """Calibration as plain numbers, which cross to another process without shared memory."""
@@ -69,7 +71,7 @@ def _measure(
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = PRESETS[preset]()
-    config = config.model_copy(update={"model": config.model.model_copy(update={"recompute": recompute})})
+    config = override(config, ["model.recompute=true"] if recompute else [])
     cameras = (torch.tensor(image_from_camera), torch.tensor(camera_from_ego))
     batch = _random_batch(config.model, cameras, image_size).to(device)
     try:
@@ -86,13 +88,13 @@ def _measure(
 
 def _step(config: TrainConfig, batch: Batch, device: torch.device) -> None:
     """One training step behind an empty one, after which AdamW holds its moments."""
-    model = ProtoOcc(config.model).to(device).train()
+    model = build_network(config.model).to(device).train()
     optimizer = make_optimizer(model, config.optimizer)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    choice = choose_voxels(batch, config.loss)
+    choice = choose_voxels(batch, config.loss, config.classes)
     losses = compute_losses(model(batch, choice.all), batch, choice, config.loss)
     torch.autograd.backward(losses["total"])
     optimizer.step()
@@ -106,7 +108,7 @@ def _die_first() -> None:
 
 
 def _random_batch(
-    config: ModelConfig, calibration: tuple[torch.Tensor, torch.Tensor], image_size: tuple[int, int]
+    config: NetworkConfig, calibration: tuple[torch.Tensor, torch.Tensor], image_size: tuple[int, int]
 ) -> Batch:
     """One sample of noise with a third of its voxels observed, as in real labels."""
     image_from_camera, camera_from_ego = calibration

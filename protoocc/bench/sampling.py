@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from protoocc.model.attention import start_offsets
-from protoocc.model.config import ModelConfig
+from protoocc.model.config import ProtoOccConfig
 from protoocc.model.projection import HitQueries
 
 Sizes = list[tuple[int, int]]
@@ -57,7 +57,7 @@ Prepared = tuple[Inputs, Callable[[Tensor], Tensor]]
 """Inputs in the form that an implementation wants, and the way back from its result to the rows of the original."""
 
 
-def image_inputs(config: ModelConfig, hits: HitQueries, padded_size: tuple[int, int]) -> Inputs:
+def image_inputs(config: ProtoOccConfig, hits: HitQueries, padded_size: tuple[int, int]) -> Inputs:
     """Cross attention of a rig's hit queries: offsets of an untrained layer plus noise of one cell, random weights.
 
     Args:
@@ -69,7 +69,7 @@ def image_inputs(config: ModelConfig, hits: HitQueries, padded_size: tuple[int, 
     return _around(config, sizes, hits.reference[:, :1].unsqueeze(1), (hits.counts, config.points))
 
 
-def voxel_inputs(config: ModelConfig) -> Inputs:
+def voxel_inputs(config: ProtoOccConfig) -> Inputs:
     """Self attention: each of the z slices is a map that all its h x w queries read, 2 x points around themselves."""
     height, width, depth = config.query_shape
     down, right = torch.meshgrid(
@@ -81,7 +81,7 @@ def voxel_inputs(config: ModelConfig) -> Inputs:
 
 
 def _around(
-    config: ModelConfig, sizes: Sizes, reference: Float[Tensor, "n 1 1 2"], rows: tuple[list[int], int]
+    config: ProtoOccConfig, sizes: Sizes, reference: Float[Tensor, "n 1 1 2"], rows: tuple[list[int], int]
 ) -> Inputs:
     """Points around a reference; ``rows`` are the rows of each map and the points per head and level."""
     counts, points = rows

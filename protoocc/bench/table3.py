@@ -14,7 +14,8 @@ from torch import Tensor
 
 from protoocc.bench.flops import paper_flops, parameters, true_flops, view_transformation
 from protoocc.bench.memory import training_memory_gb
-from protoocc.model import ProtoOcc
+from protoocc.hosts import build_network
+from protoocc.model import QueryNetwork
 from protoocc.model.backbone import padded_size
 from protoocc.model.projection import HitQueries
 from protoocc.presets import PRESETS
@@ -119,7 +120,7 @@ class _Network:
     """A network with everything that one frame needs."""
 
     case: Case
-    model: ProtoOcc
+    model: QueryNetwork
     features: list[Tensor]
     hits: HitQueries
     past: list[Tensor]
@@ -187,8 +188,10 @@ def measure_table3(
 
 def _build(case: Case, rig: Rig, device: torch.device) -> _Network:
     torch.manual_seed(0)
-    config = PRESETS[case.preset]().model
-    model = ProtoOcc(config).to(device).eval().requires_grad_(False)
+    model = build_network(PRESETS[case.preset]().model)
+    if not isinstance(model, QueryNetwork):
+        raise ConfigError(f"{case.preset} has no view transformation of voxel queries; table 3 cannot measure it")
+    config, model = model.config, model.to(device).eval().requires_grad_(False)
     hits = model.find_hits(
         case.image_size, rig.resized(case.image_size)[None].to(device), rig.camera_from_ego[None].to(device)
     )

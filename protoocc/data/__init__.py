@@ -1,6 +1,7 @@
 """Shards to batches: the checked index, decoded keyframes and the order in which training sees them."""
 
 from protoocc.data.dataset import ShardDataset, collate, make_loader
+from protoocc.data.decode import Keyframe
 from protoocc.data.sampler import EpochSampler
 from protoocc.data.shards import ShardSet, open_shards, read_shard_manifest
 from schemas.shards import DatasetInfo, Manifest, SampleEntry
@@ -8,6 +9,7 @@ from schemas.shards import DatasetInfo, Manifest, SampleEntry
 __all__ = [
     "DatasetInfo",
     "EpochSampler",
+    "Keyframe",
     "Manifest",
     "SampleEntry",
     "ShardDataset",

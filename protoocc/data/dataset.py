@@ -27,6 +27,7 @@ from protoocc.data.decode import (
 )
 from protoocc.data.shards import ShardSet
 from schemas.errors import DataError
+from schemas.shards import META_MEMBER, OCCUPANCY_MEMBER, image_member
 
 
 class ShardDataset(Dataset[Keyframe]):
@@ -56,7 +57,9 @@ class ShardDataset(Dataset[Keyframe]):
             DataError: a member is damaged; names shard and sample.
         """
         shard, sample = self.shards.samples[index]
-        keyframe = decode_keyframe(shard, sample, self._members(index), self.shards.dataset)
+        keyframe = decode_keyframe(
+            shard, sample, self._members(index, self.shards.manifest.extensions), self.shards.dataset
+        )
         if not self.steps:
             return keyframe
         views: dict[int, Views] = {index: keyframe}
@@ -81,7 +84,7 @@ class ShardDataset(Dataset[Keyframe]):
     def occupancy(self, index: int) -> dict[str, UInt8[np.ndarray, "X Y Z"]]:
         """Only the label arrays of one sample: semantics, mask_lidar, mask_camera."""
         shard, sample = self.shards.samples[index]
-        data = read_member(shard, sample, "occupancy.npz", self._descriptor(shard))
+        data = read_member(shard, sample, OCCUPANCY_MEMBER, self._descriptor(shard))
         return decode_occupancy(f"{shard}, sample {sample.key}", data, self.shards.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,12 +103,12 @@ class ShardDataset(Dataset[Keyframe]):
 
     def _views(self, index: int) -> Views:
         shard, sample = self.shards.samples[index]
-        return decode_views(shard, sample, self._members(index, ("jpg", "meta.json")), self.shards.dataset)
+        names = (*map(image_member, self.shards.dataset.cameras), META_MEMBER)
+        return decode_views(shard, sample, self._members(index, names), self.shards.dataset)
 
-    def _members(self, index: int, endings: tuple[str, ...] = ("",)) -> dict[str, bytes]:
+    def _members(self, index: int, names: Sequence[str]) -> dict[str, bytes]:
         shard, sample = self.shards.samples[index]
         descriptor = self._descriptor(shard)
-        names = [name for name in self.shards.manifest.extensions if name.endswith(endings)]
         return {name: read_member(shard, sample, name, descriptor) for name in names}
 
     def _descriptor(self, shard: Path) -> int:

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8, UInt16
 
 from protoocc.data.shards import PACK_AGAIN
+from protoocc.labels import check_labels
 from schemas.errors import DataError
-from schemas.shards import DatasetInfo, SampleEntry
-
-OCCUPANCY_ARRAYS = ("semantics", "mask_lidar", "mask_camera")
+from schemas.shards import MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, DatasetInfo, SampleEntry, image_member
+from schemas.store import OCCUPANCY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Keyframe(Views):
     Attributes:
         token: sample token.
         segment_id: pseudo mask of each pixel; None where the shards hold no masks.
-        semantics: class 0..17 or 255.
+        semantics: class of the shards' table, which may be unknown.
         mask_lidar: 1 = observed by the LiDAR.
         mask_camera: 1 = observed by a camera.
         past: images and calibration of earlier keyframes.
@@ -105,9 +105,9 @@ def decode_keyframe(shard: Path, sample: SampleEntry, members: Mapping[str, byte
     """
     where = f"{shard}, sample {sample.key}"
     images = _images(where, members, dataset)
-    segments = _segments(where, members["masks.png"], dataset) if "masks.png" in members else None
-    arrays = decode_occupancy(where, members["occupancy.npz"], dataset)
-    arrays |= _calibration(where, members["meta.json"], sample.token, dataset)
+    segments = _segments(where, members[MASKS_MEMBER], dataset) if MASKS_MEMBER in members else None
+    arrays = decode_occupancy(where, members[OCCUPANCY_MEMBER], dataset)
+    arrays |= _calibration(where, members[META_MEMBER], sample.token, dataset)
     return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
 
 
@@ -118,7 +118,7 @@ def decode_views(shard: Path, sample: SampleEntry, members: Mapping[str, bytes],
         DataError: a member is damaged or has another shape than the manifest says.
     """
     where = f"{shard}, sample {sample.key}"
-    calibration = _calibration(where, members["meta.json"], sample.token, dataset)
+    calibration = _calibration(where, members[META_MEMBER], sample.token, dataset)
     return Views(images=_images(where, members, dataset), **calibration)
 
 
@@ -139,26 +139,27 @@ def decode_occupancy(where: str, data: bytes, dataset: DatasetInfo) -> dict[str,
     Args:
         where: shard and sample, for messages.
         data: the file.
-        dataset: says the grid.
+        dataset: says the grid and the class table.
 
     Raises:
-        DataError: no npz, an array is missing, or it is not uint8 of the grid's shape.
+        DataError: no npz, an array is missing or not uint8 of the grid's shape, or a class is not in the table.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in OCCUPANCY_ARRAYS}
+            arrays = {spec.name: archive[spec.name] for spec in OCCUPANCY}
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{where}: occupancy.npz is damaged: {error}. {PACK_AGAIN}") from error
+        raise DataError(f"{where}: {OCCUPANCY_MEMBER} is damaged: {error}. {PACK_AGAIN}") from error
     for name, array in arrays.items():
         if array.shape != dataset.grid.shape or array.dtype != np.uint8:
             raise DataError(
                 f"{where}: '{name}' is {array.dtype} {array.shape}, the manifest says uint8 {dataset.grid.shape}"
             )
+    check_labels(f"{where}: 'semantics'", arrays["semantics"], dataset.classes, may_be_unknown=True)
     return arrays
 
 
 def _images(where: str, members: Mapping[str, bytes], dataset: DatasetInfo) -> UInt8[np.ndarray, "V H W 3"]:
-    return np.stack([_image(f"{where}, {name}", members[f"{name.lower()}.jpg"], dataset) for name in dataset.cameras])
+    return np.stack([_image(f"{where}, {name}", members[image_member(name)], dataset) for name in dataset.cameras])
 
 
 def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
@@ -170,10 +171,12 @@ def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "
 
 def _segments(where: str, data: bytes, dataset: DatasetInfo) -> UInt16[np.ndarray, "V H W"]:
     height, width = dataset.image_shape
-    segments = _imdecode(f"{where}, masks.png", data, cv2.IMREAD_UNCHANGED)
+    segments = _imdecode(f"{where}, {MASKS_MEMBER}", data, cv2.IMREAD_UNCHANGED)
     shape = (len(dataset.cameras), height, width)
     if segments.dtype != np.uint16 or segments.shape != (shape[0] * height, width):
-        raise DataError(f"{where}: masks.png is {segments.dtype} {segments.shape}, expected uint16 (V*H, W) of {shape}")
+        raise DataError(
+            f"{where}: {MASKS_MEMBER} is {segments.dtype} {segments.shape}, expected uint16 (V*H, W) of {shape}"
+        )
     return segments.reshape(shape)
 
 
@@ -190,7 +193,9 @@ def _imdecode(where: str, data: bytes, flags: int) -> np.ndarray:
 def _calibration(where: str, data: bytes, token: str, dataset: DatasetInfo) -> dict[str, np.ndarray]:
     meta = _meta(where, data)
     if meta.get("token") != token:
-        raise DataError(f"{where}: meta.json has token {meta.get('token')!r}, the index says {token!r}. {PACK_AGAIN}")
+        raise DataError(
+            f"{where}: {META_MEMBER} has token {meta.get('token')!r}, the index says {token!r}. {PACK_AGAIN}"
+        )
     cameras = len(dataset.cameras)
     return {
         "image_from_camera": _matrix(where, meta, "image_from_camera", (cameras, 3, 3)).astype(np.float32),
@@ -203,9 +208,9 @@ def _meta(where: str, data: bytes) -> dict[str, Any]:
     try:
         meta = json.loads(data)
     except ValueError as error:
-        raise DataError(f"{where}: meta.json is damaged: {error!r}. {PACK_AGAIN}") from error
+        raise DataError(f"{where}: {META_MEMBER} is damaged: {error!r}. {PACK_AGAIN}") from error
     if not isinstance(meta, dict):
-        raise DataError(f"{where}: meta.json is damaged: it holds no object. {PACK_AGAIN}")
+        raise DataError(f"{where}: {META_MEMBER} is damaged: it holds no object. {PACK_AGAIN}")
     return meta
 
 
@@ -213,7 +218,7 @@ def _matrix(where: str, meta: Mapping[str, Any], name: str, shape: tuple[int, ..
     try:
         matrix = np.array(meta[name], np.float64)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: meta.json is damaged: {error!r}. {PACK_AGAIN}") from error
+        raise DataError(f"{where}: {META_MEMBER} is damaged: {error!r}. {PACK_AGAIN}") from error
     if matrix.shape != shape or not np.isfinite(matrix).all():
         raise DataError(f"{where}: {name} has shape {matrix.shape} or is not finite, expected {shape}")
     return matrix

@@ -1,4 +1,4 @@
-"""The objective of ProtoOcc, equation (6): cross entropy, Lovasz, mask contrast and scene consistency."""
+"""The objective, equation (6): cross entropy, Lovasz, mask contrast and scene consistency."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from protoocc.losses.consistency import consistency_loss
 from protoocc.losses.contrastive import cell_segments, contrastive_loss
 from protoocc.losses.lovasz import lovasz_softmax
 from protoocc.losses.voxels import VoxelChoice, choose_voxels
-from protoocc.model import ProtoOccOutput
+from protoocc.network import NetworkOutput
 from schemas.errors import ConfigError, DataError
 
 __all__ = ["LossConfig", "VoxelChoice", "choose_voxels", "compute_losses"]
 
 
 def compute_losses(
-    output: ProtoOccOutput, batch: Batch, choice: VoxelChoice, config: LossConfig
+    output: NetworkOutput, batch: Batch, choice: VoxelChoice, config: LossConfig
 ) -> dict[str, Float[Tensor, ""]]:
     """All losses of one step.
 
@@ -90,8 +90,10 @@ def _precise(values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _mask_loss(output: ProtoOccOutput, batch: Batch, config: LossConfig) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    if output.pixel_features is None or output.pixel_seen is None or batch.segment_id is None:
+def _mask_loss(output: NetworkOutput, batch: Batch, config: LossConfig) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    if output.pixel_features is None or output.pixel_seen is None or output.pixel_stride is None:
+        raise ValueError("a network that gives pixel_features also gives pixel_seen and pixel_stride")
+    if batch.segment_id is None:
         raise DataError(f"samples {batch.tokens} have no pseudo masks; run `protoocc masks` and pack again")
     grid = (output.pixel_features.shape[2], output.pixel_features.shape[3])
     segments = cell_segments(batch.segment_id.flatten(0, 1), grid, output.pixel_stride)

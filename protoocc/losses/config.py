@@ -17,7 +17,7 @@ class LossConfig(Frozen):
     tau_cls: float = Field(0.1, gt=0, description="Temperature of the contrastive loss, equation (3).")
     tau_cons: float = Field(0.5, gt=0, description="Temperature that sharpens the mean distribution, equation (4).")
     class_weights: tuple[float, ...] | None = Field(
-        None, description="Weight of each class in the cross entropy, free space last; null: all 1."
+        None, description="Weight of each class in the cross entropy, by its index in the class table; null: all 1."
     )
     supervised_voxels: int | None = Field(
         None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from protoocc.batch import Batch
 from protoocc.losses.config import LossConfig
-from schemas.classes import IGNORED
+from schemas.classes import ClassTable
 from schemas.errors import DataError
 
 
@@ -33,7 +33,7 @@ class VoxelChoice:
         return torch.cat([self.supervised, self.consistency])
 
 
-def observed(batch: Batch) -> Bool[Tensor, "B X Y Z"]:
+def observed(batch: Batch, classes: ClassTable) -> Bool[Tensor, "B X Y Z"]:
     """Voxels that a camera observes and whose class is known.
 
     Raises:
@@ -41,22 +41,26 @@ def observed(batch: Batch) -> Bool[Tensor, "B X Y Z"]:
     """
     if batch.semantics is None or batch.mask_camera is None:
         raise DataError(f"samples {batch.tokens} have no semantics or mask_camera; train on shards packed with labels")
-    return batch.mask_camera & (batch.semantics != IGNORED)
+    return batch.mask_camera & (batch.semantics != classes.ignored)
 
 
-def choose_voxels(batch: Batch, config: LossConfig, generator: torch.Generator | None = None) -> VoxelChoice:
+def choose_voxels(
+    batch: Batch, config: LossConfig, classes: ClassTable, generator: torch.Generator | None = None
+) -> VoxelChoice:
     """Draws the voxels of one step.
 
     Args:
         batch: with labels.
         config: sizes of the subsets; without them every voxel is taken and nothing is drawn.
+        classes: table of the labels, which says what is unknown.
         generator: source of randomness on the CPU.
     """
-    supervised = observed(batch).flatten().nonzero().squeeze(1)
+    seen = observed(batch, classes)
+    supervised = seen.flatten().nonzero().squeeze(1)
     if config.supervised_voxels is not None and config.supervised_voxels < len(supervised):
         order = torch.randperm(len(supervised), generator=generator)[: config.supervised_voxels]
         supervised = supervised[order.to(supervised.device)]
-    total = math.prod(observed(batch).shape)
+    total = math.prod(seen.shape)
     if config.consistency_voxels is None or config.consistency_voxels >= total:
         consistency = torch.arange(total)
     else:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
-from torch import Tensor, nn
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
 from protoocc.batch import Batch
-from protoocc.model.backbone import ImageFeatures, padded_size
-from protoocc.model.config import ModelConfig, UpsampleStage
+from protoocc.model.backbone import padded_size
+from protoocc.model.config import ProtoOccConfig, UpsampleStage
 from protoocc.model.decoder import Decoder
-from protoocc.model.encoder import Encoder, MappingTrace, VoxelQueries
 from protoocc.model.presets import (
     bevformer_base,
     bevformer_small,
@@ -28,15 +25,13 @@ from protoocc.model.presets import (
     protoocc_small,
     protoocc_tiny,
 )
-from protoocc.model.projection import HitQueries, find_hits, query_anchors
-from protoocc.model.prototypes import cluster
-from protoocc.model.temporal import TemporalFusion, warp
-from schemas.errors import DataError
+from protoocc.model.query_network import QueryNetwork
+from protoocc.network import ImagePrototypes, NetworkConfig, NetworkOutput
 
 __all__ = [
-    "ModelConfig",
     "ProtoOcc",
-    "ProtoOccOutput",
+    "ProtoOccConfig",
+    "QueryNetwork",
     "UpsampleStage",
     "bevformer_base",
     "bevformer_small",
@@ -52,58 +47,18 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class ProtoOccOutput:
-    """What the losses need.
-
-    Attributes:
-        logits: class logits of the chosen voxels in each view; view 0 is the original.
-        voxels: the chosen voxels, positions in the flattened (B, X, Y, Z) volume.
-        pixel_features: X of equation (2) on the clustering grid; None without prototype optimisation.
-        pixel_seen: whether a voxel query looked at a cell; the others carry no loss.
-        pixel_stride: pixels per cell of that grid.
-    """
-
-    logits: Float[Tensor, "views n L"]
-    voxels: Int64[Tensor, " n"]
-    pixel_features: Float[Tensor, "B V h w d"] | None
-    pixel_seen: Bool[Tensor, "B V h w"] | None
-    pixel_stride: int
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """Encoded voxel queries of a batch and what equation (2) needs."""
-
-    queries: Float[Tensor, "B h w z d"]
-    trace: MappingTrace | None
-    hits: HitQueries
-    pixel_grid: tuple[int, int]
-
-
-class ProtoOcc(nn.Module):
+class ProtoOcc(QueryNetwork):
     """Image features -> prototypes -> voxel queries -> occupancy."""
 
-    anchors_ego: Tensor
+    Config: ClassVar[type[NetworkConfig]] = ProtoOccConfig
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ProtoOccConfig) -> None:
         """Builds all parts with random weights."""
-        super().__init__()
-        self.config = config
-        self.image_features = ImageFeatures(config)
-        self.voxel_queries = VoxelQueries(config.query_shape, config.channels)
-        self.encoder = Encoder(config)
-        self.temporal_fusion = (
-            TemporalFusion(config.channels, config.frames)
-            if config.frames > 1 and config.temporal == "fusion"
-            else None
-        )
+        super().__init__(config)
         self.decoder = Decoder(config)
-        anchors = query_anchors(config.grid, config.query_shape, config.pillar_heights)
-        self.register_buffer("anchors_ego", anchors, persistent=False)
 
-    def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> ProtoOccOutput:
-        """Logits of all views and pixel features.
+    def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> NetworkOutput:
+        """Logits of all views and, for the mask loss, X of equation (2) on the clustering grid.
 
         Args:
             batch: images and calibration; targets are not read.
@@ -112,7 +67,7 @@ class ProtoOcc(nn.Module):
         Raises:
             DataError: the network reads several frames and the batch has another number of earlier ones.
         """
-        scene = self._view_transformation(batch)
+        scene = self.encode_scene(batch)
         pixel_features, pixel_seen = None, None
         if self.config.prototype_optimisation and scene.trace is not None:
             cells, seen = self.encoder.pixels(scene.trace, scene.hits, scene.pixel_grid)
@@ -122,111 +77,20 @@ class ProtoOcc(nn.Module):
         logits = self.decoder(scene.queries, voxels)
         if voxels is None:
             voxels = torch.arange(logits.shape[1], device=logits.device)
-        return ProtoOccOutput(logits, voxels, pixel_features, pixel_seen, self.config.clustering_stride)
+        return NetworkOutput(logits, voxels, pixel_features, pixel_seen, self.config.clustering_stride)
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> UInt8[Tensor, "B X Y Z"]:
-        """Most probable class of each voxel, from the original view.
+    def _classify(self, batch: Batch) -> UInt8[Tensor, " n"]:
+        """Sample by sample and without pixel features, which saves memory."""
+        queries = self.encode_scene(batch).queries
+        return torch.cat([self.decoder(sample[None])[0].argmax(-1).to(torch.uint8) for sample in queries])
 
-        Raises:
-            RuntimeError: the network is in training mode, where its answer would be random; call ``eval()`` first.
-        """
-        if self.training:
-            raise RuntimeError("predict needs evaluation mode: call model.eval() first")
-        queries = self._view_transformation(batch).queries
-        classes = [self.decoder(sample[None])[0].argmax(-1).to(torch.uint8) for sample in queries]
-        return torch.stack(classes).view(len(queries), *self.config.grid.shape)
-
-    def _view_transformation(self, batch: Batch) -> _Scene:
-        """Section 3.2: from images to encoded voxel queries, with what earlier frames saw."""
-        earlier = self._earlier_queries(batch)
-        before = earlier[0] if earlier and self.temporal_fusion is None else None
-        scene = self._encode(batch.images, batch.image_from_camera, batch.camera_from_ego, before)
-        if self.temporal_fusion is None:
-            return scene
-        return dataclasses.replace(scene, queries=self.temporal_fusion([scene.queries, *earlier]))
-
-    @torch.no_grad()
-    def _earlier_queries(self, batch: Batch) -> list[Float[Tensor, "B h w z d"]]:
-        """Encoded queries of earlier frames in the present ego frame, the nearest first; no gradient, as in the hosts.
-
-        With fusion each frame stands alone. With recurrence each reads the one before, and only the last remains.
-        """
-        count = self.config.frames - 1
-        if count == 0:
-            return []
-        frames, motions = batch.past, batch.past_from_ego
-        if motions is None or len(frames) != count:
-            raise DataError(
-                f"samples {batch.tokens} have {len(frames)} earlier frames, the network reads {count}; open the "
-                f"shards with frames={self.config.frames} or set model.frames=1"
-            )
-        if self.temporal_fusion is not None:
-            return [self._warp(self._encode(*frame).queries, motions[:, i]) for i, frame in enumerate(frames)]
-        state: Tensor | None = None
-        for time in reversed(range(count)):
-            encoded = self._encode(*frames[time], state).queries
-            newer = motions[:, time - 1] if time else torch.eye(4, dtype=motions.dtype, device=motions.device)
-            state = self._warp(encoded, motions[:, time] @ torch.linalg.inv(newer))
-        return [] if state is None else [state]
-
-    def _warp(self, queries: Tensor, earlier_from_ego: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B h w z d"]:
-        return warp(queries, earlier_from_ego, self.anchors_ego.mean(3), self.config.grid)
-
-    def _encode(
-        self,
-        images: UInt8[Tensor, "B V 3 H W"],
-        image_from_camera: Float[Tensor, "B V 3 3"],
-        camera_from_ego: Float[Tensor, "B V 4 4"],
-        earlier: Float[Tensor, "B h w z d"] | None = None,
-    ) -> _Scene:
-        """Voxel queries that have read the images of one frame."""
-        features = self.image_features(images.flatten(0, 1))
-        hits = self.find_hits((images.shape[-2], images.shape[-1]), image_from_camera, camera_from_ego)
-        queries, trace = self.transform_view(features, hits, len(images), earlier)
-        clustered = features[self.config.strides.index(self.config.clustering_stride)]
-        return _Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]))
-
-    def find_hits(
-        self,
-        image_size: tuple[int, int],
-        image_from_camera: Float[Tensor, "B V 3 3"],
-        camera_from_ego: Float[Tensor, "B V 4 4"],
-    ) -> HitQueries:
-        """Hit queries of cameras with images of (H, W) pixels."""
-        return find_hits(
-            self.anchors_ego.flatten(0, 2),
-            camera_from_ego,
-            image_from_camera,
-            image_size=image_size,
-            padded_size=padded_size(*image_size),
-        )
-
-    def transform_view(
-        self,
-        features: Sequence[Float[Tensor, "cameras d _ _"]],
-        hits: HitQueries,
-        samples: int,
-        earlier: Float[Tensor, "B h w z d"] | None = None,
-    ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
-        """Encodes the voxel queries of one frame from image features: prototypes, then the layers of the encoder.
-
-        Args:
-            features: one map per scale of all B*V cameras.
-            hits: which queries each camera hits.
-            samples: B.
-            earlier: encoded queries of the frame before in the present ego frame; only with recurrence.
-        """
-        prototypes = None
-        if self.config.prototype_mapping:
-            clustered = features[self.config.strides.index(self.config.clustering_stride)]
-            prototypes = cluster(clustered, self.config.prototype_cell, self.config.clustering_iterations)
-        queries, trace = self.encoder(
-            self.voxel_queries.table.expand(samples, -1, -1, -1, -1),
-            self.voxel_queries.positions(),
-            features=features,
-            prototypes=prototypes,
-            hits=hits,
-            earlier=earlier,
-        )
-        return queries, trace
+    def image_prototypes(self, batch: Batch) -> ImagePrototypes | None:
+        """Cells and prototypes of the clustering map, cells of the padding left out; None without prototype mapping."""
+        if not self.config.prototype_mapping:
+            return None
+        images = batch.images[0]
+        features = self.clustered(self.image_features(images))
+        height, width = images.shape[-2:]
+        rows, columns = padded_size(height, width)
+        inside = (-(-features.shape[-2] * height // rows), -(-features.shape[-1] * width // columns))
+        return ImagePrototypes(features[:, :, : inside[0], : inside[1]], self.group(features))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FeaturePyramidNetwork, deform_conv2d
 
-from protoocc.model.config import BackboneName, ModelConfig
+from protoocc.model.image_config import BackboneName, ImageConfig
 
 BLOCKS: Final[dict[BackboneName, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
     puts the stride of a stage into its first 1 x 1 convolution, "torchvision" into the 3 x 3 after it.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ImageConfig) -> None:
         """Builds the stages up to the coarsest of ``config.strides``."""
         super().__init__()
         block, depths = BLOCKS[config.backbone]
@@ -128,7 +128,7 @@ class ResNet(nn.Module):
             yield from (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
 
 
-def _block(config: ModelConfig, number: int, inputs: int, *, stride: int) -> nn.Module:
+def _block(config: ImageConfig, number: int, inputs: int, *, stride: int) -> nn.Module:
     """One residual block of stage ``number``."""
     block = BLOCKS[config.backbone][0]
     planes = config.backbone_width * 2 ** (number - 1)
@@ -155,7 +155,7 @@ class ImageFeatures(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ImageConfig) -> None:
         """Builds backbone and pyramid for ``config.strides``."""
         super().__init__()
         self.strides = config.strides

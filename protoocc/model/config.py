@@ -6,13 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from schemas.geometry import OCC3D_GRID, VoxelGrid
+from protoocc.model.image_config import ImageConfig
 from schemas.settings import Frozen
 
 Augmentation = Literal["dropout", "gaussian", "transpose", "flip_x", "flip_y"]
 """One voxel augmentation of section 3.3.1: two act on features, three on space."""
-
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 
 
 class UpsampleStage(Frozen):
@@ -30,31 +28,12 @@ class UpsampleStage(Frozen):
         return self
 
 
-class ModelConfig(Frozen):
+class ProtoOccConfig(ImageConfig):
     """The whole network. Defaults are ProtoOcc-Small at 432 x 800 on Occ3D-nuScenes, one frame."""
 
-    num_classes: int = Field(18, ge=2, description="Classes L; the last one is free space.")
-    grid: VoxelGrid = Field(OCC3D_GRID, description="Output voxel grid, ego frame.")
-
-    backbone: BackboneName = Field("resnet50", description="Residual network that reads the images.")
-    backbone_width: int = Field(64, ge=8, description="Channels after the stem; 64 is the published network.")
-    backbone_style: Literal["torchvision", "caffe"] = Field(
-        "torchvision",
-        description="torchvision: RGB less the ImageNet mean over its deviation, stride in the 3 x 3 convolutions; "
-        "caffe: BGR less the mean, stride in the first 1 x 1 convolutions (PanoOcc).",
+    kind: Literal["protoocc"] = Field(
+        "protoocc", description="ProtoOcc; its switches make PanoOcc, BEVFormer and DFA3D of it."
     )
-    deformable_stages: tuple[int, ...] = Field(
-        (), description="Stages 1..4 of the backbone with modulated deformable convolutions; 3 and 4 in PanoOcc."
-    )
-    frozen_stages: int = Field(0, ge=0, le=4, description="First stages, with the stem, that are not trained; 0: none.")
-    frozen_norms: bool = Field(
-        False, description="Batch norms of the backbone keep their stored statistics and are not trained."
-    )
-    strides: tuple[int, ...] = Field((4, 8, 16, 32, 64), description="Feature scales (T of them), pixels per cell.")
-    stride_64: Literal["pool", "convolution"] = Field(
-        "pool", description="How stride 64 comes from stride 32: every second cell, or a convolution (PanoOcc)."
-    )
-    channels: int = Field(256, ge=8, description="Channels d of image features, prototypes and voxel queries.")
 
     query_shape: tuple[int, int, int] = Field((50, 50, 16), description="Voxel queries (h, w, z) along x, y, z.")
     encoder_layers: int = Field(3, ge=1, description="Layers of the view transformation.")
@@ -69,8 +48,6 @@ class ModelConfig(Frozen):
         False, description="Weigh attention samples by a predicted distribution over depth (DFA3D)."
     )
 
-    frames: int = Field(1, ge=1, description="Keyframes that are read: the present one and earlier ones.")
-    frame_interval: int = Field(4, ge=1, description="Keyframes from one of them to the next.")
     temporal: Literal["fusion", "recurrence"] = Field(
         "fusion",
         description="How earlier frames enter. fusion: one convolution block over all encoded frames (PanoOcc); "
@@ -108,8 +85,18 @@ class ModelConfig(Frozen):
         """P + 1: decoded views of a training step."""
         return 1 + (len(self.augmentations) if self.multi_perspective else 0)
 
+    def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
+        """Why this network cannot be trained: pixel features are for the mask loss, which needs pseudo masks."""
+        found = super().obstacles(has_masks=has_masks, has_weights=has_weights)
+        if self.prototype_optimisation and not has_masks:
+            found.append(
+                "the shards hold no pseudo masks, which the contrastive loss needs. Run `protoocc masks` and pack "
+                "again, or set model.prototype_optimisation=false."
+            )
+        return found
+
     @model_validator(mode="after")
-    def _check_shapes(self) -> ModelConfig:
+    def _check_shapes(self) -> ProtoOccConfig:
         size = list(self.query_shape)
         for stage in self.upsample:
             size = [n * s for n, s in zip(size, stage.stride, strict=True)]
@@ -129,28 +116,7 @@ class ModelConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _check_backbone(self) -> ModelConfig:
-        is_plain = self.backbone_style == "torchvision" and not self.deformable_stages
-        if self.backbone in ("resnet18", "resnet34") and not is_plain:
-            raise ValueError(
-                f"backbone {self.backbone} has no style 'caffe' and no deformable stages; use resnet50 or resnet101"
-            )
-        used = sum(stride <= max(self.strides, default=0) for stride in (4, 8, 16, 32))
-        if not set(self.deformable_stages) <= set(range(1, used + 1)) or self.frozen_stages > used:
-            raise ValueError(
-                f"deformable_stages {self.deformable_stages} and frozen_stages {self.frozen_stages} must lie within "
-                f"the {used} stages that strides {self.strides} use"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_scales(self) -> ModelConfig:
-        allowed = (4, 8, 16, 32, 64)
-        first = allowed.index(self.strides[0]) if self.strides and self.strides[0] in allowed else -1
-        if first < 0 or self.strides != allowed[first : first + len(self.strides)] or self.strides[0] == 64:
-            raise ValueError(f"strides {self.strides} must be neighbours out of {allowed} and start below 64")
-        if self.strides[-1] == 64 and 32 not in self.strides:
-            raise ValueError(f"strides {self.strides}: 64 is pooled from 32, which is missing")
+    def _check_prototypes(self) -> ProtoOccConfig:
         if self.clustering_stride not in self.strides:
             raise ValueError(f"clustering_stride {self.clustering_stride} is not one of strides {self.strides}")
         if self.prototype_optimisation and not self.prototype_mapping:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from protoocc.model.config import Augmentation, ModelConfig, UpsampleStage
+from protoocc.model.config import Augmentation, ProtoOccConfig, UpsampleStage
 
 SPATIAL: tuple[Augmentation, ...] = ("transpose", "flip_x", "flip_y")
 """Augmentations that move voxels and are undone after upsampling."""
@@ -109,7 +109,7 @@ def _product_at(
 class Decoder(nn.Module):
     """P augmented views beside the original, one shared upsampling and one label classifier G."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ProtoOccConfig) -> None:
         """Builds upsampling and classifier; the classifier starts at the prior of free space."""
         super().__init__()
         self.augmentations = config.augmentations if config.multi_perspective else ()
@@ -121,7 +121,9 @@ class Decoder(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(features, config.classifier_channels), nn.ReLU(), label)
         with torch.no_grad():
             label.bias.zero_()
-            label.bias[-1] = math.log(config.free_prior * (config.num_classes - 1) / (1.0 - config.free_prior))
+            label.bias[config.free_class] = math.log(
+                config.free_prior * (config.num_classes - 1) / (1.0 - config.free_prior)
+            )
 
     def forward(
         self, queries: Float[Tensor, "B h w z d"], voxels: Int64[Tensor, " n"] | None = None

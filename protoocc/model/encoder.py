@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from protoocc.model.attention import ImageCrossAttention, Sampling, VoxelSelfAttention
-from protoocc.model.config import ModelConfig
+from protoocc.model.config import ProtoOccConfig
 from protoocc.model.depth_attention import DepthCrossAttention, DepthHead
 from protoocc.model.pixel_features import PixelFeatures, attention_map
 from protoocc.model.projection import HitQueries
@@ -66,7 +66,7 @@ class MappingTrace:
 class EncoderLayer(nn.Module):
     """Self attention, prototype mapping with cross attention, feed-forward; each with a residual and a norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ProtoOccConfig) -> None:
         """One layer; without ``config.prototype_mapping`` it is PanoOcc's."""
         super().__init__()
         d = config.channels
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
     Cameras carry no embedding: they differ by their calibration alone, so their order means nothing.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ProtoOccConfig) -> None:
         """Builds ``config.encoder_layers`` layers."""
         super().__init__()
         self.scale_embedding = nn.Parameter(torch.randn(len(config.strides), config.channels) * 0.1)

@@ -6,7 +6,7 @@ convolutions from it to the 200 x 200 x 16 voxels of Occ3D.
 
 from __future__ import annotations
 
-from protoocc.model.config import ModelConfig, UpsampleStage
+from protoocc.model.config import ProtoOccConfig, UpsampleStage
 
 _FRAMES = 4
 _TWICE_WIDE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=256)
@@ -14,63 +14,63 @@ _TWICE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=32)
 _PILLAR_TO_VOXELS = UpsampleStage(kernel=(1, 1, 16), stride=(1, 1, 16), channels=32)
 
 
-def protoocc_base() -> ModelConfig:
+def protoocc_base() -> ProtoOccConfig:
     """ProtoOcc-Base: 100 x 100 x 16 queries."""
-    return ModelConfig(frames=_FRAMES, query_shape=(100, 100, 16), upsample=(_TWICE,))
+    return ProtoOccConfig(frames=_FRAMES, query_shape=(100, 100, 16), upsample=(_TWICE,))
 
 
-def protoocc_small() -> ModelConfig:
+def protoocc_small() -> ProtoOccConfig:
     """ProtoOcc-Small: 50 x 50 x 16 queries."""
-    return ModelConfig(frames=_FRAMES, query_shape=(50, 50, 16), upsample=(_TWICE_WIDE, _TWICE))
+    return ProtoOccConfig(frames=_FRAMES, query_shape=(50, 50, 16), upsample=(_TWICE_WIDE, _TWICE))
 
 
-def protoocc_tiny() -> ModelConfig:
+def protoocc_tiny() -> ProtoOccConfig:
     """ProtoOcc-Tiny: 50 x 50 x 4 queries; z is upsampled from 4 to 16 as well."""
     upsample = (
         UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=256),
         UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=32),
     )
-    return ModelConfig(frames=_FRAMES, query_shape=(50, 50, 4), upsample=upsample)
+    return ProtoOccConfig(frames=_FRAMES, query_shape=(50, 50, 4), upsample=upsample)
 
 
-def panoocc_base() -> ModelConfig:
+def panoocc_base() -> ProtoOccConfig:
     """PanoOcc-Base: ProtoOcc-Base without the paper's parts."""
     return _without_prototypes(protoocc_base())
 
 
-def panoocc_small() -> ModelConfig:
+def panoocc_small() -> ProtoOccConfig:
     """PanoOcc-Small: ProtoOcc-Small without the paper's parts."""
     return _without_prototypes(protoocc_small())
 
 
-def panoocc_tiny() -> ModelConfig:
+def panoocc_tiny() -> ProtoOccConfig:
     """PanoOcc-Tiny: ProtoOcc-Tiny without the paper's parts."""
     return _without_prototypes(protoocc_tiny())
 
 
-def panoocc_small_dfa3d() -> ModelConfig:
+def panoocc_small_dfa3d() -> ProtoOccConfig:
     """PanoOcc-Small with DFA3D's depth-weighted attention."""
     return panoocc_small().model_copy(update={"depth_attention": True})
 
 
-def bevformer_base() -> ModelConfig:
+def bevformer_base() -> ProtoOccConfig:
     """BEVFormer-Base: 200 x 200 pillars."""
     return _bevformer((200, 200, 1), (_PILLAR_TO_VOXELS,))
 
 
-def bevformer_small() -> ModelConfig:
+def bevformer_small() -> ProtoOccConfig:
     """BEVFormer-Small: 100 x 100 pillars."""
     return _bevformer((100, 100, 1), (_TWICE_WIDE, _PILLAR_TO_VOXELS))
 
 
-def bevformer_tiny() -> ModelConfig:
+def bevformer_tiny() -> ProtoOccConfig:
     """BEVFormer-Tiny: 50 x 50 pillars."""
     return _bevformer((50, 50, 1), (_TWICE_WIDE, _TWICE_WIDE, _PILLAR_TO_VOXELS))
 
 
-def demo() -> ModelConfig:
+def demo() -> ProtoOccConfig:
     """The smallest network with all parts, for images of about 150 x 290; trains in minutes on two CPU cores."""
-    return ModelConfig(
+    return ProtoOccConfig(
         backbone="resnet18",
         backbone_width=32,
         strides=(8, 16),
@@ -85,14 +85,14 @@ def demo() -> ModelConfig:
     )
 
 
-def _without_prototypes(config: ModelConfig) -> ModelConfig:
+def _without_prototypes(config: ProtoOccConfig) -> ProtoOccConfig:
     parts = {"prototype_mapping": False, "prototype_optimisation": False, "multi_perspective": False}
     return config.model_copy(update=parts)
 
 
-def _bevformer(query_shape: tuple[int, int, int], upsample: tuple[UpsampleStage, ...]) -> ModelConfig:
+def _bevformer(query_shape: tuple[int, int, int], upsample: tuple[UpsampleStage, ...]) -> ProtoOccConfig:
     """Four layers, four scales, eight heights a pillar; self attention reads the frame before."""
-    pillars = ModelConfig(
+    pillars = ProtoOccConfig(
         query_shape=query_shape,
         upsample=upsample,
         strides=(8, 16, 32, 64),

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from protoocc.view.paint import PALE, PALETTE, Paint
+from protoocc.view.outline import draw_outlines
+from protoocc.view.paint import PALE, Paint, Palette
 from protoocc.view.raycast import RayBundle, draw_voxels
 from schemas.geometry import VoxelGrid
 
@@ -17,12 +18,13 @@ SUPERSAMPLING = 2
 """Rays per pixel along each axis; the mean of their squares smooths the edges."""
 
 
-def top_view(paint: Paint, size_px: int) -> UInt8[np.ndarray, "size_px size_px 3"]:
+def top_view(paint: Paint, palette: Palette, size_px: int) -> UInt8[np.ndarray, "size_px size_px 3"]:
     """Orthographic picture from above: x forward is up, y left is left.
 
     Args:
         paint: palette row per voxel. Columns that hold voxels of full colour show the highest of those; pale voxels
             above them are left out.
+        palette: RGB of each paint.
         size_px: edge of the picture; the grid fills it along its longer side, centred.
     """
     x_cells, y_cells, z_cells = paint.shape
@@ -40,7 +42,7 @@ def top_view(paint: Paint, size_px: int) -> UInt8[np.ndarray, "size_px size_px 3
         ]
     )
     background = np.full((height, width, 3), FLOOR_COLOR, dtype=np.uint8)
-    picture = draw_voxels(_without_pale_above(paint), PALETTE, rays, background)
+    picture = _draw(_without_pale_above(paint), palette, rays, background)
     fit = size_px / max(height, width)
     fitted = (max(1, round(width * fit)), max(1, round(height * fit)))
     if fit < 1:
@@ -53,16 +55,24 @@ def top_view(paint: Paint, size_px: int) -> UInt8[np.ndarray, "size_px size_px 3
 
 def _without_pale_above(paint: Paint) -> Paint:
     has_full = ((paint > 0) & (paint < PALE)).any(axis=2, keepdims=True)
-    return np.where(has_full & (paint >= PALE), 0, paint).astype(np.uint8)
+    return np.where(has_full & (paint >= PALE), 0, paint).astype(np.uint16)
+
+
+def _draw(
+    paint: Paint, palette: Palette, rays: RayBundle, background: UInt8[np.ndarray, "H W 3"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    picture = draw_voxels(paint, palette, rays, background)
+    return draw_outlines(picture, paint, palette, rays, (PANEL_COLOR, FLOOR_COLOR, LINE_COLOR))
 
 
 def perspective_view(
-    paint: Paint, grid: VoxelGrid, *, floor_cells: int, width_px: int, height_px: int
+    paint: Paint, palette: Palette, grid: VoxelGrid, *, floor_cells: int, width_px: int, height_px: int
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
     """Perspective picture from behind and above the vehicle, over a floor with lines every 10 m.
 
     Args:
         paint: palette row per voxel.
+        palette: RGB of each paint.
         grid: its size.
         floor_cells: height of the floor above the grid's lower end, voxels.
         width_px: width of the picture.
@@ -71,7 +81,7 @@ def perspective_view(
     width, height = width_px * SUPERSAMPLING, height_px * SUPERSAMPLING
     rays = perspective_rays(grid.shape, width, height)
     background = _floor(grid, floor_cells, rays, np.full((height, width, 3), PANEL_COLOR, dtype=np.uint8))
-    picture = draw_voxels(_without_pale_above(paint), PALETTE, rays, background)
+    picture = _draw(_without_pale_above(paint), palette, rays, background)
     return cv2.resize(picture, (width_px, height_px), interpolation=cv2.INTER_AREA)
 
 

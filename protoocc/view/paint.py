@@ -5,25 +5,45 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8, UInt16
 
-from schemas.classes import FREE, IGNORED, OCC3D_COLORS
+from protoocc.labels import check_labels
+from schemas.classes import ClassTable
 from schemas.geometry import VoxelGrid
 
-Paint = UInt8[np.ndarray, "X Y Z"]
-"""Row of `PALETTE` per voxel; 0 = nothing there."""
+Paint = UInt16[np.ndarray, "X Y Z"]
+"""Row of the palette per voxel; 0 = nothing there."""
 
-PALE: Final = 32
-"""Added to the paint of a class (class + 1) outside the camera mask."""
-IGNORED_LIGHT: Final = 20
-IGNORED_DARK: Final = 21
+Palette = UInt8[np.ndarray, "512 3"]
+"""RGB of each paint: 0 nothing, the fixed ones below, then the classes, and everything once more in pale."""
+
+IGNORED_LIGHT: Final = 1
+IGNORED_DARK: Final = 2
 """Voxels of unknown class are a chequerboard of these two greys."""
-EGO_BODY: Final = 22
-EGO_CABIN: Final = 23
-CORRECT: Final = 24
-WRONG_CLASS: Final = 25
-MISSED: Final = 26
-INVENTED: Final = 27
+EGO_BODY: Final = 3
+EGO_CABIN: Final = 4
+CORRECT: Final = 5
+WRONG_CLASS: Final = 6
+MISSED: Final = 7
+INVENTED: Final = 8
+FIRST_CLASS: Final = 16
+"""Added to a class; a table has at most 200."""
+PALE: Final = 256
+"""Added to the paint of a class outside the camera mask."""
+
+_FIXED: Final = {
+    IGNORED_LIGHT: (188, 190, 194),
+    IGNORED_DARK: (142, 145, 150),
+    EGO_BODY: (22, 26, 34),
+    EGO_CABIN: (158, 170, 190),
+    CORRECT: (172, 196, 178),
+    WRONG_CLASS: (245, 166, 35),
+    MISSED: (206, 44, 60),
+    INVENTED: (47, 110, 214),
+}
+_PALE_COLOR: Final = (236, 239, 243)
+_PALE_SHARE: Final = 0.22
+"""Share of a paint's own colour in its pale one."""
 
 EGO_BOXES_M: Final = (
     (EGO_BODY, (-0.8, -0.8, 0.2), (3.2, 0.8, 1.0)),
@@ -32,50 +52,70 @@ EGO_BOXES_M: Final = (
 """Paint, lower and upper corner (x, y, z), metres, ego frame: a small car whose rear axle is the origin."""
 
 
-def _palette() -> UInt8[np.ndarray, "64 3"]:
-    palette = np.full((64, 3), 255, dtype=np.uint8)
-    palette[1:19] = OCC3D_COLORS
-    palette[IGNORED_LIGHT], palette[IGNORED_DARK] = (188, 190, 194), (142, 145, 150)
-    palette[EGO_BODY], palette[EGO_CABIN] = (22, 26, 34), (158, 170, 190)
-    palette[CORRECT], palette[WRONG_CLASS] = (172, 196, 178), (245, 166, 35)
-    palette[MISSED], palette[INVENTED] = (206, 44, 60), (47, 110, 214)
-    palette[PALE:] = np.round(0.22 * palette[:32] + 0.78 * np.array([236, 239, 243])).astype(np.uint8)
+def make_palette(classes: ClassTable) -> Palette:
+    """Colours of all paints for the classes of a table."""
+    palette = np.full((2 * PALE, 3), 255, dtype=np.uint8)
+    for row, color in _FIXED.items():
+        palette[row] = color
+    palette[FIRST_CLASS : FIRST_CLASS + classes.num_classes] = classes.palette
+    pale = _PALE_SHARE * palette[:PALE] + (1 - _PALE_SHARE) * np.array(_PALE_COLOR)
+    palette[PALE:] = np.round(pale).astype(np.uint8)
     return palette
 
 
-PALETTE: Final[UInt8[np.ndarray, "64 3"]] = _palette()
-"""RGB colour of each paint."""
+def class_paint(labels: UInt8[np.ndarray, "*any"], classes: ClassTable) -> UInt16[np.ndarray, "*any"]:
+    """Full paint of labels; 0 for free ones, the darker grey for unknown ones.
+
+    Raises:
+        DataError: a label that is not in the table: nothing is drawn as if it were not there.
+    """
+    check_labels("a picture's volume", labels, classes, may_be_unknown=True)
+    paint = labels.astype(np.uint16) + np.uint16(FIRST_CLASS)
+    paint[labels == classes.free] = 0
+    paint[labels == classes.ignored] = IGNORED_DARK
+    return paint
 
 
-def paint_classes(semantics: UInt8[np.ndarray, "X Y Z"], mask_camera: Bool[np.ndarray, "X Y Z"]) -> Paint:
+def paint_classes(
+    semantics: UInt8[np.ndarray, "X Y Z"], mask_camera: Bool[np.ndarray, "X Y Z"], classes: ClassTable
+) -> Paint:
     """Paint of class labels: full colour inside the camera mask, pale outside.
 
     Args:
-        semantics: class 0..16, 17 free (not painted), 255 ignored (grey chequers inside the camera mask only, because
-            unknown space outside it would hide the scene).
+        semantics: class of each voxel. Free ones are not painted, unknown ones are grey chequers inside the camera mask
+            only, because unknown space outside it would hide the scene.
         mask_camera: voxels that the cameras see.
+        classes: table of the labels.
+
+    Raises:
+        DataError: a label that is not in the table.
     """
-    paint = np.where(semantics < FREE, semantics + 1, 0).astype(np.uint8)
-    paint[(semantics < FREE) & ~mask_camera] += PALE
-    odd = np.indices(semantics.shape).sum(axis=0) % 2 == 1
-    ignored = (semantics == IGNORED) & mask_camera
-    paint[ignored & odd] = IGNORED_DARK
-    paint[ignored & ~odd] = IGNORED_LIGHT
+    paint = class_paint(semantics, classes)
+    paint[(paint >= FIRST_CLASS) & ~mask_camera] += np.uint16(PALE)
+    unknown = semantics == classes.ignored
+    paint[unknown & ~mask_camera] = 0
+    paint[unknown & mask_camera & ~_odd_places(semantics.shape)] = IGNORED_LIGHT
     return paint
+
+
+def _odd_places(shape: tuple[int, ...]) -> Bool[np.ndarray, "X Y Z"]:
+    places: Int64[np.ndarray, "3 X Y Z"] = np.indices(shape)
+    return places.sum(axis=0) % 2 == 1
 
 
 def paint_errors(
     semantics: UInt8[np.ndarray, "X Y Z"],
     prediction: UInt8[np.ndarray, "X Y Z"],
     mask_camera: Bool[np.ndarray, "X Y Z"],
+    classes: ClassTable,
 ) -> Paint:
     """Paint of the comparison inside the camera mask: correct, wrong class, missed, invented.
 
-    Voxels that are free in both, ignored or outside the mask stay empty: the benchmark does not count them as occupied.
+    Voxels that are free in both, unknown or outside the mask stay empty: the benchmark does not count them as occupied.
     """
-    scored = mask_camera & (semantics != IGNORED)
-    occupied, predicted = scored & (semantics != FREE), scored & (prediction != FREE)
-    paint = np.zeros(semantics.shape, dtype=np.uint8)
+    scored = mask_camera & (semantics != classes.ignored)
+    occupied, predicted = scored & classes.is_occupied(semantics), scored & classes.is_occupied(prediction)
+    paint = np.zeros(semantics.shape, dtype=np.uint16)
     paint[occupied & predicted] = WRONG_CLASS
     paint[occupied & predicted & (semantics == prediction)] = CORRECT
     paint[occupied & ~predicted] = MISSED

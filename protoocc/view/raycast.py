@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from protoocc.view.paint import Paint
+from schemas.voxels.walk import clip, enter_ray, is_inside, nearest_axis, step
 
 RayBundle = Float64[np.ndarray, "6 3"]
 """Origin, its step per column and per row, direction, its step per column and per row: voxel units, grid axes."""
@@ -56,41 +57,20 @@ def _solid(paint, x, y, z):
 
 @numba.njit(cache=True)
 @no_type_check
-def _first_hit(paint, origin, direction, cell, scratch):
-    """Walks the cells along a ray (Amanatides and Woo 1987); returns (axis of the face, ray parameter) or (-1, 0)."""
-    near, far, axis = 0.0, 1e30, 2
-    for i in range(3):
-        if direction[i] == 0.0:
-            if origin[i] < 0.0 or origin[i] >= paint.shape[i]:
-                return -1, 0.0
-            continue
-        low, high = -origin[i] / direction[i], (paint.shape[i] - origin[i]) / direction[i]
-        if low > high:
-            low, high = high, low
-        if low > near:
-            near, axis = low, i
-        far = min(far, high)
-    if near >= far:
-        return -1, 0.0
-    next_at, step_at = scratch[0], scratch[1]
-    for i in range(3):
-        cell[i] = min(max(int(np.floor(origin[i] + near * direction[i])), 0), paint.shape[i] - 1)
-        if direction[i] == 0.0:
-            next_at[i] = step_at[i] = 1e30
-        else:
-            border = cell[i] + 1 if direction[i] > 0.0 else cell[i]
-            next_at[i] = (border - origin[i]) / direction[i]
-            step_at[i] = abs(1.0 / direction[i])
-    at = near
-    while paint[cell[0], cell[1], cell[2]] == 0:
-        axis = 0 if next_at[0] <= next_at[1] else 1
-        axis = axis if next_at[axis] <= next_at[2] else 2
-        at = next_at[axis]
-        next_at[axis] += step_at[axis]
-        cell[axis] += 1 if direction[axis] > 0.0 else -1
-        if cell[axis] < 0 or cell[axis] >= paint.shape[axis]:
-            return -1, 0.0
-    return axis, at
+def _first_hit(paint, origin, direction):
+    """First painted voxel on a ray, the axis of the face it enters by (-1 if it meets none), and the t of that face."""
+    at, end, axis = clip(origin, direction, paint.shape, np.inf)
+    axis = 2 if axis < 0 else axis
+    voxel, times, course = enter_ray(origin, direction, paint.shape)
+    if at >= end:
+        return voxel, -1, 0.0
+    while is_inside(voxel, paint.shape):
+        if paint[voxel] != 0:
+            return voxel, axis, at
+        axis = nearest_axis(times)
+        at = times[axis]
+        voxel, times = step(voxel, times, course)
+    return voxel, -1, 0.0
 
 
 @numba.njit(cache=True)
@@ -130,29 +110,28 @@ def _edge_light(cell, point, axis, pixel):
 
 @numba.njit(cache=True)
 @no_type_check
-def _light(paint, cell, point, axis, side, tables, cell_sun, scratch):
+def _light(paint, cell, point, axis, side, tables, start):
     face_light, sun, corner_light = tables
     light = face_light[axis, (side + 1) // 2] * _corner_light(paint, cell, point, axis, side, corner_light)
     if side * sun[axis] <= 0.0:
         return light
-    start = scratch[2]
     start[:] = point
     start[axis] += 1e-4 * side
-    shadowed = _first_hit(paint, start, sun, cell_sun, scratch)[0] >= 0
+    shadowed = _first_hit(paint, start, sun)[1] >= 0
     return light * SHADOW_LIGHT if shadowed else light
 
 
 @numba.njit(cache=True)
 @no_type_check
 def _draw(paint, palette, rays, picture, tables):
-    cells, scratch, ray = np.empty((2, 3), dtype=np.int64), np.empty((3, 3)), np.empty((3, 3))
-    cell, origin, direction, point = cells[0], ray[0], ray[1], ray[2]
+    ray = np.empty((4, 3))
+    origin, direction, point = ray[0], ray[1], ray[2]
     for row in range(picture.shape[0]):
         for column in range(picture.shape[1]):
             for i in range(3):
                 origin[i] = rays[0, i] + column * rays[1, i] + row * rays[2, i]
                 direction[i] = rays[3, i] + column * rays[4, i] + row * rays[5, i]
-            axis, at = _first_hit(paint, origin, direction, cell, scratch)
+            cell, axis, at = _first_hit(paint, origin, direction)
             if axis < 0:
                 continue
             pixel = 0.0
@@ -160,7 +139,7 @@ def _draw(paint, palette, rays, picture, tables):
                 point[i] = origin[i] + at * direction[i]
                 pixel += (rays[1, i] + at * rays[4, i]) ** 2
             side = -1 if direction[axis] > 0.0 else 1
-            light = _light(paint, cell, point, axis, side, tables, cells[1], scratch)
+            light = _light(paint, cell, point, axis, side, tables, ray[3])
             light *= _edge_light(cell, point, axis, max(np.sqrt(pixel), 1e-9))
             for channel in range(3):
-                picture[row, column, channel] = palette[paint[cell[0], cell[1], cell[2]], channel] * light
+                picture[row, column, channel] = palette[paint[cell], channel] * light

@@ -14,19 +14,21 @@ from protoocc.view.page import CONTENT_WIDTH, GAP, Color, LegendEntry, Page, Pan
 from protoocc.view.paint import (
     CORRECT,
     EGO_BODY,
+    FIRST_CLASS,
     IGNORED_DARK,
     IGNORED_LIGHT,
     INVENTED,
     MISSED,
     PALE,
-    PALETTE,
     WRONG_CLASS,
     Paint,
+    Palette,
     add_ego,
+    make_palette,
     paint_classes,
     paint_errors,
 )
-from schemas.classes import FREE, IGNORED, OCC3D_CLASSES
+from schemas.classes import ClassTable
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
 
@@ -44,14 +46,16 @@ class SampleView:
     """RGB."""
     cameras: tuple[str, ...]
     """Channel name of each image, such as CAM_FRONT."""
+    classes: ClassTable
+    """Table of ground truth and prediction."""
     segment_id: Integer[np.ndarray, "V H W"] | None
     """Pseudo mask of each pixel; None draws no borders."""
     semantics: UInt8[np.ndarray, "X Y Z"]
-    """Ground truth: class 0..16, 17 free, 255 ignored."""
+    """Ground truth: class of each voxel, which may be unknown."""
     mask_camera: Bool[np.ndarray, "X Y Z"]
     """Voxels that the cameras see; the others are drawn pale."""
     prediction: UInt8[np.ndarray, "X Y Z"] | None
-    """Predicted class 0..17; None (before training) shows only the ground truth."""
+    """Predicted class of each voxel; None (before training) shows only the ground truth."""
     grid: VoxelGrid
     prototypes: UInt8[np.ndarray, "V h w 3"] | None = None
     """Colour of the nearest prototype of each feature cell; None draws no such row."""
@@ -98,11 +102,12 @@ def render_sample(view: SampleView) -> UInt8[np.ndarray, "h w 3"]:
         page.add_row([_camera(view, index) for index in order[start : start + COLUMNS]])
         if view.prototypes is not None:
             page.add_row([_prototypes(view, index) for index in order[start : start + COLUMNS]])
-    truth = add_ego(paint_classes(view.semantics, view.mask_camera), view.grid)
+    palette = make_palette(view.classes)
+    truth = add_ego(paint_classes(view.semantics, view.mask_camera, view.classes), view.grid)
     if view.prediction is None:
-        _add_truth(page, view, truth)
+        _add_truth(page, view, truth, palette)
     else:
-        _add_comparison(page, view, truth, view.prediction)
+        _add_comparison(page, view, truth, view.prediction, palette)
     return page.render()
 
 
@@ -117,41 +122,42 @@ def _prototypes(view: SampleView, index: int) -> Panel:
     return Panel("Nearest prototype of each feature cell", prototype_panel(view.images[index], colors, COLUMN_PX))
 
 
-def _add_truth(page: Page, view: SampleView, truth: Paint) -> None:
-    floor = floor_of(truth)
-    perspective = perspective_view(truth, view.grid, floor_cells=floor, width_px=WIDE_PX, height_px=COLUMN_PX)
+def _add_truth(page: Page, view: SampleView, truth: Paint, palette: Palette) -> None:
+    size = {"floor_cells": floor_of(truth), "width_px": WIDE_PX, "height_px": COLUMN_PX}
     page.add_row(
         [
-            Panel(f"Ground truth from above, {_extent(view.grid)}", top_view(truth, COLUMN_PX)),
-            Panel("Ground truth from behind the vehicle, grid lines every 10 m", perspective),
+            Panel(f"Ground truth from above, {_extent(view.grid)}", top_view(truth, palette, COLUMN_PX)),
+            Panel(
+                "Ground truth from behind the vehicle, grid lines every 10 m",
+                perspective_view(truth, palette, view.grid, **size),
+            ),
         ]
     )
-    page.add_legend("Classes", _class_legend(view))
+    page.add_legend("Classes", _class_legend(view, palette))
 
 
-def _add_comparison(page: Page, view: SampleView, truth: Paint, prediction: UInt8[np.ndarray, "X Y Z"]) -> None:
-    scored = np.where(view.mask_camera, prediction, np.uint8(FREE))
-    predicted = add_ego(paint_classes(scored, view.mask_camera), view.grid)
-    errors = paint_errors(view.semantics, prediction, view.mask_camera)
-    page.add_row(
-        [
-            Panel(f"Ground truth from above, {_extent(view.grid)}", top_view(truth, COLUMN_PX)),
-            Panel("Prediction from above, within the camera mask", top_view(predicted, COLUMN_PX)),
-            Panel("Errors from above, within the camera mask", top_view(add_ego(errors, view.grid), COLUMN_PX)),
-        ]
-    )
+def _add_comparison(
+    page: Page, view: SampleView, truth: Paint, prediction: UInt8[np.ndarray, "X Y Z"], palette: Palette
+) -> None:
+    scored = np.where(view.mask_camera, prediction, np.uint8(view.classes.free))
+    predicted = add_ego(paint_classes(scored, view.mask_camera, view.classes), view.grid)
+    errors = paint_errors(view.semantics, prediction, view.mask_camera, view.classes)
+    from_above = {
+        f"Ground truth from above, {_extent(view.grid)}": truth,
+        "Prediction from above, within the camera mask": predicted,
+        "Errors from above, within the camera mask": add_ego(errors, view.grid),
+    }
+    page.add_row([Panel(caption, top_view(paint, palette, COLUMN_PX)) for caption, paint in from_above.items()])
     size = {"floor_cells": floor_of(truth), "width_px": HALF_PX, "height_px": round(HALF_PX * 0.58)}
+    from_behind = {
+        "Ground truth from behind the vehicle, grid lines every 10 m": truth,
+        "Prediction from behind the vehicle, within the camera mask": predicted,
+    }
     page.add_row(
-        [
-            Panel(caption, perspective_view(paint, view.grid, **size))
-            for caption, paint in (
-                ("Ground truth from behind the vehicle, grid lines every 10 m", truth),
-                ("Prediction from behind the vehicle, within the camera mask", predicted),
-            )
-        ]
+        [Panel(caption, perspective_view(paint, palette, view.grid, **size)) for caption, paint in from_behind.items()]
     )
-    page.add_legend("Classes", _class_legend(view))
-    page.add_legend("Errors", _error_legend(errors))
+    page.add_legend("Classes", _class_legend(view, palette))
+    page.add_legend("Errors", _error_legend(errors, palette))
 
 
 def _extent(grid: VoxelGrid) -> str:
@@ -159,26 +165,33 @@ def _extent(grid: VoxelGrid) -> str:
     return f"{x_m} x {y_m} m, forward is up"
 
 
-def _class_legend(view: SampleView) -> list[LegendEntry]:
-    labels = set(np.unique(view.semantics).tolist())
+def _class_legend(view: SampleView, palette: Palette) -> list[LegendEntry]:
+    table, labels = view.classes, set(np.unique(view.semantics).tolist())
     if view.prediction is not None:
         labels |= set(np.unique(view.prediction).tolist())
-    entries = [LegendEntry(OCC3D_CLASSES[c].replace("_", " "), _color(c + 1)) for c in sorted(labels) if c < FREE]
-    if IGNORED in labels:
-        entries.append(LegendEntry("unknown class (ignored)", _color(IGNORED_LIGHT), _color(IGNORED_DARK)))
-    pale = _color(PALE + 1 + OCC3D_CLASSES.index("vegetation"))
+    entries = [
+        LegendEntry(name.replace("_", " "), _color(palette, FIRST_CLASS + label))
+        for label, name in enumerate(table.names)
+        if label in labels and label != table.free
+    ]
+    if table.ignored in labels:
+        greys = _color(palette, IGNORED_LIGHT), _color(palette, IGNORED_DARK)
+        entries.append(LegendEntry("unknown class (ignored)", *greys))
+    pale = _color(palette, PALE + FIRST_CLASS + table.index(table.occupied[-1]))
     entries.append(LegendEntry("pale: outside the camera mask", pale))
-    entries.append(LegendEntry("ego vehicle", _color(EGO_BODY)))
+    entries.append(LegendEntry("ego vehicle", _color(palette, EGO_BODY)))
     return entries
 
 
-def _error_legend(errors: Paint) -> list[LegendEntry]:
+def _error_legend(errors: Paint, palette: Palette) -> list[LegendEntry]:
     counts = {row: int(np.count_nonzero(errors == row)) for row in (CORRECT, WRONG_CLASS, MISSED, INVENTED)}
     total = max(1, sum(counts.values()))
     names = {CORRECT: "correct", WRONG_CLASS: "wrong class", MISSED: "missed", INVENTED: "invented"}
-    return [LegendEntry(f"{names[row]} {100 * count / total:.1f} %", _color(row)) for row, count in counts.items()]
+    return [
+        LegendEntry(f"{names[row]} {100 * count / total:.1f} %", _color(palette, row)) for row, count in counts.items()
+    ]
 
 
-def _color(row: int) -> Color:
-    red, green, blue = PALETTE[row].tolist()
+def _color(palette: Palette, row: int) -> Color:
+    red, green, blue = palette[row].tolist()
     return (red, green, blue)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from protoocc.config import WeightsFormat
-from protoocc.model import ModelConfig, ProtoOcc
+from protoocc.hosts import build_network
 from protoocc.model.backbone import BLOCKS
+from protoocc.model.image_config import ImageConfig
+from protoocc.network import Network, NetworkConfig
 from protoocc.weights.files import WeightsFile
 from protoocc.weights.names import RESNET, Place, backbone_prefix, place_backbone, place_pyramid
 from protoocc.weights.panoocc import check_extent, place_head
@@ -44,18 +46,18 @@ _ABSENT: Final[tuple[tuple[str, str], ...]] = (
 _OWN = "ProtoOcc's own, in no published file"
 
 
-def check_weights(config: ModelConfig, weights: WeightsFile) -> WeightsReport:
+def check_weights(config: NetworkConfig, weights: WeightsFile) -> WeightsReport:
     """What `fill` would do to the network of a configuration, found without building it.
 
     Raises:
         CheckpointError: as `fill`.
     """
     with torch.device("meta"):
-        model = ProtoOcc(config)
+        model = build_network(config)
     return _match(model, weights)[0]
 
 
-def fill(model: ProtoOcc, weights: WeightsFile) -> WeightsReport:
+def fill(model: Network, weights: WeightsFile) -> WeightsReport:
     """Copies all tensors that fit into a network; the others keep their values.
 
     Args:
@@ -63,8 +65,8 @@ def fill(model: ProtoOcc, weights: WeightsFile) -> WeightsReport:
         weights: the file.
 
     Raises:
-        CheckpointError: the backbone is of another kind, too little fits, or the file was made for another space.
-            The network is then as it was.
+        CheckpointError: the backbone is of another kind or not of `image_config`, too little fits, or the file was
+            made for another space. The network is then as it was.
     """
     report, tensors = _match(model, weights)
     own = model.state_dict()
@@ -74,13 +76,19 @@ def fill(model: ProtoOcc, weights: WeightsFile) -> WeightsReport:
     return report
 
 
-def _match(model: ProtoOcc, weights: WeightsFile) -> tuple[WeightsReport, dict[str, Tensor]]:
+def _match(model: Network, weights: WeightsFile) -> tuple[WeightsReport, dict[str, Tensor]]:
     """The report, and the tensors that fit by our names."""
-    _check_backbone(model.config, weights)
+    config = model.config
+    if not isinstance(config, ImageConfig):
+        raise CheckpointError(
+            f"a network of kind '{config.kind}' reads its images otherwise than published networks: it cannot start "
+            f"from {weights.record.file}; train it without --weights"
+        )
+    _check_backbone(config, weights)
     if weights.record.format == "panoocc":
-        check_extent(weights.record.file, weights.settings, model.config.grid)
+        check_extent(weights.record.file, weights.settings, config.grid)
     own = model.state_dict()
-    places = {name: _place(name, tensor, weights, model.config) for name, tensor in weights.tensors.items()}
+    places = {name: _place(name, tensor, weights, config) for name, tensor in weights.tensors.items()}
     fitting = {place.name: place.tensor for place in places.values() if place.name and _misfit(place, own) is None}
     groups = _unused(places, own) + _missing(places, own)
     report = WeightsReport(record=weights.record, parts=_count_parts(own, fitting), groups=groups)
@@ -88,7 +96,7 @@ def _match(model: ProtoOcc, weights: WeightsFile) -> tuple[WeightsReport, dict[s
     return report, fitting
 
 
-def _place(name: str, tensor: Tensor, weights: WeightsFile, config: ModelConfig) -> Place:
+def _place(name: str, tensor: Tensor, weights: WeightsFile, config: ImageConfig) -> Place:
     prefix = backbone_prefix(weights.tensors)
     place = place_backbone(name, tensor, prefix)
     if place is None and prefix:
@@ -138,11 +146,11 @@ def _missing(places: Mapping[str, Place], own: Mapping[str, Tensor]) -> tuple[Gr
 def _names_by_part(own: Mapping[str, Tensor]) -> dict[Part, list[str]]:
     """Names of all tensors of numbers; a name belongs to the first part whose start it has."""
     names: dict[Part, list[str]] = {part: [] for part, _ in _PARTS}
+    names["rest"] = []
     for name, tensor in own.items():
         if tensor.is_floating_point():
-            part = next(part for part, starts in _PARTS if name.startswith(starts))
-            names[part].append(name)
-    return names
+            names[next((part for part, starts in _PARTS if name.startswith(starts)), "rest")].append(name)
+    return {part: found for part, found in names.items() if found}
 
 
 def _count_parts(own: Mapping[str, Tensor], fitting: Mapping[str, Tensor]) -> tuple[PartShare, ...]:
@@ -165,7 +173,7 @@ def _check_shares(report: WeightsReport) -> None:
             )
 
 
-def _check_backbone(config: ModelConfig, weights: WeightsFile) -> None:
+def _check_backbone(config: ImageConfig, weights: WeightsFile) -> None:
     """Same names and shapes can mean another network: compares depth, width, style, deformable stages and stride 64."""
     file, prefix = weights.record.file, backbone_prefix(weights.tensors)
     stem = weights.tensors.get(f"{prefix}conv1.weight")
@@ -205,7 +213,7 @@ def _depth(tensors: Mapping[str, Tensor], prefix: str, file: str) -> str:
     raise CheckpointError(f"{file} holds a backbone of {depths} blocks; expected one of {', '.join(BLOCKS)}")
 
 
-def _deformable(tensors: Mapping[str, Tensor], prefix: str, config: ModelConfig) -> tuple[int, ...]:
+def _deformable(tensors: Mapping[str, Tensor], prefix: str, config: ImageConfig) -> tuple[int, ...]:
     """Deformable stages of the file, as far as the network has these stages."""
     used = [stage for stage, stride in enumerate((4, 8, 16, 32), start=1) if stride <= config.strides[-1]]
     return tuple(stage for stage in used if f"{prefix}layer{stage}.0.conv2.conv_offset.weight" in tensors)

@@ -9,7 +9,8 @@ from pydantic import Field
 from protoocc.config import WeightsConfig
 from schemas.settings import Frozen
 
-Part = Literal["backbone", "pyramid", "view transformation", "decoder"]
+Part = Literal["backbone", "pyramid", "view transformation", "decoder", "rest"]
+"""Parts of ProtoOcc; rest is what other networks have beside them."""
 
 Fate = Literal["missing", "unexpected", "wrong shape"]
 """missing: in the network only; unexpected: in the file only; wrong shape: in both, but unlike."""
@@ -54,8 +55,8 @@ class WeightsReport(Frozen):
     groups: tuple[Group, ...] = Field(description="All names that did not match.")
 
     def share(self, part: Part) -> float:
-        """Filled share of one part, 0..1."""
-        return next(entry.share for entry in self.parts if entry.part == part)
+        """Filled share of one part, 0..1; 0 for a part that the network does not have."""
+        return next((entry.share for entry in self.parts if entry.part == part), 0.0)
 
     def lines(self) -> list[str]:
         """Lines to print: each part, then what did not match; parts that the file does not touch are one line each."""

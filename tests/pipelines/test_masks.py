@@ -52,7 +52,7 @@ def test_store_holds_ids_of_every_image(masked: Path) -> None:
     assert ids.max() <= 298
     # 8 of 112 rows are cropped away, and with them at most a tenth of the segments
     assert min(len(np.unique(image)) for record in ids for image in record) > 260
-    assert read_manifest(masked / "masks-seeds.zarr")["counts"] == {
+    assert read_manifest(masked / "masks-seeds.zarr").counts == {
         "images": 24.0,
         "segments": 24 * 299.0,
         "outside_splits": 0.0,

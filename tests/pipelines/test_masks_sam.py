@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +12,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from distributed.system import MEMORY_LIMIT
 from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from pipelines.masks import SamConfig, make_masks
-from pipelines.masks.sam import sam_segmenter
-from pipelines.masks.sam_checkpoint import PUBLISHED, SamShapes, find_checkpoint, load_sam
-from pipelines.scheduler import Scheduler
+from pipelines.masks.sam import _load_once, sam_segmenter
+from pipelines.masks.sam_checkpoint import PUBLISHED, find_checkpoint, load_sam
+from pipelines.masks.sam_small import small_sam as sam_of_shapes
+from pipelines.masks.sam_workers import COPIES, WORKING_MEMORY, device_here, sam_scheduler
+from pipelines.scheduler import MEMORY_SHARE, Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
@@ -90,23 +95,100 @@ def test_loaded_model_computes_what_the_saved_one_did(checkpoint: Path) -> None:
     assert torch.equal(original.pixel_mean, loaded.pixel_mean) and torch.equal(original.pixel_std, loaded.pixel_std)
 
 
+@pytest.mark.parametrize("kind", ["vit_b", "vit_l", "vit_h"])
+def test_published_sizes_come_from_the_library(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights without memory stand in for the file; a small model of the same names must not be built for them."""
+    with torch.device("meta"):
+        expected = sam_model_registry[kind]()
+    monkeypatch.setattr("pipelines.masks.sam_checkpoint._read_state", lambda path: expected.state_dict())
+    monkeypatch.setattr("pipelines.masks.sam_checkpoint.small_sam", lambda state: pytest.fail("not a small model"))
+    loaded = load_sam(tmp_path / "any.pth", kind)
+    assert repr(loaded) == repr(expected)
+    assert [(n, w.shape) for n, w in loaded.named_parameters()] == [
+        (n, w.shape) for n, w in expected.named_parameters()
+    ]
+    assert loaded.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+
+
+def test_shapes_give_the_library_s_own_models() -> None:
+    """The reader of shapes, told a published model, builds that one."""
+    with torch.device("meta"):
+        expected = sam_model_registry["vit_l"]()
+        built = sam_of_shapes(expected.state_dict())
+    assert repr(built) == repr(expected)
+    for block, other in zip(built.image_encoder.blocks, expected.image_encoder.blocks, strict=True):
+        assert (block.window_size, block.attn.num_heads) == (other.window_size, other.attn.num_heads)
+
+
+def test_half_precision_files_become_floats(checkpoint: Path, tmp_path: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({name: weight.half() for name, weight in state.items()}, tmp_path / "half.pth")
+    assert {weight.dtype for weight in load_sam(tmp_path / "half.pth", None).state_dict().values()} == {torch.float32}
+
+
+def test_a_process_loads_the_model_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when its threads ask at the same time, as a threads scheduler does."""
+    loads: list[Path] = []
+
+    def slow_load(path: Path, model_type: str | None) -> Sam:
+        loads.append(path)
+        time.sleep(0.2)
+        return load_sam(path, model_type)
+
+    monkeypatch.setattr("pipelines.masks.sam.load_sam", slow_load)
+    _load_once.cache_clear()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: sam_segmenter(loose(checkpoint), (16, 9)), range(4)))
+    assert loads == [checkpoint]
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends that the machine has four GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+
+def sparse(path: Path, size: int) -> Path:
+    """A file of that size that takes no room."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
 @pytest.mark.parametrize(
-    ("kind", "width", "depth", "heads", "blocks"),
-    [
-        ("vit_b", 768, 12, 12, (2, 5, 8, 11)),
-        ("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
-        ("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
-    ],
+    ("device", "told", "expected"), [("cuda", None, 4), ("cuda:1", None, 1), ("cpu", None, 1), ("cuda", 2, 2)]
 )
-def test_published_sizes_are_recognised(kind: str, width: int, depth: int, heads: int, blocks: tuple[int, ...]) -> None:
-    with torch.device("meta"):
-        state = sam_model_registry[kind]().state_dict()
-    shapes = SamShapes.from_state(state)
-    assert (shapes.width, shapes.depth, shapes.heads, shapes.global_blocks) == (width, depth, heads, blocks)
-    assert (shapes.grid, shapes.patch_px, shapes.window, shapes.num_masks) == (64, 16, 14, 3)
-    with torch.device("meta"):
-        built = shapes.build().state_dict()
-    assert {name: weight.shape for name, weight in built.items()} == {n: w.shape for n, w in state.items()}
+def test_one_worker_per_gpu(device: str, told: int | None, expected: int, checkpoint: Path, gpus: None) -> None:
+    config = SamConfig(checkpoint=checkpoint, device=device)
+    plenty = MEMORY_LIMIT * MEMORY_SHARE >= 4 * WORKING_MEMORY * 1.01
+    if expected == 4 and not plenty:
+        expected = int(MEMORY_LIMIT * MEMORY_SHARE / (WORKING_MEMORY * 1.01))
+    for kind in ("processes", "threads"):
+        assert sam_scheduler(Scheduler(kind=kind, workers=told), config).workers == expected
+
+
+def test_largest_model_gets_the_memory_it_needs(tmp_path: Path, gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 GB, four GPUs, vit_h: an equal share for all cores of a large machine would not even load it."""
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 64 << 30)
+    name, size, _ = PUBLISHED["vit_h"]
+    config = SamConfig(checkpoint=sparse(tmp_path / name, size), device="cuda")
+    needed = COPIES * size + WORKING_MEMORY
+    filled = sam_scheduler(Scheduler(), config)
+    assert filled.workers == 4
+    assert filled.worker_memory(4) >= needed
+    crowded = sam_scheduler(Scheduler(workers=16), config)
+    assert crowded.worker_memory(16) >= int(needed)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 16 << 30)
+    assert sam_scheduler(Scheduler(), config).workers == 1
+    assert sam_scheduler(Scheduler(memory_limit="3GiB"), config).memory_limit == "3GiB"
+    assert sam_scheduler(Scheduler(kind="tcp://far:1"), config) == Scheduler(kind="tcp://far:1")
+
+
+def test_each_worker_has_a_gpu_of_its_own(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, expected in ((0, "cuda:0"), (3, "cuda:3"), (4, "cuda:0")):
+        monkeypatch.setattr("pipelines.masks.sam_workers.worker_number", lambda number=number: number)
+        assert device_here("cuda") == expected
+    assert (device_here("cuda:2"), device_here("cpu")) == ("cuda:2", "cpu")
 
 
 def test_label_map_covers_the_image(checkpoint: Path) -> None:

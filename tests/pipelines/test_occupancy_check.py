@@ -11,27 +11,12 @@ import pytest
 from pipelines.occupancy.check import Check, check_keyframe, check_labels
 from pipelines.occupancy.first_hit import CameraRays, boxes_along, camera_rays, labels_along
 from pipelines.occupancy.stored import read_row
-from pipelines.raycast import first_hits
 from pipelines.scheduler import Scheduler
 from schemas.datasets import DatasetSpec
 from schemas.geometry import VoxelGrid
 from schemas.records import BoxRecord, RigidPose
 
 CAR = 4
-
-
-def test_first_hits_stop_at_the_first_voxel_and_tell_where_it_begins() -> None:
-    occupied = np.zeros((10, 4, 4), dtype=bool)
-    occupied[6, 1, 1] = occupied[8, 1, 1] = True
-    slanted = np.array([3.0, 4.0, 0.0]) / 5  # from (0.5, 1.5): y = 4 at x = 2.375, out of the grid
-    rays = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], slanted])
-    cells, distances = first_hits(occupied, np.array([0.5, 1.5, 1.5]), rays)
-    assert cells.tolist() == [[6, 1, 1], [-1, -1, -1], [-1, -1, -1]]
-    assert distances.tolist() == [5.5, math.inf, math.inf]
-    cells, distances = first_hits(occupied, np.array([-2.0, 1.5, 1.5]), rays[:1])
-    assert (cells.tolist(), distances.tolist()) == ([[6, 1, 1]], [8.0])
-    cells, distances = first_hits(occupied, np.array([6.5, 1.5, 1.5]), rays[:1])
-    assert (cells.tolist(), distances.tolist()) == ([[6, 1, 1]], [0.0])  # begins inside
 
 
 def test_labels_along_rays_are_in_metres() -> None:

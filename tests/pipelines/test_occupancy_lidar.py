@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.occupancy import LIDAR_PRESETS, LidarConfig, make_occupancy
-from pipelines.occupancy.chunks import Chunk, Rays
+from pipelines.occupancy.accumulation import Rays, SweepGroup
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.occupancy.votes import elect, gather_points
@@ -21,7 +21,18 @@ from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid, transform_points
-from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, SampleRecord, read_index, read_records
+from schemas.records import (
+    INDEX_FILE,
+    RECORDS_FILE,
+    BoxRecord,
+    CameraRecord,
+    LidarRecord,
+    RigidPose,
+    SampleRecord,
+    index_lines,
+    read_index,
+    read_records,
+)
 
 GRID = VoxelGrid(minimum_m=(-10.0, -10.0, -1.0), voxel_size_m=0.4, shape=(100, 50, 8))
 HALF_SECOND_US = 500_000
@@ -81,8 +92,9 @@ def keyframe(root: Path, frame: int, *, labelled: bool) -> SampleRecord:
     between = range(time_us - HALF_SECOND_US + 100_000, time_us, 100_000) if frame else ()
     return SampleRecord(
         token=f"token-{frame}", scene="street", frame=frame, timestamp_us=time_us, previous=None, next=None,
-        cameras={"CAM_FRONT": camera}, lidar=write_sweep(root, time_us, labelled=labelled), boxes=(box,),
-        sweeps=tuple(write_sweep(root, time, labelled=False) for time in between), map_mask=None, splits=("train",),
+        cameras={"CAM_FRONT": camera}, global_from_vehicle=STILL, boxes=(box,),
+        lidar=write_sweep(root, time_us, labelled=labelled),
+        sweeps=tuple(write_sweep(root, time, labelled=False) for time in between), map_window=None, splits=("train",),
     )  # fmt: skip
 
 
@@ -99,8 +111,8 @@ def dataset_at(root: Path) -> DatasetSpec:
 
 def label(root: Path, *, labelled: bool = True, frame: int = 1, **settings: float) -> dict[str, np.ndarray]:
     records = [keyframe(root, number, labelled=labelled) for number in range(3)]
-    parts = read_scene(dataset_at(root), LidarConfig(**settings), records, drop_broken=False)
-    ((_, labels, _),) = label_scene(parts, records, [frame])
+    accumulated = read_scene(dataset_at(root), LidarConfig(**settings), records, root, drop_broken=False)
+    ((_, labels, _),) = label_scene(accumulated, records, [frame])
     return dict(labels)
 
 
@@ -159,8 +171,8 @@ def test_vehicles_have_two_equal_sides(tmp_path: Path, mirror: bool) -> None:
     none = np.zeros(0, np.int64)
     rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
     static = np.zeros((1, 3), np.float32)
-    chunk = Chunk(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, np.zeros((1, 3)), {})
-    points = gather_points(GRID, record, [chunk], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
+    group = SweepGroup(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, {})
+    points = gather_points(GRID, record, [group], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
     x = car_x(HALF_SECOND_US) - 1.5
     seen, other = voxel(x, 4.9, 0.85), voxel(x, 3.1, 0.85)
     assert points.moved_votes[(*seen, CAR)] == points.counts[seen] == 3
@@ -228,11 +240,11 @@ def test_broken_files_are_named_or_dropped(tmp_path: Path, damage: object) -> No
     assert callable(damage)
     message = damage(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
-        read_scene(dataset, LidarConfig(), records, drop_broken=False)
+        read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=False)
     assert "token-1" in str(caught.value) and ".bin" in str(caught.value)
-    parts = read_scene(dataset, LidarConfig(), records, drop_broken=True)
-    assert list(parts.broken) == ["token-1"]
-    assert [index for index, _, _ in label_scene(parts, records, [0, 1, 2])] == [0, 2]
+    accumulated = read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=True)
+    assert list(accumulated.broken) == ["token-1"]
+    assert [index for index, _, _ in label_scene(accumulated, records, [0, 1, 2])] == [0, 2]
 
 
 def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None:
@@ -240,10 +252,12 @@ def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None
     dataset = dataset_at(tmp_path)
     (tmp_path / "v1" / "category.json").write_text('[{"name": "vehicle.car"}]')
     with pytest.raises(DataError, match="category.json: 'index' is missing"):
-        read_scene(dataset, LidarConfig(), records, drop_broken=False)
+        read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=False)
     flat = records[0].boxes[0].model_copy(update={"size_lwh_m": (4.0, -2.0, 1.5)})
     with pytest.raises(DataError, match=r"box-0 \(sample token-0\): size"):
-        read_scene(dataset, LidarConfig(), [records[0].model_copy(update={"boxes": (flat,)})], drop_broken=False)
+        read_scene(
+            dataset, LidarConfig(), [records[0].model_copy(update={"boxes": (flat,)})], tmp_path, drop_broken=False
+        )
 
 
 def digest(folder: Path) -> str:
@@ -292,7 +306,9 @@ def test_keyframes_without_a_split_stay_unlabelled(world_dataset: DatasetSpec, m
     folder.mkdir()
     records = read_records(made / "records", read_index(made / "records"))
     kept = [records[0].model_copy(update={"splits": ()}), records[1]]
-    (folder / "samples.jsonl").write_text("".join(record.model_dump_json() + "\n" for record in kept))
+    lines = [record.model_dump_json().encode() + b"\n" for record in kept]
+    (folder / RECORDS_FILE).write_bytes(b"".join(lines))
+    (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(kept, lines, strict=True))))
     (folder / "manifest.json").write_bytes((made / "records" / "manifest.json").read_bytes())
     summary = make_occupancy(world_dataset, tmp_path, TINY, Runtime(scheduler=Scheduler(kind="sync")))
     assert summary.done == 1

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.occupancy.chunks import Chunk, Rays, majority_labels
+from pipelines.occupancy.accumulation import Rays, SweepGroup, majority_labels
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.completion import ground_votes, parts_of_columns
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import fit_ground, read_map_mask
-from pipelines.occupancy.heights import measure_heights
+from pipelines.occupancy.height_drift import measure_height_drift
 from pipelines.occupancy.kernels import IN_BOX, IN_MARGIN, OUTSIDE, add_votes, assign_boxes, cell_means, share_cells
 from pipelines.occupancy.points import UNLABELLED
 from pipelines.occupancy.semantics import spread_labels
@@ -22,7 +22,7 @@ from pipelines.occupancy.tracks import Track, boxes_at
 from pipelines.occupancy.trails import swept_voxels
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
-from schemas.records import BoxRecord, LidarRecord, RigidPose, SampleRecord
+from schemas.records import BoxRecord, LidarRecord, MapWindow, RigidPose, SampleRecord
 
 
 def turning_track() -> Track:
@@ -100,16 +100,16 @@ def test_majority_of_a_cell() -> None:
     assert majority_labels(cells, labels, 3).tolist() == [11, 11, UNLABELLED]
 
 
-def chunk_of(cells: list[list[float]], labels: list[int]) -> Chunk:
+def group_of(cells: list[list[float]], labels: list[int]) -> SweepGroup:
     none = np.zeros(0, dtype=np.int64)
     rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
     weights = np.ones(len(cells), np.int32)
-    return Chunk(np.array(cells, np.float32), weights, np.array(labels, np.uint8), rays, np.zeros((1, 3)), {})
+    return SweepGroup(np.array(cells, np.float32), weights, np.array(labels, np.uint8), rays, {})
 
 
 def test_labels_spread_to_neighbours_within_reach() -> None:
-    known = chunk_of([[0, 0, 0], [0.2, 0, 0], [1, 0, 0]], [11, 11, 15])
-    unknown = chunk_of([[0.1, 0, 0], [1.2, 0, 0], [9, 0, 0]], [UNLABELLED] * 3)
+    known = group_of([[0, 0, 0], [0.2, 0, 0], [1, 0, 0]], [11, 11, 15])
+    unknown = group_of([[0.1, 0, 0], [1.2, 0, 0], [9, 0, 0]], [UNLABELLED] * 3)
     config = LidarConfig(neighbours=3, neighbour_radius_m=0.5)
     spread = spread_labels([known, unknown], config)
     assert spread[0].labels.tolist() == [11, 11, 15]
@@ -175,24 +175,30 @@ def test_ground_follows_a_slope_and_skips_a_hedge() -> None:
     assert not ground.holds(np.array([[500.0, 0.0, 0.0]])).any()
 
 
+def write_window(folder: Path, pixels: np.ndarray) -> MapWindow:
+    """A window of 0.1 m pixels with its lower left corner at the global origin."""
+    Image.fromarray(pixels > 0).save(folder / "window.png")
+    return MapWindow(path="window.png", corner_m=(0.0, 0.0), pixel_m=0.1)
+
+
 def test_map_mask_has_its_origin_at_the_lower_left(tmp_path: Path) -> None:
     image = np.zeros((30, 20), np.uint8)
     image[29, 0] = 255  # x in [0, 0.1), y in [0, 0.1)
     image[0, 19] = 255  # x in [1.9, 2.0), y in [2.9, 3.0)
-    Image.fromarray(image).save(tmp_path / "mask.png")
     anchor = np.array([1.0, 1.0, 0.0])
-    mask = read_map_mask(tmp_path / "mask.png", np.array([[1.0, 1.0, 0.0]]), anchor)
+    mask = read_map_mask(tmp_path, write_window(tmp_path, image), anchor)
     points = np.array([[0.05, 0.05, 0.0], [0.15, 0.05, 0.0], [1.95, 2.95, 5.0], [1.95, 3.05, 0.0], [-0.05, 0.0, 0.0]])
     assert mask.holds(points - anchor).tolist() == [True, False, True, False, False]
 
 
 def test_map_mask_missing_or_broken(tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    with pytest.raises(DataError, match="map mask"):
-        read_map_mask(path, np.zeros((1, 3)), np.zeros(3))
-    path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=str(path)):
-        read_map_mask(path, np.zeros((1, 3)), np.zeros(3))
+    window = MapWindow(path="maps/a.png", corner_m=(0.0, 0.0), pixel_m=0.1)
+    with pytest.raises(DataError, match="map window is missing"):
+        read_map_mask(tmp_path, window, np.zeros(3))
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"maps/a.png: map window .*Run `protoocc prepare --overwrite`"):
+        read_map_mask(tmp_path, window, np.zeros(3))
 
 
 def wall_with_a_hole() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -221,32 +227,31 @@ def test_surfaces_are_flat() -> None:
     assert np.array_equal(fill_surfaces(semantics, np.ones((6, 6, 6), bool), rough, votes), semantics)
 
 
-def test_heights_that_poses_miss() -> None:
+def test_height_drift_that_poses_miss() -> None:
     squares = np.array([[x / 2 + 0.25, y / 2 + 0.25, 0.0] for x in range(12) for y in range(12)])
     climbed = squares - [0.0, 0.0, 0.4]  # the vehicle stands 0.4 m higher, so it sees the ground 0.4 m lower
-    heights = measure_heights([0, 10, 20], [squares, climbed, climbed])
-    assert np.allclose(heights.rises_m, [0.0, 0.4, 0.4])
-    assert heights.at(5) == pytest.approx(0.2) and heights.at(-9) == 0.0 and heights.at(99) == pytest.approx(0.4)
-    few = measure_heights([0, 10], [squares, climbed[:99]])
-    assert few.rises_m.tolist() == [0.0, 0.0]  # 99 columns are too few to compare
+    drift = measure_height_drift([0, 10, 20], [squares, climbed, climbed])
+    assert np.allclose(drift.drifts_m, [0.0, 0.4, 0.4])
+    assert drift.at(5) == pytest.approx(0.2) and drift.at(-9) == 0.0 and drift.at(99) == pytest.approx(0.4)
+    few = measure_height_drift([0, 10], [squares, climbed[:99]])
+    assert few.drifts_m.tolist() == [0.0, 0.0]  # 99 columns are too few to compare
 
 
-def test_heights_look_at_flat_columns_only() -> None:
+def test_height_drift_looks_at_flat_columns_only() -> None:
     squares = np.array([[x / 2 + 0.25, y / 2 + 0.25, 0.0] for x in range(24) for y in range(12)])
     wall = np.concatenate([squares[:150] + [0.0, 0.0, 0.5], squares[:150] + [0.0, 0.0, 1.5]])
-    heights = measure_heights([0, 10], [squares, np.concatenate([squares - [0.0, 0.0, 0.1], wall])])
-    assert np.allclose(heights.rises_m, [0.0, 0.1])
+    drift = measure_height_drift([0, 10], [squares, np.concatenate([squares - [0.0, 0.0, 0.1], wall])])
+    assert np.allclose(drift.drifts_m, [0.0, 0.1])
 
 
 def test_neighbours_along_the_border_of_the_road_are_nearer_than_across(tmp_path: Path) -> None:
     image = np.zeros((20, 20), np.uint8)
     image[:, :10] = 255  # driveable up to x = 1
-    Image.fromarray(image).save(tmp_path / "mask.png")
-    mask = read_map_mask(tmp_path / "mask.png", np.zeros((1, 3)), np.zeros(3))
+    mask = read_map_mask(tmp_path, write_window(tmp_path, image), np.zeros(3))
     points = np.array([[0.95, 0.1, 0.0], [1.15, 0.5, 0.0], [0.45, 0.5, 0.0]])
     assert mask.border_distance(points) == pytest.approx([0.1, -0.2, 0.6], abs=1e-6)  # pixels 9, 11 and 4
-    known = chunk_of(points[:2].tolist(), [11, 13])
-    unknown = chunk_of([[0.95, 0.5, 0.0]], [UNLABELLED])
+    known = group_of(points[:2].tolist(), [11, 13])
+    unknown = group_of([[0.95, 0.5, 0.0]], [UNLABELLED])
     config = LidarConfig(neighbours=1)
     assert spread_labels([known, unknown], config)[1].labels.tolist() == [13]  # 0.2 m away
     # along: 0.4 m; across: hypot(0.2, 3 * 0.3) = 0.92
@@ -279,10 +284,11 @@ def test_swept_voxels_lie_on_the_path_but_not_in_a_box() -> None:
                 previous=None,
                 next=None,
                 cameras={},
+                global_from_vehicle=still,
                 lidar=lidar,
                 boxes=(box_record(x, str(frame)),),
                 sweeps=(),
-                map_mask=None,
+                map_window=None,
                 splits=(),
             )  # fmt: skip
         )

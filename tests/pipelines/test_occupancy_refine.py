@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from pipelines.occupancy import ImageLabels, LidarConfig, make_occupancy
+from pipelines.occupancy.carving import count_claims
 from pipelines.occupancy.refine import read_class_images, refuted_voxels
 from pipelines.occupancy.scene import label_scene, read_scene
-from pipelines.raycast import count_claims
-from pipelines.sight import View
 from pipelines.stage import Runtime
 from pipelines.synth.sensors import TRUTH_BASE
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid
-from schemas.records import RECORDS_FILE, SampleRecord, read_index, read_records
+from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
+from schemas.voxels.visibility import View
 
 GRID = VoxelGrid(minimum_m=(0.0, -5.5, -2.5), voxel_size_m=1.0, shape=(20, 11, 5))
 CAR, PERSON, ROAD, MANMADE, VEGETATION, FREE, UNKNOWN = 4, 7, 11, 15, 16, 17, 255
@@ -162,7 +162,9 @@ def label(dataset: DatasetSpec, work: Path, config: LidarConfig, runtime: Runtim
     shutil.copytree(dataset.work / "records", work / "records")
     records = read_records(work / "records", read_index(work / "records"))
     kept = [record if record.scene == "synth-0000" else record.model_copy(update={"splits": ()}) for record in records]
-    (work / "records" / RECORDS_FILE).write_text("".join(record.model_dump_json() + "\n" for record in kept))
+    lines = [record.model_dump_json().encode() + b"\n" for record in kept]
+    (work / "records" / RECORDS_FILE).write_bytes(b"".join(lines))
+    (work / "records" / INDEX_FILE).write_bytes(b"".join(index_lines(zip(kept, lines, strict=True))))
     summary = make_occupancy(dataset, work, config, runtime)
     store = open_store(work / "occupancy.zarr", "occupancy")
     arrays = {name: np.asarray(store[name][:]) for name in ("semantics", "mask_lidar", "mask_camera")}
@@ -182,7 +184,8 @@ def test_a_generated_world_with_its_own_class_images(
     assert (refined["mask_camera"] <= refined["mask_lidar"]).all()
     assert (refined["mask_camera"] >= plain["mask_camera"]).all(), "fewer voxels stop fewer rays"
     records = read_records(prepared / "records", read_index(prepared / "records")[:2])
-    _, again, _ = next(label_scene(read_scene(world_dataset, config, records, drop_broken=False), records, [0]))
+    parts = read_scene(world_dataset, config, records, prepared / "records", drop_broken=False)
+    _, again, _ = next(label_scene(parts, records, [0]))
     for name, array in again.items():
         np.testing.assert_array_equal(array, refined[name][0])
     plan = json.loads((tmp_path / "plain/occupancy.zarr/plan.json").read_text())

@@ -27,7 +27,7 @@ PUBLISHED = Path(__file__).parents[2] / "../shared/data/occ3d/gts"
 def labels_of(
     dataset: DatasetSpec, records: list[SampleRecord], config: LidarConfig, wanted: list[int]
 ) -> list[Labels]:
-    parts = read_scene(dataset, config, records, drop_broken=False)
+    parts = read_scene(dataset, config, records, dataset.work / "records", drop_broken=False)
     return [dict(labels) for _, labels, _ in label_scene(parts, records, wanted)]
 
 

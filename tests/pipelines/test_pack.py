@@ -14,7 +14,7 @@ import pytest
 import webdataset
 
 from pipelines.images import resize_and_crop
-from pipelines.pack import PackConfig, ShardPlan, _plan_shards, pack
+from pipelines.pack import PackConfig, _plan_shards, pack
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
@@ -22,6 +22,7 @@ from protoocc.data import EpochSampler, ShardDataset, make_loader, open_shards
 from schemas.datasets import ImageSpec
 from schemas.errors import ConfigError, DataError, StageError
 from schemas.records import read_index, read_records
+from schemas.shards import Manifest, ShardIndex
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -140,15 +141,27 @@ def test_missing_image_names_file_and_sample(world_dataset, work, sync_runtime, 
 
 
 def test_scene_never_straddles_shards(world_dataset, stored):
-    records = read_records(stored / "records", read_index(stored / "records"))
+    entries = read_index(stored / "records")
     one_split = world_dataset.model_copy(update={"splits": {"all": world_dataset.splits["train"]}})
-    marked = [record.model_copy(update={"splits": ("all",)}) for record in records]
+    marked = [entry._replace(splits=("all",)) for entry in entries]
     plans = _plan_shards(one_split, marked, {}, 1)
-    assert plans == [
-        ShardPlan(name="all-00000", split="all", rows=(0, 1)),  # scene 0 has two keyframes, more than one per shard
-        ShardPlan(name="all-00001", split="all", rows=(2, 3)),
+    assert [(plan.name, plan.size, [entry.row for entry in plan.entries]) for plan in plans] == [
+        ("all-00000", 2, [0, 1]),  # scene 0 has two keyframes, more than one per shard
+        ("all-00001", 2, [2, 3]),
     ]
-    assert [plan.rows for plan in _plan_shards(one_split, marked, {marked[1].token: "broken"}, 9)] == [(0, 2, 3)]
+    (rest,) = _plan_shards(one_split, marked, {marked[1].token: "broken"}, 9)
+    assert [entry.row for entry in rest.entries] == [0, 2, 3]
+
+
+def test_manifest_and_indexes_are_those_of_the_shared_models(packed, world_dataset):
+    manifest = Manifest.model_validate_json((packed / "manifest.json").read_bytes())
+    assert manifest.dataset.grid == world_dataset.grid
+    assert manifest.dataset.classes == world_dataset.classes
+    for shard in manifest.shardlist:
+        index = ShardIndex.model_validate_json((packed / shard.index).read_bytes())
+        assert (index.shard, index.filesize, index.sha256) == (shard.url, shard.filesize, shard.sha256)
+        assert {sample.scene for sample in index.samples} == set(shard.scenes)
+        assert all(set(sample.members) == set(manifest.extensions) for sample in index.samples)
 
 
 def test_resize_then_crop_by_hand():

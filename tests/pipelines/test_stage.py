@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.files import write_bytes
-from pipelines.scheduler import Scheduler, run_tasks
+from pipelines.files import folder_bytes, write_bytes
+from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage, scene_units, units_of
 from schemas.errors import ConfigError, DataError, StageError
 from schemas.records import RecordEntry
@@ -90,8 +89,8 @@ def test_manifest_comes_last_and_says_all(tmp_path: Path) -> None:
         toy_stage(tmp_path / "toy"), replace(SYNC, on_progress=lambda done, total: progress.append((done, total)))
     )
     manifest = read_manifest(tmp_path / "toy")
-    assert (manifest["done"], manifest["dropped"], manifest["counts"]) == (7, {}, {"records": 7.0})
-    assert manifest["files"] == 7
+    assert (manifest.done, manifest.dropped, manifest.counts) == (7, {}, {"records": 7.0})
+    assert manifest.model_extra == {"files": 7}
     assert (summary.done, summary.skipped) == (7, False)
     assert progress == [(0, 7), (3, 7), (6, 7), (7, 7)]
 
@@ -165,7 +164,7 @@ def test_changed_config_is_refused_by_name(tmp_path: Path, clean: dict[str, byte
         run_stage(toy_stage(tmp_path / "clean", factor=2), SYNC)
     assert files_below(tmp_path / "clean") == clean
     run_stage(toy_stage(tmp_path / "clean", factor=2), replace(SYNC, overwrite=True))
-    assert read_manifest(tmp_path / "clean")["config"] == {"settings": {"factor": 2}}
+    assert read_manifest(tmp_path / "clean").config == {"settings": {"factor": 2}}
 
 
 def test_changed_input_is_refused_by_name(tmp_path: Path, clean: dict[str, bytes]) -> None:
@@ -194,7 +193,7 @@ def test_dropped_samples_are_counted_with_reason(tmp_path: Path) -> None:
     summary = run_stage(toy_stage(tmp_path / "toy", bad=frozenset({1, 6}), on_error="drop"), runtime)
     assert summary.done == 5
     assert summary.dropped == {"s1": "file f1 is missing", "s6": "file f6 is missing"}
-    assert read_manifest(tmp_path / "toy")["dropped"] == summary.dropped
+    assert read_manifest(tmp_path / "toy").dropped == summary.dropped
 
 
 def test_dropping_everything_fails(tmp_path: Path) -> None:
@@ -223,19 +222,28 @@ def test_foreign_folder_is_left_alone(overwrite: bool, tmp_path: Path) -> None:
 def test_other_format_version_is_refused(tmp_path: Path, clean: dict[str, bytes]) -> None:
     path = tmp_path / "clean/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(DataError, match="has format version 99, this program reads 1"):
+    with pytest.raises(DataError, match="has format version 99, this program reads 2"):
         read_manifest(tmp_path / "clean")
 
 
 def test_damaged_manifest_is_named(tmp_path: Path, clean: dict[str, bytes]) -> None:
-    (tmp_path / "clean/manifest.json").write_text('{"done": 7')
-    with pytest.raises(DataError, match=r"manifest.json is damaged: .*--overwrite"):
+    for text in ('{"done": 7', "", "[]", "null", '{"done": 7}', "\xff"):
+        (tmp_path / "clean/manifest.json").write_text(text, encoding="latin-1")
+        with pytest.raises(DataError, match=r"(?s)manifest.json is damaged: .*--overwrite"):
+            run_stage(toy_stage(tmp_path / "clean"), SYNC)
+
+
+def test_damaged_plan_is_named(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    (tmp_path / "clean/plan.json").write_text("{")
+    with pytest.raises(DataError, match=r"plan.json is damaged: .*--overwrite"):
+        run_stage(toy_stage(tmp_path / "clean"), SYNC)
+    (tmp_path / "clean/plan.json").write_text("[]")
+    with pytest.raises(ConfigError, match="was made with another configuration"):
         run_stage(toy_stage(tmp_path / "clean"), SYNC)
 
 
-def test_worker_processes_leave_the_environment_alone(monkeypatch):
-    """Dask sets OMP_NUM_THREADS=1 for its workers; left in this process it halved the speed of training."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    results = list(run_tasks(abs, [-1, -2], Scheduler(kind="processes", workers=2)))
-    assert sorted(result for _, result in results) == [1, 2]
-    assert "OMP_NUM_THREADS" not in os.environ
+def test_manifest_knows_the_size_of_the_other_files(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    size = sum(len(data) for name, data in clean.items() if name != "manifest.json")
+    assert run_stage(toy_stage(tmp_path / "clean"), SYNC).num_bytes == size
+    assert folder_bytes(tmp_path / "clean") == sum(map(len, clean.values()))
+    assert folder_bytes(tmp_path / "nothing") == 0

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from protoocc.model import ModelConfig
+from protoocc.model import ProtoOccConfig
 from protoocc.model.backbone import ImageFeatures, ModulatedDeformConv2d, ResNet
 
 CAFFE = {"backbone": "resnet50", "backbone_style": "caffe", "deformable_stages": (3, 4)}
@@ -33,7 +33,7 @@ def test_features_are_torchvisions(name: str) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name).eval()
     random_norms(theirs)
-    ours = ResNet(ModelConfig.model_validate({"backbone": name})).eval()
+    ours = ResNet(ProtoOccConfig.model_validate({"backbone": name})).eval()
     ours.load_state_dict({key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")})
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_caffe_block_has_its_stride_in_the_first_convolution() -> None:
     """A caffe block with stride 2 against the same steps written out; torchvision's place of the stride differs."""
     torch.manual_seed(0)
     config = {**SMALL, "strides": (4, 8), "backbone": "resnet50", "backbone_style": "caffe"}
-    model = ResNet(ModelConfig.model_validate(config)).eval()
+    model = ResNet(ProtoOccConfig.model_validate(config)).eval()
     random_norms(model)
     block = model.get_submodule("layer2.0")
     features = torch.randn(1, 32, 6, 8)
@@ -122,7 +122,7 @@ def test_caffe_block_has_its_stride_in_the_first_convolution() -> None:
         path = block.bn3(conv(path, block.conv3.weight))
         shortcut = block.downsample[1](conv(features, block.downsample[0].weight, stride=2))
         torch.testing.assert_close(block(features), relu(path + shortcut), atol=1e-5, rtol=1e-5)
-        other = ResNet(ModelConfig.model_validate({**config, "backbone_style": "torchvision"})).eval()
+        other = ResNet(ProtoOccConfig.model_validate({**config, "backbone_style": "torchvision"})).eval()
         other.load_state_dict(model.state_dict())
         assert not torch.allclose(other.get_submodule("layer2.0")(features), block(features), atol=0.1)
 
@@ -132,7 +132,7 @@ def test_caffe_reads_bgr_less_its_mean() -> None:
     images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     seen = []
     for style in ("caffe", "torchvision"):
-        config = ModelConfig.model_validate({**SMALL, "backbone": "resnet50", "backbone_style": style})
+        config = ProtoOccConfig.model_validate({**SMALL, "backbone": "resnet50", "backbone_style": style})
         model = ImageFeatures(config).eval()
         model.resnet.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0, :, 0, 0]))
         model(images)
@@ -143,7 +143,7 @@ def test_caffe_reads_bgr_less_its_mean() -> None:
 
 def test_panoocc_backbone_has_the_published_names() -> None:
     """R101 in caffe style with deformable stages 3 and 4: 23 + 3 blocks with 27 offset channels, all else as R101."""
-    config = ModelConfig.model_validate({**CAFFE, "backbone": "resnet101"})
+    config = ProtoOccConfig.model_validate({**CAFFE, "backbone": "resnet101"})
     with torch.device("meta"):
         ours, plain = ResNet(config).state_dict(), torchvision.models.resnet101().state_dict()
     shapes = {key: tuple(value.shape) for key, value in plain.items() if not key.startswith("fc.")}
@@ -157,7 +157,7 @@ def test_panoocc_backbone_has_the_published_names() -> None:
 def test_frozen_parts_keep_their_values_and_statistics() -> None:
     """frozen_stages=1 leaves stem and stage 1; frozen_norms leaves all norms; the other convolutions train."""
     torch.manual_seed(0)
-    config = ModelConfig.model_validate({**SMALL, "backbone": "resnet18", "frozen_stages": 1, "frozen_norms": True})
+    config = ProtoOccConfig.model_validate({**SMALL, "backbone": "resnet18", "frozen_stages": 1, "frozen_norms": True})
     model = ResNet(config).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -173,7 +173,7 @@ def test_frozen_parts_keep_their_values_and_statistics() -> None:
 def test_frozen_stage_keeps_norm_statistics_without_frozen_norms() -> None:
     """The norms of a frozen stage stand still, those of the next one follow the images."""
     torch.manual_seed(0)
-    config = ModelConfig.model_validate({**SMALL, "backbone": "resnet18", "frozen_stages": 2})
+    config = ProtoOccConfig.model_validate({**SMALL, "backbone": "resnet18", "frozen_stages": 2})
     model = ResNet(config).train()
     before = {key: value.clone() for key, value in model.state_dict().items() if key.endswith("running_mean")}
     model(torch.randn(2, 3, 64, 64))
@@ -185,7 +185,7 @@ def test_stride_64_by_convolution() -> None:
     """The fifth scale is the 3 x 3 convolution of stride 2 on the fourth, without ReLU between them."""
     torch.manual_seed(0)
     config = {**SMALL, "backbone": "resnet18", "strides": (8, 16, 32, 64), "stride_64": "convolution"}
-    model = ImageFeatures(ModelConfig.model_validate(config)).eval()
+    model = ImageFeatures(ProtoOccConfig.model_validate(config)).eval()
     features = model(torch.randint(0, 256, (1, 3, 96, 160), dtype=torch.uint8))
     assert isinstance(model.stride_64, nn.Conv2d)
     expected = functional.conv2d(features[2], model.stride_64.weight, model.stride_64.bias, stride=2, padding=1)
@@ -207,4 +207,4 @@ def test_stride_64_by_convolution() -> None:
 def test_wrong_backbone_settings(changes: dict[str, object], message: str) -> None:
     """Settings that no network could follow are refused when the configuration is made."""
     with pytest.raises(ValidationError, match=message):
-        ModelConfig.model_validate(changes)
+        ProtoOccConfig.model_validate(changes)

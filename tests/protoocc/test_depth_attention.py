@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from protoocc.batch import Batch
-from protoocc.model import ModelConfig, ProtoOcc, UpsampleStage, panoocc_small_dfa3d
+from protoocc.model import ProtoOcc, ProtoOccConfig, UpsampleStage, panoocc_small_dfa3d
 from protoocc.model.attention import START_AT_REFERENCE
 from protoocc.model.depth_attention import (
     DEPTH_BINS,
@@ -143,7 +143,7 @@ def test_head_has_the_public_size() -> None:
 def tiny_network() -> ProtoOcc:
     """PanoOcc's parts and depth-weighted attention in a network that runs in milliseconds."""
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = ProtoOccConfig(
         grid=VoxelGrid(minimum_m=(-8.0, -8.0, -1.0), voxel_size_m=1.0, shape=(16, 16, 4)),
         backbone="resnet18",
         backbone_width=8,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from protoocc.model import ModelConfig, UpsampleStage
+from protoocc.model import ProtoOccConfig, UpsampleStage
 from protoocc.model.config import Augmentation
 from protoocc.model.decoder import SPATIAL, Decoder, augment, undo
 from schemas.geometry import VoxelGrid
@@ -31,7 +31,7 @@ def make_decoder(stages: tuple[UpsampleStage, ...], augmentations: tuple[Augment
     shape = [3, 3, 2]
     for stage in stages:
         shape = [n * s for n, s in zip(shape, stage.stride, strict=True)]
-    config = ModelConfig(
+    config = ProtoOccConfig(
         grid=VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=(shape[0], shape[1], shape[2])),
         query_shape=(3, 3, 2),
         channels=8,

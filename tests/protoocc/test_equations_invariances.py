@@ -11,25 +11,26 @@ import torch
 from protoocc.batch import stack_batches
 from protoocc.config import TrainConfig
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
-from protoocc.model import ModelConfig, ProtoOcc
+from protoocc.model import ProtoOcc, ProtoOccConfig
+from schemas.classes import OCC3D
 from tests.protoocc.reference.arithmetic import assert_agrees
 from tests.protoocc.reference.network import PARTS, assert_close, make_network, record, train_step
 from tests.protoocc.reference.rigs import look_along, look_away, random_batch, with_cameras, with_poses
 
 
 @pytest.fixture(scope="module")
-def config(make_tiny_config: Callable[[], TrainConfig]) -> ModelConfig:
+def config(make_tiny_config: Callable[[], TrainConfig]) -> ProtoOccConfig:
     """All parts of the paper, two layers."""
     return make_tiny_config().model.model_copy(update={"encoder_layers": 2})
 
 
 @pytest.fixture
-def network(config: ModelConfig) -> ProtoOcc:
+def network(config: ProtoOccConfig) -> ProtoOcc:
     """In evaluation mode."""
     return make_network(config)
 
 
-def test_names_of_masks_mean_nothing(network: ProtoOcc, config: ModelConfig) -> None:
+def test_names_of_masks_mean_nothing(network: ProtoOcc, config: ProtoOccConfig) -> None:
     """Every image renames its masks in its own way: the same losses, the same gradients."""
     batch = random_batch(config.grid, samples=2)
     assert batch.segment_id is not None
@@ -47,7 +48,7 @@ def test_names_of_masks_mean_nothing(network: ProtoOcc, config: ModelConfig) -> 
         assert_close(one, other)
 
 
-def test_order_of_cameras_means_nothing(network: ProtoOcc, config: ModelConfig) -> None:
+def test_order_of_cameras_means_nothing(network: ProtoOcc, config: ProtoOccConfig) -> None:
     """Cameras permuted with calibration and masks: the same logits, losses and gradients, X permuted alike."""
     batch, order = random_batch(config.grid, samples=2), [2, 0, 1]
     output, losses, gradients = train_step(network, batch)
@@ -62,7 +63,7 @@ def test_order_of_cameras_means_nothing(network: ProtoOcc, config: ModelConfig) 
         assert_close(one, another)
 
 
-def test_views_without_strength(config: ModelConfig) -> None:
+def test_views_without_strength(config: ProtoOccConfig) -> None:
     """Nothing dropped, no noise: three views cost three times the supervised losses of one, and the same mask loss."""
     batch = random_batch(config.grid)
     still = config.model_copy(update={"dropout": 0.0, "noise": 0.0})
@@ -78,7 +79,7 @@ def test_views_without_strength(config: ModelConfig) -> None:
 
 
 @torch.no_grad()
-def test_batch_of_different_rigs(network: ProtoOcc, config: ModelConfig) -> None:
+def test_batch_of_different_rigs(network: ProtoOcc, config: ProtoOccConfig) -> None:
     """Rigs of other poses, focal lengths and numbers of hits, one with a blind camera, one that sees nothing at all."""
     samples = [random_batch(config.grid, seed=seed) for seed in range(4)]
     samples[1] = dataclasses.replace(samples[1], image_from_camera=samples[1].image_from_camera.clone())
@@ -96,10 +97,10 @@ def test_batch_of_different_rigs(network: ProtoOcc, config: ModelConfig) -> None
 
 
 @torch.no_grad()
-def test_camera_that_sees_nothing_is_no_camera(network: ProtoOcc, config: ModelConfig) -> None:
+def test_camera_that_sees_nothing_is_no_camera(network: ProtoOcc, config: ProtoOccConfig) -> None:
     """A rig with a blind camera equals the rig without it; its X is zero and unseen, its masks cost nothing."""
     batch = with_poses(random_batch(config.grid), {1: look_away()})
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     less = with_cameras(batch, [0, 2])
     one, other = network(batch, choice.all), network(less, choice.all)
     assert_close(one.logits, other.logits)
@@ -113,7 +114,7 @@ def test_camera_that_sees_nothing_is_no_camera(network: ProtoOcc, config: ModelC
         assert_close(losses[name], other_losses[name])
 
 
-def test_all_queries_behind_all_cameras(network: ProtoOcc, config: ModelConfig) -> None:
+def test_all_queries_behind_all_cameras(network: ProtoOcc, config: ProtoOccConfig) -> None:
     """Cameras ahead of the whole grid: images have no say, the mask loss is zero, all gradients are finite."""
     ahead = look_along(0.0)
     ahead[2, 3] = -100.0
@@ -129,7 +130,7 @@ def test_all_queries_behind_all_cameras(network: ProtoOcc, config: ModelConfig) 
     assert reached is None or not reached.any()
 
 
-def test_mask_that_covers_no_cell(network: ProtoOcc, config: ModelConfig) -> None:
+def test_mask_that_covers_no_cell(network: ProtoOcc, config: ProtoOccConfig) -> None:
     """Pixels between the centres of the cells may get masks of their own: the losses are the same bits."""
     batch = random_batch(config.grid)
     assert batch.segment_id is not None
@@ -140,7 +141,7 @@ def test_mask_that_covers_no_cell(network: ProtoOcc, config: ModelConfig) -> Non
     assert all(torch.equal(losses[name], other[name]) for name in PARTS)
 
 
-def test_one_prototype(config: ModelConfig) -> None:
+def test_one_prototype(config: ProtoOccConfig) -> None:
     """A cell as large as the image: one prototype, so X of a camera has one direction, and masks cannot differ.
 
     With a cosine of 1 to every mask, L_cls is the logarithm of the number of masks among the seen cells.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from protoocc.config import TrainConfig
-from protoocc.model import ModelConfig
+from protoocc.model import ProtoOccConfig
 from protoocc.model.backbone import padded_size
 from tests.protoocc.reference import geometry, mapping, pixels
 from tests.protoocc.reference.arithmetic import assert_agrees
@@ -18,13 +18,13 @@ from tests.protoocc.reference.rigs import random_batch
 
 
 @pytest.fixture(scope="module")
-def config(make_tiny_config: Callable[[], TrainConfig]) -> ModelConfig:
+def config(make_tiny_config: Callable[[], TrainConfig]) -> ProtoOccConfig:
     """All parts of the paper, two layers."""
     return make_tiny_config().model.model_copy(update={"encoder_layers": 2})
 
 
 @torch.no_grad()
-def test_every_layer_maps_the_clustered_features(config: ModelConfig) -> None:
+def test_every_layer_maps_the_clustered_features(config: ProtoOccConfig) -> None:
     """P_img is the clustering of the stride-8 map; each layer applies (1a) and (1b) to the hits of each camera."""
     network, batch = make_network(config), random_batch(config.grid, samples=2)
     modules: list[Any] = [layer.mapping for layer in network.encoder.layers]
@@ -48,7 +48,7 @@ def test_every_layer_maps_the_clustered_features(config: ModelConfig) -> None:
 
 
 @torch.no_grad()
-def test_pixel_features_come_from_the_last_layer(config: ModelConfig) -> None:
+def test_pixel_features_come_from_the_last_layer(config: ProtoOccConfig) -> None:
     """X of every camera is equation (2) of the last layer's A and P_vox, and of where its attention looked."""
     network, batch = make_network(config), random_batch(config.grid)
     last: Any = network.encoder.layers[-1]

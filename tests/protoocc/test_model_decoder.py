@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from protoocc.model import ModelConfig, UpsampleStage
+from protoocc.model import ProtoOccConfig, UpsampleStage
 from protoocc.model.config import Augmentation
 from protoocc.model.decoder import SPATIAL, Decoder, Upsample, augment, undo
 from schemas.geometry import VoxelGrid
 
 
-def decoder_config(augmentations: tuple[Augmentation, ...], *, kernel: tuple[int, int, int] = (2, 2, 3)) -> ModelConfig:
+def decoder_config(
+    augmentations: tuple[Augmentation, ...], *, kernel: tuple[int, int, int] = (2, 2, 3)
+) -> ProtoOccConfig:
     """Queries of (3, 3, 2) and a grid of (6, 6, 6)."""
-    return ModelConfig(
+    return ProtoOccConfig(
         grid=VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=(6, 6, 6)),
         query_shape=(3, 3, 2),
         channels=8,

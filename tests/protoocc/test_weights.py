@@ -15,7 +15,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from protoocc.config import WeightsConfig
-from protoocc.model import ModelConfig, ProtoOcc
+from protoocc.model import ProtoOcc, ProtoOccConfig
 from protoocc.model.backbone import ImageFeatures
 from protoocc.weights import WeightsFile, check_weights, fill, read_weights, reread_weights
 from schemas.errors import CheckpointError
@@ -26,9 +26,9 @@ UPSAMPLE = ({"kernel": (4, 4, 8), "stride": (4, 4, 8), "channels": 8},)
 CAFFE = {"backbone_style": "caffe", "deformable_stages": (3, 4)}
 
 
-def small_config(**changes: object) -> ModelConfig:
+def small_config(**changes: object) -> ProtoOccConfig:
     """A ResNet-50 of width 8 and small parts behind it."""
-    return ModelConfig.model_validate({**SMALL, "upsample": UPSAMPLE, **changes})
+    return ProtoOccConfig.model_validate({**SMALL, "upsample": UPSAMPLE, **changes})
 
 
 def torchvision_shapes(width: int = 8) -> published.Shapes:
@@ -62,7 +62,7 @@ def test_full_size_torchvision_fills_the_backbone(name: str) -> None:
     with torch.device("meta"):
         theirs = torchvision.models.get_model(name).state_dict()
     file = WeightsFile(WeightsConfig(file=f"{name}.pth", sha256="0" * 64, format="torchvision"), theirs, "")
-    report = check_weights(ModelConfig.model_validate({"backbone": name}), file)
+    report = check_weights(ProtoOccConfig.model_validate({"backbone": name}), file)
     backbone = report.parts[0]
     floats = [value.numel() for key, value in theirs.items() if value.is_floating_point() and not key.startswith("fc")]
     assert (backbone.part, backbone.share, backbone.filled) == ("backbone", 1.0, sum(floats))
@@ -157,7 +157,7 @@ def test_colour_order_matters_to_loaded_weights(tmp_path: Path) -> None:
 def test_other_backbone_is_refused_with_the_settings_that_fit(resnet50: Path, tmp_path: Path) -> None:
     """Depth, width, style and deformable stages; a network without stage 4 needs stage 3 alone."""
     with pytest.raises(CheckpointError, match="use --set model.backbone=resnet50 --set model.backbone_width=8$"):
-        check_weights(ModelConfig.model_validate({"backbone": "resnet101"}), read_weights(resnet50))
+        check_weights(ProtoOccConfig.model_validate({"backbone": "resnet101"}), read_weights(resnet50))
     tensors = published.numbers(published.fcos3d(8, (3, 4, 6, 3), 16))
     weights = read_weights(write(tmp_path / "fcos3d.pth", {"state_dict": tensors}))
     with pytest.raises(CheckpointError, match=r"model.backbone_style=caffe --set 'model.deformable_stages=\[3\]'$"):

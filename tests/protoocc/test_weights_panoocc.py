@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from protoocc.config import WeightsConfig
-from protoocc.model import ModelConfig, ProtoOcc, UpsampleStage, panoocc_small
+from protoocc.model import ProtoOcc, ProtoOccConfig, UpsampleStage, panoocc_small
 from protoocc.model.projection import HitQueries
 from protoocc.weights import WeightsFile, check_weights, fill
 from schemas.errors import CheckpointError
@@ -27,7 +27,7 @@ def wrap(tensors: dict[str, Tensor], settings: str = "") -> WeightsFile:
     return WeightsFile(WeightsConfig(file="panoocc.pth", sha256="0" * 64, format="panoocc"), tensors, settings)
 
 
-def small_config(**changes: object) -> ModelConfig:
+def small_config(**changes: object) -> ProtoOccConfig:
     """A host network of the sizes above: x has 3 cells (w), y has 4 (h)."""
     fields: dict[str, object] = {
         **HOST,
@@ -48,7 +48,7 @@ def small_config(**changes: object) -> ModelConfig:
             UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=5),
         ),
     }
-    return ModelConfig.model_validate({**fields, **changes})
+    return ProtoOccConfig.model_validate({**fields, **changes})
 
 
 @pytest.fixture(scope="module")

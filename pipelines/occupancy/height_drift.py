@@ -1,4 +1,4 @@
-"""Heights of the vehicle: nuScenes poses lie in a plane (z = 0), so on a slope the ground seems to move under it."""
+"""Ego height drift: nuScenes poses lie in a plane (z = 0), so on a slope the ground seems to move under the vehicle."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _MIN_SHARED: Final = 100
 
 
 @dataclass(frozen=True)
-class Heights:
-    """Height of the vehicle over the scene's first keyframe, beyond what its poses say."""
+class HeightDrift:
+    """Height of the vehicle over the scene's first keyframe that its poses miss."""
 
     times_us: Int64[np.ndarray, " k"]
     """Keyframes, ascending."""
-    rises_m: Float64[np.ndarray, " k"]
+    drifts_m: Float64[np.ndarray, " k"]
 
     def at(self, time_us: int) -> float:
         """Metres; linear between keyframes, constant beyond them."""
-        return float(np.interp(time_us, self.times_us, self.rises_m))
+        return float(np.interp(time_us, self.times_us, self.drifts_m))
 
 
-def measure_heights(times_us: Sequence[int], clouds: Sequence[Float64[np.ndarray, "_ 3"]]) -> Heights:
-    """Heights from what keyframes see of the ground.
+def measure_height_drift(times_us: Sequence[int], clouds: Sequence[Float64[np.ndarray, "_ 3"]]) -> HeightDrift:
+    """Drift from what keyframes see of the ground.
 
     Both keyframes of a pair see the same columns of half a metre; the median difference of the heights of flat ones is
     the difference that the poses miss. Where poses are right it is near zero.
@@ -42,12 +42,12 @@ def measure_heights(times_us: Sequence[int], clouds: Sequence[Float64[np.ndarray
         clouds: points of each keyframe's own sweep, metres, axes of the global frame.
     """
     columns = [_flat_columns(cloud) for cloud in clouds]
-    rises = [0.0]
+    drifts = [0.0]
     for before, after in zip(columns, columns[1:], strict=False):
         _, first, second = np.intersect1d(before[0], after[0], assume_unique=True, return_indices=True)
         missed = np.median(before[1][first] - after[1][second]) if len(first) >= _MIN_SHARED else 0.0
-        rises.append(rises[-1] + float(missed))
-    return Heights(np.array(times_us, dtype=np.int64), np.array(rises[: len(times_us)]))
+        drifts.append(drifts[-1] + float(missed))
+    return HeightDrift(np.array(times_us, dtype=np.int64), np.array(drifts[: len(times_us)]))
 
 
 def _flat_columns(points: Float64[np.ndarray, "n 3"]) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:

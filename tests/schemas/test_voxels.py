@@ -1,11 +1,18 @@
-"""Kernels that walk voxels: hand-made lines, borders, and a brute-force twin."""
+"""Walks through a voxel grid: hand-made lines, borders, a brute-force twin, first hits, visibility."""
 
 from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.raycast import CarveLimits, count_passes, mark_passed, mark_visible, traverse
+from schemas.voxels.first_hit import first_hits
+from schemas.voxels.visibility import mark_passed, mark_visible
+from schemas.voxels.walk import traverse
 
 SHAPE = (4, 3, 2)
 
@@ -71,46 +78,6 @@ def test_traverse_agrees_with_dense_sampling() -> None:
             assert middle.max() <= 0.5 + 1e-9  # every voxel touches the segment's bounding box
 
 
-def passes(hit: tuple[float, ...], limits: CarveLimits, *, ground: bool = False, weight: int = 1) -> np.ndarray:
-    counts = np.zeros((10, 1, 6), dtype=np.int32)
-    rays = (np.array([[0.5, 0.5, 0.5]]), np.array([0]), np.array([hit]))
-    count_passes(counts, rays, weights=np.array([weight], np.int32), on_ground=np.array([ground]), limits=limits)
-    return counts
-
-
-def test_passes_reach_the_voxel_before_the_hit() -> None:
-    counts = passes((5.5, 0.5, 0.5), CarveLimits(), weight=3)
-    assert counts[:, 0, 0].tolist() == [3, 3, 3, 3, 3, 0, 0, 0, 0, 0]  # hit in voxel 5, behind it nothing
-    assert counts.sum() == 15
-
-
-def test_passes_through_the_whole_grid_when_the_hit_is_beyond() -> None:
-    assert passes((99.5, 0.5, 0.5), CarveLimits())[:, 0, 0].tolist() == [1] * 10
-
-
-def test_passes_ignore_both_ends() -> None:
-    # L1 distance of centres 0.5, 1.5, ... to the start 0.5 and the hit 6.5: below 2 for voxels 0, 1 and 5
-    counts = passes((6.5, 0.5, 0.5), CarveLimits(ignore_ends=2.0))
-    assert counts[:, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
-
-
-def test_passes_stop_before_the_hit() -> None:
-    # centres nearer than 2.5 to the hit 6.5: voxels 5 (1.0) and 4 (2.0)
-    counts = passes((6.5, 0.5, 0.5), CarveLimits(stop_before_hit=2.5))
-    assert counts[:, 0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
-
-
-def test_passes_ignore_what_lies_low_above_ground() -> None:
-    limits = CarveLimits(ignore_above_ground=2.0)
-    counts = np.zeros((10, 1, 6), dtype=np.int32)
-    rays = (np.array([[0.5, 0.5, 5.5]]), np.array([0, 0]), np.array([[9.5, 0.5, 0.5], [0.5, 0.5, 0.5]]))
-    count_passes(counts, rays, weights=np.ones(2, np.int32), on_ground=np.array([True, False]), limits=limits)
-    # the steep ray is not on the ground: voxels z = 5..1 of column 0 count; the flat one counts for z + 0.5 - 0.5 >= 2
-    assert counts[0, 0].tolist() == [0, 1, 1, 1, 1, 2]
-    assert counts[1:, 0, :2].sum() == 0
-    assert counts[1:, 0, 2:].sum() > 0
-
-
 def test_visible_ends_with_the_first_occupied_voxel() -> None:
     occupied = np.zeros((6, 1, 1), dtype=bool)
     occupied[[3, 5]] = True
@@ -136,3 +103,44 @@ def test_passed_voxels_with_and_without_the_last() -> None:
     # leaves out (1, 2); the last one goes through (3, 0) and leaves the grid
     expected = [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [3, 0]]
     assert np.argwhere(passed[..., 0]).tolist() == expected
+
+
+def test_first_hits_stop_at_the_first_voxel_and_tell_where_it_begins_and_ends() -> None:
+    occupied = np.zeros((10, 4, 4), dtype=bool)
+    occupied[6, 1, 1] = occupied[8, 1, 1] = True
+    origins = np.array([[0.5, 1.5, 1.5], [-2.0, 1.5, 1.5], [6.5, 1.5, 1.5]])  # inside, outside, in the voxel itself
+    hits = first_hits(occupied, origins, np.array([[1.0, 0.0, 0.0]]))
+    assert hits.is_hit.all() and hits.voxels.tolist() == [[[6, 1, 1]]] * 3
+    assert hits.enters[:, 0].tolist() == [5.5, 8.0, 0.0]
+    assert hits.leaves[:, 0].tolist() == [6.5, 9.0, 0.5]
+
+
+def test_rays_that_hit_nothing_tell_where_they_leave_the_grid() -> None:
+    slanted = np.array([3.0, 4.0, 0.0]) / 5  # from (0.5, 1.5): y = 4 at x = 2.375, so 2.5 / 0.8 away
+    rays = np.array([[-1.0, 0.0, 0.0], slanted])
+    hits = first_hits(np.zeros((10, 4, 4), dtype=bool), np.array([[0.5, 1.5, 1.5], [-3.0, -3.0, -3.0]]), rays)
+    assert not hits.is_hit.any()
+    assert hits.voxels.tolist() == [[[0, 1, 1], [2, 3, 1]], [[-1, -1, -1]] * 2]  # the second origin looks past the grid
+    assert hits.leaves[0].tolist() == [0.5, pytest.approx(3.125)]
+    assert hits.leaves[1].tolist() == hits.enters[1].tolist() == [math.inf] * 2
+
+
+def test_longer_directions_measure_in_their_length() -> None:
+    occupied = np.zeros((10, 4, 4), dtype=bool)
+    occupied[6, 1, 1] = True
+    hits = first_hits(occupied, np.array([[0.5, 1.5, 1.5]]), np.array([[2.0, 0.0, 0.0]]))
+    assert (hits.enters.item(), hits.leaves.item()) == (2.75, 3.25)
+
+
+def test_only_the_walk_needs_numba() -> None:
+    """Everything else in `schemas` stays light: it is imported wherever a shard or a record is read."""
+    code = (
+        "import importlib, pkgutil, sys, schemas\n"
+        "for module in pkgutil.iter_modules(schemas.__path__):\n"
+        "    if module.name != 'voxels':\n"
+        "        importlib.import_module('schemas.' + module.name)\n"
+        "print('numba' in sys.modules)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

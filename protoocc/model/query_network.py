@@ -1,0 +1,160 @@
+"""Networks of voxel queries that read images: section 3.2 of the paper, and the part that its Table 3 measures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from protoocc.batch import Batch
+from protoocc.model.backbone import ImageFeatures, padded_size
+from protoocc.model.config import ProtoOccConfig
+from protoocc.model.encoder import Encoder, MappingTrace, VoxelQueries
+from protoocc.model.projection import HitQueries, find_hits, query_anchors
+from protoocc.model.prototypes import cluster
+from protoocc.model.temporal import TemporalFusion, warp
+from protoocc.network import Network
+from schemas.errors import DataError
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Encoded voxel queries of a batch and what equation (2) needs."""
+
+    queries: Float[Tensor, "B h w z d"]
+    trace: MappingTrace | None
+    hits: HitQueries
+    pixel_grid: tuple[int, int]
+
+
+class QueryNetwork(Network):
+    """Image features -> prototypes -> voxel queries, with what earlier frames saw."""
+
+    backbone_prefix: ClassVar[str | None] = "image_features.resnet."
+    config: ProtoOccConfig
+    anchors_ego: Tensor
+
+    def __init__(self, config: ProtoOccConfig) -> None:
+        """Builds the view transformation with random weights."""
+        super().__init__()
+        self.config = config
+        self.image_features = ImageFeatures(config)
+        self.voxel_queries = VoxelQueries(config.query_shape, config.channels)
+        self.encoder = Encoder(config)
+        self.temporal_fusion = (
+            TemporalFusion(config.channels, config.frames)
+            if config.frames > 1 and config.temporal == "fusion"
+            else None
+        )
+        anchors = query_anchors(config.grid, config.query_shape, config.pillar_heights)
+        self.register_buffer("anchors_ego", anchors, persistent=False)
+
+    def encode_scene(self, batch: Batch) -> Scene:
+        """From images to encoded voxel queries, with what earlier frames saw.
+
+        Raises:
+            DataError: the network reads several frames and the batch has another number of earlier ones.
+        """
+        earlier = self._earlier_queries(batch)
+        before = earlier[0] if earlier and self.temporal_fusion is None else None
+        scene = self._encode(batch.images, batch.image_from_camera, batch.camera_from_ego, before)
+        if self.temporal_fusion is None:
+            return scene
+        return dataclasses.replace(scene, queries=self.temporal_fusion([scene.queries, *earlier]))
+
+    @torch.no_grad()
+    def _earlier_queries(self, batch: Batch) -> list[Float[Tensor, "B h w z d"]]:
+        """Encoded queries of earlier frames in the present ego frame, the nearest first; no gradient, as in the hosts.
+
+        With fusion each frame stands alone. With recurrence each reads the one before, and only the last remains.
+        """
+        count = self.config.frames - 1
+        if count == 0:
+            return []
+        frames, motions = batch.past, batch.past_from_ego
+        if motions is None or len(frames) != count:
+            raise DataError(
+                f"samples {batch.tokens} have {len(frames)} earlier frames, the network reads {count}; open the "
+                f"shards with frames={self.config.frames} or set model.frames=1"
+            )
+        if self.temporal_fusion is not None:
+            return [self._warp(self._encode(*frame).queries, motions[:, i]) for i, frame in enumerate(frames)]
+        state: Tensor | None = None
+        for time in reversed(range(count)):
+            encoded = self._encode(*frames[time], state).queries
+            newer = motions[:, time - 1] if time else torch.eye(4, dtype=motions.dtype, device=motions.device)
+            state = self._warp(encoded, motions[:, time] @ torch.linalg.inv(newer))
+        return [] if state is None else [state]
+
+    def _warp(self, queries: Tensor, earlier_from_ego: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B h w z d"]:
+        return warp(queries, earlier_from_ego, self.anchors_ego.mean(3), self.config.grid)
+
+    def _encode(
+        self,
+        images: UInt8[Tensor, "B V 3 H W"],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+        earlier: Float[Tensor, "B h w z d"] | None = None,
+    ) -> Scene:
+        """Voxel queries that have read the images of one frame."""
+        features = self.image_features(images.flatten(0, 1))
+        hits = self.find_hits((images.shape[-2], images.shape[-1]), image_from_camera, camera_from_ego)
+        queries, trace = self.transform_view(features, hits, len(images), earlier)
+        clustered = self.clustered(features)
+        return Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]))
+
+    def clustered(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> Float[Tensor, "cameras d _ _"]:
+        """The map out of all scales whose cells are grouped into prototypes."""
+        return features[self.config.strides.index(self.config.clustering_stride)]
+
+    def find_hits(
+        self,
+        image_size: tuple[int, int],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+    ) -> HitQueries:
+        """Hit queries of cameras with images of (H, W) pixels."""
+        return find_hits(
+            self.anchors_ego.flatten(0, 2),
+            camera_from_ego,
+            image_from_camera,
+            image_size=image_size,
+            padded_size=padded_size(*image_size),
+        )
+
+    def transform_view(
+        self,
+        features: Sequence[Float[Tensor, "cameras d _ _"]],
+        hits: HitQueries,
+        samples: int,
+        earlier: Float[Tensor, "B h w z d"] | None = None,
+    ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
+        """Encodes the voxel queries of one frame from image features: prototypes, then the layers of the encoder.
+
+        Args:
+            features: one map per scale of all B*V cameras.
+            hits: which queries each camera hits.
+            samples: B.
+            earlier: encoded queries of the frame before in the present ego frame; only with recurrence.
+        """
+        prototypes = None
+        if self.config.prototype_mapping:
+            prototypes = self.group(self.clustered(features))
+        queries, trace = self.encoder(
+            self.voxel_queries.table.expand(samples, -1, -1, -1, -1),
+            self.voxel_queries.positions(),
+            features=features,
+            prototypes=prototypes,
+            hits=hits,
+            earlier=earlier,
+        )
+        return queries, trace
+
+    def group(self, clustered: Float[Tensor, "cameras d h w"]) -> Float[Tensor, "cameras M d"]:
+        """Prototypes of a map of image features."""
+        return cluster(clustered, self.config.prototype_cell, self.config.clustering_iterations)

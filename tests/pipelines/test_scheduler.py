@@ -1,0 +1,135 @@
+"""Tasks on local workers: how many are in flight, how much memory a worker may use, what its death says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dask.utils import parse_bytes
+from distributed.system import MEMORY_LIMIT
+
+from pipelines.files import write_bytes
+from pipelines.scheduler import MEMORY_SHARE, Scheduler, run_tasks, worker_number
+from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage
+from schemas.errors import ConfigError, StageError
+
+UNITS = [Unit(f"part-{number}", 1) for number in range(6)]
+
+
+def double(unit: Unit) -> str:
+    return 2 * unit.name
+
+
+def test_worker_processes_leave_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask sets OMP_NUM_THREADS=1 for its workers; left in this process it halved the speed of training."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    results = dict(run_tasks(double, UNITS, Scheduler(workers=2)))
+    assert results == {unit: 2 * unit.name for unit in UNITS}
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def number_here(unit: Unit) -> int:
+    """Slow enough for every worker to get a task."""
+    time.sleep(0.5)
+    return worker_number()
+
+
+def test_local_workers_are_numbered() -> None:
+    assert {number for _, number in run_tasks(number_here, UNITS, Scheduler(workers=2))} == {0, 1}
+    assert worker_number() == 0
+
+
+class Counted(list[Unit]):
+    """Counts the units that were taken."""
+
+    taken = 0
+
+    def __iter__(self) -> Iterator[Unit]:
+        for unit in super().__iter__():
+            self.taken += 1
+            yield unit
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_tasks_in_flight_than_workers(workers: int) -> None:
+    tasks = Counted(Unit(f"part-{number}", 1) for number in range(40))
+    finished = 0
+    for _ in run_tasks(double, tasks, Scheduler(kind="threads", workers=workers)):
+        finished += 1
+        assert tasks.taken <= finished + workers
+    assert finished == tasks.taken == 40
+
+
+def grow(folder: Path, size: int, greedy: str, unit: Unit) -> UnitReport:
+    """Takes so many bytes if it is the greedy unit, and goes on until it is stopped."""
+    parts = []
+    while unit.name == greedy and sum(part.nbytes for part in parts) < size:
+        parts.append(np.ones(4 << 20))
+        time.sleep(0.02)
+    time.sleep(1.0 if parts else 0.0)
+    write_bytes(folder / f"{unit.name}.txt", b"done")
+    return UnitReport(done=1)
+
+
+def growing_stage(folder: Path, greedy: str) -> Stage:
+    work = partial(grow, folder, 800 << 20, greedy)
+    return Stage("toy", folder, {}, {}, UNITS, work, create=lambda path: path.mkdir())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_death_of_memory_names_stage_unit_limit_and_flag(workers: int, tmp_path: Path) -> None:
+    runtime = Runtime(scheduler=Scheduler(workers=workers, memory_limit="500MiB"))
+    with pytest.raises(StageError) as caught:
+        run_stage(growing_stage(tmp_path / "toy", "part-3"), runtime)
+    message = str(caught.value)
+    assert message.startswith("toy, unit part-3: its worker process died")
+    for words in ("500 MiB", "--memory-limit 1GiB", "--workers", "Finished units are kept"):
+        assert words in message
+    finished = {path.stem for path in (tmp_path / "toy/units").iterdir()}
+    assert {"part-0", "part-1"} <= finished and "part-3" not in finished
+    written = {name: (tmp_path / f"toy/{name}.txt").stat().st_mtime_ns for name in finished}
+    run_stage(growing_stage(tmp_path / "toy", "none"), replace(runtime, scheduler=Scheduler(kind="sync")))
+    assert read_manifest(tmp_path / "toy").done == len(UNITS)
+    assert {name: (tmp_path / f"toy/{name}.txt").stat().st_mtime_ns for name in finished} == written
+
+
+def test_a_single_unit_gets_a_process_where_memory_is_limited(tmp_path: Path) -> None:
+    stage = replace(growing_stage(tmp_path / "toy", "part-0"), units=UNITS[:1])
+    with pytest.raises(StageError, match=r"toy, unit part-0: .* The only worker may use 500 MiB"):
+        run_stage(stage, Runtime(scheduler=Scheduler(memory_limit="500MiB")))
+
+
+@pytest.mark.parametrize(
+    ("text", "workers", "expected"),
+    [
+        (None, 1, MEMORY_SHARE * MEMORY_LIMIT),
+        (None, 4, MEMORY_SHARE * MEMORY_LIMIT / 4),
+        ("0.5", 4, 0.5 * MEMORY_LIMIT),
+        ("1GiB", 4, 1 << 30),
+        ("700 MB", 1, parse_bytes("700 MB")),
+        ("900000000", 1, 900_000_000),
+        ("1000TiB", 1, MEMORY_LIMIT),
+    ],
+)
+def test_memory_of_a_worker(text: str | None, workers: int, expected: float) -> None:
+    assert Scheduler(memory_limit=text).worker_memory(workers) == int(expected)
+
+
+@pytest.mark.parametrize("text", ["much", "nan", "inf", "-1", "0", "100MiB", "", "4 GiB GiB"])
+def test_senseless_memory_limits_are_refused(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--memory-limit .*: expected at least 256 MiB for each worker, such as 4GiB"
+    ):
+        Scheduler(memory_limit=text)
+
+
+@pytest.mark.parametrize("kind", ["sync", "threads", "tcp://127.0.0.1:1"])
+def test_memory_limit_that_nothing_would_keep_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match="--memory-limit 4GiB belongs to --scheduler processes"):
+        Scheduler(kind=kind, memory_limit="4GiB")

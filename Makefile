@@ -1,5 +1,5 @@
 # Everything from a fresh clone: `make demo` and `make test` set up .venv themselves and are quick when nothing changed.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo

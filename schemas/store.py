@@ -71,7 +71,7 @@ OCCUPANCY: Final = (
         unit="class",
         fill=255,
         codec="zstd",
-        meaning="Class 0..16, 17 free, 255 ignored (unknown).",
+        meaning="Class of the dataset's table; its ignored label where nobody knows.",
     ),
     ArraySpec(
         name="mask_lidar",

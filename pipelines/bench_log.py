@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from pipelines.prepare.keyframes import Keyframe
+from pipelines.prepare.source import FileCheck, Keyframe, MapImage
 from schemas.datasets import NUSCENES_CAMERAS
 from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, SampleRecord
 
@@ -46,6 +46,18 @@ class GeneratedLog:
         }
         return _template().model_copy(update=changes)
 
+    def map_image(self, scene: str) -> MapImage | None:
+        """There is no map."""
+        return None
+
+    def file_check(self) -> FileCheck:
+        """There are no files."""
+        return _no_files
+
+
+def _no_files(record: SampleRecord) -> None:
+    """Accepts a record without looking for its files."""
+
 
 def _keyframe(number: int) -> Keyframe:
     scene = number // SCENE_LENGTH
@@ -68,9 +80,10 @@ def _template() -> SampleRecord:
         next=None,
         cameras={channel: _camera(channel, pose) for channel in NUSCENES_CAMERAS},
         lidar=_sweep(0, pose),
+        global_from_vehicle=pose,
         sweeps=tuple(_sweep(number, pose) for number in range(SWEEPS)),
         boxes=tuple(_box(number, pose) for number in range(BOXES)),
-        map_mask=None,
+        map_window=None,
         splits=(),
     )
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.bench_log import BOXES, SCENE_LENGTH, SWEEPS, GeneratedLog
-from pipelines.bench_stages import STAGES, bench_stages, write_records
+from pipelines.bench_stages import STAGES, bench_stages
 from pipelines.masks import SeedsConfig, masks_stage
 from pipelines.occupancy import Occ3dConfig, occupancy_stage
 from pipelines.pack import PackConfig, pack_stage
 from pipelines.prepare.geometry import geometry_stage
+from pipelines.prepare.scene_records import records_stage
 from pipelines.scheduler import Scheduler
-from pipelines.stage import Stage, Unit
+from pipelines.stage import Runtime, Stage, Unit, run_stage
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import RECORDS_FILE, read_index, read_records
@@ -54,9 +55,10 @@ def test_plan_reads_no_records_and_a_task_only_its_own(name: str, work: WorkFold
         stage.work(stage.units[1] if name == "pack" else Unit("other", 2, tuple(entries[2:])))
 
 
-def test_generated_log_is_as_large_to_read_as_nuscenes(tmp_path: Path) -> None:
+def test_generated_log_is_as_large_to_read_as_nuscenes(world_dataset: DatasetSpec, tmp_path: Path) -> None:
     log = GeneratedLog(7 * SCENE_LENGTH)
-    write_records(log, tmp_path / "records")
+    stage = records_stage(world_dataset, tmp_path / "records", log, on_error="fail", overwrite=False)
+    run_stage(stage, Runtime(scheduler=Scheduler(kind="sync")))
     entries = read_index(tmp_path / "records")
     assert len(entries) == log.samples
     assert [entry.scene for entry in entries[SCENE_LENGTH - 1 : SCENE_LENGTH + 1]] == ["scene-00000", "scene-00001"]

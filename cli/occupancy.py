@@ -103,6 +103,7 @@ def occupancy(
     from cli.label_reports import report_check, report_comparison
     from cli.progress import make_scheduler
     from cli.sources import occupancy_source, print_label_shares
+    from schemas.workfolder import MANIFEST, WorkFolder
 
     dataset = load_dataset(datasets, name, out)
     run = partial(
@@ -113,7 +114,7 @@ def occupancy(
         overwrite=overwrite,
         on_error=on_error,
     )
-    is_finished = (dataset.work / "occupancy.zarr" / "manifest.json").is_file()
+    is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
     wants_more = write_npz is not None or compare is not None or check
     summary, answer = None, dict[str, Any]()
     if source is not None or not (is_finished and wants_more):

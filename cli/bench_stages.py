@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -79,22 +80,25 @@ def _print_json(rows: list[dict[str, float | int | str]]) -> None:
 
 COLUMNS: Final = {
     "tasks": ("tasks", "{}"),
-    "plan_s": ("plan, s", "{:.1f}"),
-    "start_s": ("workers start, s", "{:.1f}"),
-    "task_ms": ("per task, ms", "{:.1f}"),
-    "seconds": ("in all, s", "{:.1f}"),
-    "rerun_s": ("run again, s", "{:.2f}"),
-    "growth": ("by half", "{:.2f}"),
-    "driver_mb": ("driver, MB", "{:.0f}"),
-    "worker_mb": ("worker, MB", "{:.0f}"),
+    "plan_s": ("plan", "{:.1f}"),
+    "task_ms": ("task", "{:.1f}"),
+    "seconds": ("in all", "{:.1f}"),
+    "rerun_s": ("again", "{:.2f}"),
+    "growth": ("x half", "{:.2f}"),
+    "driver_mb": ("driver", "{:.0f}"),
+    "worker_mb": ("worker", "{:.0f}"),
 }
+"""Field -> title and format."""
 
 
 def _print_table(rows: list[dict[str, float | int | str]], samples: int) -> None:
-    table = Table(title=f"every stage of {samples} samples without its work", title_justify="left")
-    table.add_column("stage")
-    for title, _ in COLUMNS.values():
-        table.add_column(title, justify="right")
+    title = (
+        f"{samples} samples without the work: seconds, milliseconds per task, time by half the samples, memory in MB"
+    )
+    table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False, collapse_padding=True)
+    table.add_column("stage", no_wrap=True)
+    for head, _ in COLUMNS.values():
+        table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(str(row["stage"]), *(_cell(name, row[name]) for name in COLUMNS))
     table.add_section()

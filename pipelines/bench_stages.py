@@ -87,7 +87,7 @@ def bench_stages(
 def _measure(name: str, scratch: Path, samples: int, scheduler: Scheduler) -> StageCost:
     ticks: list[float] = []
     peaks = scratch / "peaks" / name
-    build = partial(STAGES[name], _Bench(GeneratedLog(samples), WorkFolder(scratch / "work"), peaks))
+    build = partial(STAGES[name], Bench(GeneratedLog(samples), WorkFolder(scratch / "work"), peaks))
     runtime = Runtime(scheduler=scheduler, on_progress=lambda done, total: ticks.append(time.monotonic()))
     started = time.monotonic()
     stage = build()
@@ -119,7 +119,7 @@ def peak_memory_mb() -> float:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """What the tasks need."""
 
     log: GeneratedLog
@@ -146,14 +146,14 @@ class _Bench:
         (self.peaks / str(os.getpid())).write_text(str(peak_memory_mb()))
 
 
-def _read_only(bench: _Bench, unit: Unit) -> UnitReport:
+def _read_only(bench: Bench, unit: Unit) -> UnitReport:
     """The empty kernel."""
     read_records(bench.work.records, unit.entries)
     bench.note_peak()
     return UnitReport(done=unit.size)
 
 
-def _pack_nothing(bench: _Bench, unit: Unit) -> UnitReport:
+def _pack_nothing(bench: Bench, unit: Unit) -> UnitReport:
     """The empty kernel of `pack`: a shard whose members hold one byte each, as the manifest needs its index."""
     members = dict.fromkeys(sample_members(bench.dataset.cameras, masks=True), b"0")
     samples = ((record, members) for record in read_records(bench.work.records, unit.entries))
@@ -162,36 +162,36 @@ def _pack_nothing(bench: _Bench, unit: Unit) -> UnitReport:
     return UnitReport(done=unit.size)
 
 
-def _check_scene(bench: _Bench, check: Callable[[Unit], UnitReport], unit: Unit) -> UnitReport:
+def _check_scene(bench: Bench, check: Callable[[Unit], UnitReport], unit: Unit) -> UnitReport:
     """The kernel of `records`: drafts are read, linked and written as ever, but there are no files to check."""
     report = check(unit)
     bench.note_peak()
     return report
 
 
-def _records(bench: _Bench) -> Stage:
+def _records(bench: Bench) -> Stage:
     stage = records_stage(bench.dataset, bench.work.records, bench.log, on_error="fail", overwrite=False)
     return replace(stage, work=partial(_check_scene, bench, stage.work))
 
 
-def _geometry(bench: _Bench) -> Stage:
+def _geometry(bench: Bench) -> Stage:
     return replace(geometry_stage(bench.dataset, bench.work.root), work=partial(_read_only, bench))
 
 
-def _occupancy(bench: _Bench) -> Stage:
+def _occupancy(bench: Bench) -> Stage:
     stage = occupancy_stage(bench.dataset, bench.work.root, Occ3dConfig(), "fail")
     return replace(stage, work=partial(_read_only, bench))
 
 
-def _masks(bench: _Bench) -> Stage:
+def _masks(bench: Bench) -> Stage:
     return replace(masks_stage(bench.dataset, bench.work, SeedsConfig(), "fail"), work=partial(_read_only, bench))
 
 
-def _pack(bench: _Bench) -> Stage:
+def _pack(bench: Bench) -> Stage:
     return replace(pack_stage(bench.dataset, bench.work, PackConfig()), work=partial(_pack_nothing, bench))
 
 
-STAGES: Final[Mapping[str, Callable[[_Bench], Stage]]] = {
+STAGES: Final[Mapping[str, Callable[[Bench], Stage]]] = {
     "records": _records,
     "geometry": _geometry,
     "occupancy": _occupancy,

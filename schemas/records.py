@@ -140,10 +140,12 @@ class SampleRecord(Frozen):
 
     def camera_from_ego(self, channel: str) -> Pose:
         """4x4 chain ego -> global -> vehicle at the camera's own time -> camera: time offsets are inside."""
+        return self.camera_from_global(channel) @ self.global_from_ego
+
+    def camera_from_global(self, channel: str) -> Pose:
+        """4x4 chain global -> vehicle at the camera's own time -> camera."""
         camera = self.cameras[channel]
-        camera_from_vehicle = invert_rigid(camera.ego_from_camera.matrix)
-        vehicle_from_global = invert_rigid(camera.global_from_ego.matrix)
-        return camera_from_vehicle @ vehicle_from_global @ self.global_from_ego
+        return invert_rigid(camera.ego_from_camera.matrix) @ invert_rigid(camera.global_from_ego.matrix)
 
 
 class RecordEntry(NamedTuple):

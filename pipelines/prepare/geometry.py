@@ -42,10 +42,11 @@ def write_geometry(dataset: DatasetSpec, work: Path, unit: Unit) -> UnitReport:
 def _matrices(dataset: DatasetSpec, record: SampleRecord) -> dict[str, Float[np.ndarray, "..."]]:  # noqa: UP037  jaxtyping takes the string
     """Row of each array of the store for one record."""
     images = [image_from_camera(record.cameras[channel], dataset.image_of(channel)) for channel in dataset.cameras]
+    global_from_ego = record.global_from_ego
     return {
         "image_from_camera": np.stack(images),
-        "camera_from_ego": np.stack([record.camera_from_ego(channel) for channel in dataset.cameras]),
-        "global_from_ego": record.global_from_ego,
+        "camera_from_ego": np.stack([record.camera_from_global(name) @ global_from_ego for name in dataset.cameras]),
+        "global_from_ego": global_from_ego,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
@@ -10,9 +11,10 @@ from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.errors import DataError
 from schemas.records import CameraRecord, LidarRecord, SampleRecord
 
-VALUE_BYTES = 4
+VALUE_BYTES: Final = 4
 """Points are float32."""
-JPEG_END = b"\xff\xd9"
+_ENDS: Final = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""Last bytes of a whole image, by kind."""
 
 
 def check_files(root: Path, record: SampleRecord) -> None:
@@ -45,9 +47,10 @@ def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
             f"sample {token}: {path} is {size[0]}x{size[1]} pixels, sample_data.json row '{camera.token}' says "
             f"{camera.width}x{camera.height}. Restore the original file or correct the row."
         )
-    if kind == "JPEG" and _last_bytes(path, 2) != JPEG_END:
+    end = _ENDS.get(kind or "", b"")
+    if not _last_bytes(path, len(end)).endswith(end):
         raise DataError(
-            f"sample {token}: {path} ({path.stat().st_size} bytes) is truncated: no JPEG end marker. {_remedy()}"
+            f"sample {token}: {path} ({path.stat().st_size} bytes) is truncated: no {kind} end marker. {_remedy()}"
         )
 
 

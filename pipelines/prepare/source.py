@@ -60,6 +60,9 @@ class Source(Protocol):
     def read(self, keyframe: Keyframe) -> SampleRecord:
         """Record of one keyframe; `previous`, `next` and `map_window` stay None, `prepare` fills them in.
 
+        The ego frame is that of `schemas.geometry`; the global frame may be any fixed one with z up, so a source whose
+        poses live elsewhere (such as in a camera's frame) brings them there.
+
         Raises:
             DataError: something about this keyframe is wrong; names file, sample, value and remedy.
         """

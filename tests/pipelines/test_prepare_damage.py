@@ -44,6 +44,14 @@ def truncated_image(root: Path, victim: SampleRecord) -> str:
     return rf"{victim.cameras['CAM_BACK'].path} \(\d+ bytes\) is truncated"
 
 
+def truncated_png(root: Path, victim: SampleRecord) -> str:
+    """A PNG under the name of the JPEG: what counts is what the file holds."""
+    path = root / victim.cameras["CAM_BACK"].path
+    data = cv2.imencode(".png", np.zeros((225, 400, 3), np.uint8))[1].tobytes()
+    replace_file(path, data[:-7])
+    return rf"{victim.cameras['CAM_BACK'].path} \(\d+ bytes\) is truncated: no PNG end marker"
+
+
 def empty_image(root: Path, victim: SampleRecord) -> str:
     replace_file(root / victim.cameras["CAM_FRONT"].path, b"")
     return r"\(0 bytes\) is no readable image"
@@ -126,6 +134,7 @@ def missing_field(root: Path, victim: SampleRecord) -> str:
 BAD_SAMPLES = [
     missing_image,
     truncated_image,
+    truncated_png,
     empty_image,
     resized_image,
     missing_lidar,

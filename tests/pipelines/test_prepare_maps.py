@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 from pipelines.prepare import prepare
 from pipelines.prepare.map_windows import REACH_M, Raster, cut_window, unpack_maps
 from pipelines.prepare.source import MapImage
-from pipelines.stage import Runtime, read_manifest
+from pipelines.stage import Runtime
 from schemas.datasets import DatasetSpec
 from schemas.errors import StageError
 from schemas.records import RECORDS_FILE, SampleRecord, read_index, read_records
@@ -91,6 +93,11 @@ def test_windows_hold_the_pixels_of_the_mask(prepared: Path, world: Path) -> Non
         assert 0 < window.mean() < 1 and any(np.array_equal(cut, window) for cut in cuts)
 
 
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
 def test_windows_belong_to_the_fingerprint(
     prepared: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:
@@ -103,7 +110,7 @@ def test_windows_belong_to_the_fingerprint(
     prepare(world_dataset.model_copy(update={"root": root}), tmp_path / "work", sync_runtime)
     one, other = (folder / "records" / RECORDS_FILE for folder in (prepared, tmp_path / "work"))
     assert one.read_bytes() == other.read_bytes()
-    manifests = [read_manifest(path.parent) for path in (one, other)]
+    manifests = [manifest_of(path.parent) for path in (one, other)]
     assert manifests[0]["sha256"] != manifests[1]["sha256"]
     assert manifests[0]["inputs"]["maps"] != manifests[1]["inputs"]["maps"]
     assert manifests[0]["inputs"]["tables"] == manifests[1]["inputs"]["tables"]
@@ -127,7 +134,7 @@ def test_a_world_without_maps(
     remove(root)
     summary = prepare(world_dataset.model_copy(update={"root": root}), tmp_path / "work", sync_runtime)
     assert summary.done == summary.counts["without_map"] == 4
-    assert read_manifest(prepared / "records")["counts"]["without_map"] == 0
+    assert manifest_of(prepared / "records")["counts"]["without_map"] == 0
     records = read_records(tmp_path / "work/records", read_index(tmp_path / "work/records"))
     with_maps = read_records(prepared / "records", read_index(prepared / "records"))
     assert records == [record.model_copy(update={"map_window": None}) for record in with_maps]

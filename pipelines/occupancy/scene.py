@@ -77,7 +77,7 @@ def read_scene(
     has_labels = any((group.labels != UNLABELLED).any() for group in groups.values())
     if has_labels:
         mask = _map_mask(reader, records) if config.use_map else None
-        classified = spread_labels(list(groups.values()), config, mask)
+        classified = spread_labels(list(groups.values()), dataset.classes, config, mask)
     else:
         mask = _map_mask(reader, records)
         classified = _classify_by_map(reader, [records[index] for index in groups], list(groups.values()), mask)
@@ -100,12 +100,13 @@ def _classify_by_map(
     for record, pose in zip(records, poses, strict=True):
         pose[:3, 3] += np.array([0.0, 0.0, reader.drift.at(record.lidar.timestamp_us)]) - reader.anchor_m
     points = np.concatenate([group.cells for group in groups])
-    ground = fit_ground(points, poses, reader.config.ground_band_m)
-    return label_by_map(groups, ground, mask)
+    ground = fit_ground(points, poses, reader.config.ground_band_m, reader.config.ground_fit)
+    return label_by_map(groups, ground, mask, reader.dataset.classes)
 
 
 def _map_mask(reader: SweepReader, records: Sequence[SampleRecord]) -> MapMask | None:
-    path = records[0].map_mask
+    """The map's driveable area around the drive, where there is a map and the class table has a class for it."""
+    path = None if reader.dataset.classes.driveable is None else records[0].map_mask
     places = np.array([record.global_from_ego[:3, 3] for record in records])
     return None if path is None else read_map_mask(reader.dataset.root / path, places, reader.anchor_m)
 

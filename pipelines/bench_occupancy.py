@@ -27,7 +27,6 @@ from pipelines.occupancy.stored import stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import write_record
-from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
 from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
 from schemas.voxels.visibility import see_voxels, voxel_rays
@@ -141,7 +140,7 @@ def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[
     seconds, steps = 0.0, 0
     for index, record in enumerate(records):
         if record.splits:
-            occupied = stored_labels(work, index)["semantics"] != FREE
+            occupied = dataset.classes.is_occupied(stored_labels(work, index)["semantics"])
             for walk in (_lidar_walks(accumulated, record, index), _camera_walks(accumulated, record, occupied)):
                 for count, rays in walk:
                     started = time.process_time()

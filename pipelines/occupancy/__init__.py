@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.files import sha256_of
 from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig, check_grid, read_imported
-from pipelines.occupancy.occ3d import Labels, label_file, read_labels
+from pipelines.occupancy.occ3d import Labels, label_file, labels_from_occ3d, read_labels
 from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
@@ -62,7 +62,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     """The stage that writes `work/occupancy.zarr`; raises as `make_occupancy` does before its first unit."""
     if not isinstance(source, Occ3dConfig):
         require_lidar(dataset, f"--source {source.kind}")
-    _check_frame(dataset, source)
+    _check_source(dataset, source)
     entries = read_index(work / "records")
     folder = work / "occupancy.zarr"
     x, y, z = dataset.grid.shape
@@ -78,6 +78,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
             "source": source.model_dump(mode="json", exclude_none=True),
             "grid": dataset.grid.model_dump(mode="json", exclude_defaults=True),
             "categories": dataset.categories,
+            "classes": dataset.classes.model_dump(mode="json", exclude={"colors", "scored"}),
             **({"labels": dataset.labels} if isinstance(source, Occ3dConfig) else {}),
         },
         inputs={"records": sha256_of([work / "records" / "manifest.json"])},
@@ -93,7 +94,9 @@ def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list
     return records, [index for index, record in enumerate(records) if record.splits]
 
 
-def _check_frame(dataset: DatasetSpec, source: OccupancyConfig) -> None:
+def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
+    if not isinstance(source, LidarConfig):
+        labels_from_occ3d(dataset)
     if isinstance(source, ImportConfig):
         check_grid(dataset, source)
     elif dataset.grid.frame != "ego":
@@ -106,7 +109,7 @@ def _check_frame(dataset: DatasetSpec, source: OccupancyConfig) -> None:
 def _read(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Labels:
     if isinstance(source, ImportConfig):
         return read_imported(dataset, source, record)
-    return read_labels(label_file(dataset.root / dataset.labels, record), record.token, dataset.grid.shape)
+    return read_labels(label_file(dataset.root / dataset.labels, record), record.token, dataset)
 
 
 def _import_scene(read: Callable[[SampleRecord], Labels], work: Path, on_error: OnError, unit: Unit) -> UnitReport:

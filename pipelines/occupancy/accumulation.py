@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
+from pipelines.occupancy.ballot import num_slots, winners
 from pipelines.occupancy.kernels import cell_means, share_cells
 from pipelines.occupancy.points import NOT_MATTER, UNLABELLED
 from pipelines.occupancy.sweep import SweepReader
+from schemas.classes import ClassTable
 from schemas.records import SampleRecord
 
 
@@ -62,7 +64,7 @@ def accumulate_keyframe(reader: SweepReader, record: SampleRecord) -> SweepGroup
     return SweepGroup(
         cells=cells.astype(np.float32),
         weights=weights,
-        labels=majority_labels(cell_of_static, labels[is_static], len(cells)),
+        labels=majority_labels(cell_of_static, labels[is_static], len(cells), reader.dataset.classes),
         rays=_merge_rays(points, origins, sweep_of, cell_of, reader.config.ray_cell_m),
         objects={
             name: np.concatenate([sweep.objects[name] for sweep in sweeps if name in sweep.objects]) for name in names
@@ -86,9 +88,10 @@ def _merge_rays(
 
 
 def majority_labels(
-    cell_of: Int64[np.ndarray, " n"], labels: UInt8[np.ndarray, " n"], count: int
+    cell_of: Int64[np.ndarray, " n"], labels: UInt8[np.ndarray, " n"], count: int, table: ClassTable
 ) -> UInt8[np.ndarray, " c"]:
-    """Most frequent class 0..16 of each cell; the lower class wins a tie, `UNLABELLED` where no point has a class."""
+    """Most frequent class of the points of each cell, see `ballot.winners`; `UNLABELLED` where no point has one."""
+    slots = num_slots(table)
     known = labels < NOT_MATTER
-    votes = np.bincount(cell_of[known] * 17 + labels[known], minlength=count * 17).reshape(count, 17)
-    return np.where(votes.any(axis=1), votes.argmax(axis=1), UNLABELLED).astype(np.uint8)
+    votes = np.bincount(cell_of[known] * slots + labels[known], minlength=count * slots).reshape(count, slots)
+    return np.where(votes.any(axis=1), winners(votes, table), np.uint8(UNLABELLED))

@@ -12,7 +12,7 @@ from pipelines.files import sha256_of, write_bytes
 from pipelines.occupancy.occ3d import Labels, label_file
 from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
 from pipelines.stage import Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
-from schemas.classes import FREE, IGNORED
+from schemas.classes import OCC3D, ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
 from schemas.records import read_index
@@ -22,48 +22,65 @@ def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runt
     """Writes `<out>/gts/<scene>/<token>/labels.npz` for every keyframe that the store holds.
 
     Args:
-        dataset: whose grid the store has.
+        dataset: whose grid and class table the store has.
         work: folder with finished `records` and `occupancy.zarr`.
         out: a folder of its own; plan, markers and manifest of this stage lie beside `gts`.
         runtime: scheduler and overwrite.
 
     Raises:
         DataError: the labels are not finished.
-        ConfigError: ``out`` holds something else or files of other labels, or the labels' grid is not the ego frame's.
+        ConfigError: ``out`` holds something else or files of other labels, the labels' grid is not the ego frame's, or
+            a class of theirs is none of Occ3D's.
     """
     if dataset.grid.frame != "ego":
         raise ConfigError(f"Occ3D files hold labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
+    _check_classes(dataset)
     dropped = dropped_tokens(work)
     stage = Stage(
         name="npz",
         folder=out,
-        config={"shape": list(dataset.grid.shape)},
+        config={"shape": list(dataset.grid.shape), "classes": list(dataset.classes.names)},
         inputs={"occupancy": sha256_of([work / "occupancy.zarr" / "manifest.json"])},
         units=scene_units(read_index(work / "records")),
-        work=partial(_write_scene, work, out, dropped),
+        work=partial(_write_scene, work, dataset.classes, out, dropped),
         create=lambda folder: (folder / "units").mkdir(parents=True),
     )
     return run_stage(stage, runtime)
 
 
-def _write_scene(work: Path, out: Path, dropped: frozenset[str], unit: Unit) -> UnitReport:
+def _check_classes(dataset: DatasetSpec) -> None:
+    strange = sorted(set(dataset.classes.occupied) - set(OCC3D.occupied))
+    if strange:
+        raise ConfigError(
+            f"Occ3D files know no class '{strange[0]}' of the class table of '{dataset.name}'; their classes are "
+            f"{', '.join(OCC3D.occupied)}. Use the stored labels instead, or pack them."
+        )
+
+
+def _write_scene(work: Path, table: ClassTable, out: Path, dropped: frozenset[str], unit: Unit) -> UnitReport:
     rows = labelled_rows(work, unit, dropped)
     for row, record in rows:
-        write_bytes(label_file(out / "gts", record), encode_labels(stored_labels(work, row)))
+        write_bytes(label_file(out / "gts", record), encode_labels(stored_labels(work, row), table))
     return UnitReport(done=len(rows))
 
 
-def encode_labels(labels: Labels) -> bytes:
+def encode_labels(labels: Labels, table: ClassTable) -> bytes:
     """A `labels.npz` in Occ3D's form: the three arrays in the published order, uint8, deflate; no times, no pickle.
 
-    Other programs know no class 255: they assert classes 0..17 or index a table of 18 with them. A voxel of unknown
-    class is therefore written as free and unobserved (17, both masks 0), as the published files do with unobserved
-    ones, so that losses and scores that use a mask skip it. A fourth array `unknown` then keeps what was there for
-    `read_labels`: 0 known, else 1 + mask_lidar + mask_camera.
+    Classes get the numbers that `OCC3D` has for their names. Other programs know no unknown class: they assert classes
+    or index a table with them. A voxel of unknown class is therefore written as free and unobserved (both masks 0), as
+    the published files do with unobserved ones, so that losses and scores that use a mask skip it. A fourth array
+    `unknown` then keeps what was there for `read_labels`: 0 known, else 1 + mask_lidar + mask_camera.
+
+    Args:
+        labels: of one keyframe.
+        table: their classes, whose names `OCC3D` has too.
     """
-    unknown = labels["semantics"] == IGNORED
+    unknown = labels["semantics"] == table.ignored
+    numbers = np.full(256, OCC3D.free, dtype=np.uint8)
+    numbers[table.labels_of(table.occupied)] = OCC3D.labels_of(table.occupied)
     files = {
-        "semantics": np.where(unknown, np.uint8(FREE), labels["semantics"]),
+        "semantics": numbers[labels["semantics"]],
         "mask_lidar": np.where(unknown, np.uint8(0), labels["mask_lidar"]),
         "mask_camera": np.where(unknown, np.uint8(0), labels["mask_camera"]),
     }

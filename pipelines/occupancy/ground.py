@@ -15,20 +15,15 @@ from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
+from pipelines.occupancy.tuning import GroundFitConfig
 from schemas.errors import DataError
 from schemas.geometry import Pose
 from schemas.records import PREPARE_AGAIN, MapWindow
 
-BORDER_STRETCH: Final = 5.0
-"""How much more differences in the distance to the driveable area's border count when the nearest ground is looked for:
-classes run along streets."""
-_CELL_M: Final = 1.0
 _REACH_M: Final = 60.0
-_SLOPE: Final = 0.08
-"""Steepest rise over the vehicle's own plane that still counts as ground."""
-_BUMP_M: Final = 0.25
-"""A cell that lies this much above its smooth surroundings shows no ground."""
-_SMOOTH_CELLS: Final = 1.5
+"""Ground is fitted so far around the drive: a little beyond the corners of `OCC3D_GRID`, which are 56.6 m away."""
+_ANY_WEIGHT: Final = 1e-3
+"""Smaller Gaussian weights are none: cells more than four from an accepted one, by default."""
 _BORDER_M: Final = 10.0
 """Distances to the border of the driveable area are not told apart beyond."""
 
@@ -39,54 +34,58 @@ class Ground:
 
     corner_m: Float64[np.ndarray, " 2"]
     height_m: Float64[np.ndarray, "w h"]
+    cell_m: float
     band_m: float
 
     def holds(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
         """Whether each point lies within the band around the ground."""
-        column, inside = _cells(points, self.corner_m, self.height_m.shape)
+        column, inside = _cells(points, self.corner_m, self.height_m.shape, self.cell_m)
         height = np.full(len(points), np.nan)
         height[inside] = self.height_m[column[inside, 0], column[inside, 1]]
         return np.abs(points[:, 2] - height) <= self.band_m
 
 
-def fit_ground(points: Float32[np.ndarray, "n 3"], anchor_from_ego: Sequence[Pose], band_m: float) -> Ground:
+def fit_ground(
+    points: Float32[np.ndarray, "n 3"], anchor_from_ego: Sequence[Pose], band_m: float, config: GroundFitConfig
+) -> Ground:
     """Fits the ground under a drive.
 
-    The lowest points of each square metre are taken where they agree with the plane that the vehicle stood on (plus a
-    slope that grows with the distance), and smoothed; cells that stick out of the smooth surface are left out and the
-    rest is smoothed again.
+    The lowest points of each cell are taken where they agree with the plane that the vehicle stood on (plus a slope
+    that grows with the distance), and smoothed; cells that stick out of the smooth surface are left out and the rest is
+    smoothed again.
 
     Args:
         points: static points, metres from the anchor.
         anchor_from_ego: vehicle poses of the scene's keyframes; the vehicle frame's origin is on the ground.
         band_m: see `Ground.holds`.
+        config: cells, limits and smoothing.
     """
     places = np.array([pose[:3, 3] for pose in anchor_from_ego])
     corner = places[:, :2].min(axis=0) - _REACH_M
-    width, height = np.ceil((places[:, :2].max(axis=0) + _REACH_M - corner) / _CELL_M).astype(int).tolist()
-    column, inside = _cells(points, corner, (width, height))
+    width, height = np.ceil((places[:, :2].max(axis=0) + _REACH_M - corner) / config.cell_m).astype(int).tolist()
+    column, inside = _cells(points, corner, (width, height), config.cell_m)
     lows = np.full((width, height), np.inf)
     np.minimum.at(lows, (column[inside, 0], column[inside, 1]), points[inside, 2].astype(np.float64))
-    plane, distance = _own_plane(corner, (width, height), anchor_from_ego)
-    accepted = np.abs(lows - plane) <= np.minimum(band_m + _SLOPE * distance, 2.0)
-    surface = _smooth(lows, accepted)
-    accepted &= lows - surface <= _BUMP_M
-    return Ground(corner, _smooth(lows, accepted), band_m)
+    plane, distance = _own_plane(corner, (width, height), config.cell_m, anchor_from_ego)
+    accepted = np.abs(lows - plane) <= np.minimum(band_m + config.slope * distance, config.most_m)
+    surface = _smooth(lows, accepted, config.smooth_cells)
+    accepted &= lows - surface <= config.bump_m
+    return Ground(corner, _smooth(lows, accepted, config.smooth_cells), config.cell_m, band_m)
 
 
 def _cells(
-    points: Float[np.ndarray, "n 3"], corner_m: Float64[np.ndarray, " 2"], shape: tuple[int, ...]
+    points: Float[np.ndarray, "n 3"], corner_m: Float64[np.ndarray, " 2"], shape: tuple[int, ...], cell_m: float
 ) -> tuple[np.ndarray, Bool[np.ndarray, " n"]]:
-    column = np.floor((points[:, :2] - corner_m) / _CELL_M).astype(np.int64)
+    column = np.floor((points[:, :2] - corner_m) / cell_m).astype(np.int64)
     return column, np.all((column >= 0) & (column < np.array(shape)), axis=1)
 
 
 def _own_plane(
-    corner_m: Float64[np.ndarray, " 2"], shape: tuple[int, int], anchor_from_ego: Sequence[Pose]
+    corner_m: Float64[np.ndarray, " 2"], shape: tuple[int, int], cell_m: float, anchor_from_ego: Sequence[Pose]
 ) -> tuple[Float64[np.ndarray, "w h"], Float64[np.ndarray, "w h"]]:
     """Height of the nearest vehicle's ground plane and distance to that vehicle, per cell."""
     grid = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), axis=-1)
-    middle = (corner_m + (grid + 0.5) * _CELL_M).reshape(-1, 2)
+    middle = (corner_m + (grid + 0.5) * cell_m).reshape(-1, 2)
     places = np.array([pose[:3, 3] for pose in anchor_from_ego])
     distance, nearest = cKDTree(places[:, :2]).query(middle)
     normals = np.array([pose[:3, 2] for pose in anchor_from_ego])[nearest]
@@ -95,11 +94,13 @@ def _own_plane(
     return plane.reshape(shape), distance.reshape(shape)
 
 
-def _smooth(lows: Float64[np.ndarray, "w h"], accepted: Bool[np.ndarray, "w h"]) -> Float64[np.ndarray, "w h"]:
+def _smooth(
+    lows: Float64[np.ndarray, "w h"], accepted: Bool[np.ndarray, "w h"], sigma: float
+) -> Float64[np.ndarray, "w h"]:
     """Gaussian mean of the accepted cells; NaN where none is near."""
-    weight = gaussian_filter(accepted.astype(np.float64), _SMOOTH_CELLS)
-    total = gaussian_filter(np.where(accepted, lows, 0.0), _SMOOTH_CELLS)
-    return np.where(weight > 1e-3, total / np.maximum(weight, 1e-3), np.nan)
+    weight = gaussian_filter(accepted.astype(np.float64), sigma)
+    total = gaussian_filter(np.where(accepted, lows, 0.0), sigma)
+    return np.where(weight > _ANY_WEIGHT, total / np.maximum(weight, _ANY_WEIGHT), np.nan)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import LidarRecord, SampleRecord
 
+UNKNOWN: Final = 255
+"""Point whose class nobody found. Tables have at most 200 classes, so these numbers are none."""
 UNLABELLED: Final = 254
 """Point without a label of its own."""
 NOT_MATTER: Final = 253
 """Point that the annotators call noise or own vehicle: it is dropped."""
-_UNKNOWN_INDEX: Final = 252
+_NO_CATEGORY: Final = 252
 _VALUE_BYTES: Final = 4
 
 
@@ -39,13 +41,14 @@ def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
     """Class of each value that a point-label file may hold, by the category's name.
 
     Returns:
-        (256,) uint8: class 0..16, `NOT_MATTER` for noise and the own vehicle, another number where no category is.
+        (256,) uint8: class of the dataset's table, `NOT_MATTER` for noise and the own vehicle, another number where no
+        category is.
 
     Raises:
         DataError: `category.json` is missing, has no `index`, or names a category without a class.
     """
     path = dataset.root / dataset.version / "category.json"
-    table = np.full(256, _UNKNOWN_INDEX, dtype=np.uint8)
+    table = np.full(256, _NO_CATEGORY, dtype=np.uint8)
     try:
         for row in json.loads(path.read_text()):
             name, index = row["name"], row["index"]
@@ -121,7 +124,7 @@ def read_point_labels(
             f"{path} (sample {token}): {len(indices)} labels for {count} points of {lidar.path}. Copy both files again."
         )
     labels = table[indices]
-    if (labels == _UNKNOWN_INDEX).any():
-        index = int(indices[(labels == _UNKNOWN_INDEX).argmax()])
+    if (labels == _NO_CATEGORY).any():
+        index = int(indices[(labels == _NO_CATEGORY).argmax()])
         raise DataError(f"{path} (sample {token}): label {index} is the index of no row of category.json")
     return labels

@@ -79,7 +79,7 @@ def read_scene(
     has_labels = any((group.labels != UNLABELLED).any() for group in groups.values())
     if has_labels:
         mask = _map_mask(reader, records, folder) if config.use_map else None
-        classified = spread_labels(list(groups.values()), config, mask)
+        classified = spread_labels(list(groups.values()), dataset.classes, config, mask)
     else:
         mask = _map_mask(reader, records, folder)
         classified = _classify_by_map(reader, [records[index] for index in groups], list(groups.values()), mask)
@@ -102,12 +102,13 @@ def _classify_by_map(
     for record, pose in zip(records, poses, strict=True):
         pose[:3, 3] += np.array([0.0, 0.0, reader.drift.at(record.keyframe_sweep.timestamp_us)]) - reader.anchor_m
     points = np.concatenate([group.cells for group in groups])
-    ground = fit_ground(points, poses, reader.config.ground_band_m)
-    return label_by_map(groups, ground, mask)
+    ground = fit_ground(points, poses, reader.config.ground_band_m, reader.config.ground_fit)
+    return label_by_map(groups, ground, mask, reader.dataset.classes)
 
 
 def _map_mask(reader: SweepReader, records: Sequence[SampleRecord], folder: Path) -> MapMask | None:
-    window = records[0].map_window
+    """The map's driveable area around the drive, where there is a map and the class table has a class for it."""
+    window = None if reader.dataset.classes.driveable is None else records[0].map_window
     return None if window is None else read_map_mask(folder, window, reader.anchor_m)
 
 

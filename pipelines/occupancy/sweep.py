@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -18,8 +17,6 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.geometry import invert_rigid, transform_points
 from schemas.records import LidarRecord, SampleRecord
-
-_FIRST_STUFF: Final = 11
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,8 @@ class SweepReader:
     ) -> tuple[Bool[np.ndarray, " n"], dict[str, Float32[np.ndarray, "_ 3"]]]:
         """Which points are static, and the points of each object.
 
-        In a box or its margin a point with a label of ground or background is static, with a label of an object it is
-        the box's. Points without a label are the box's inside it and dropped in the margin: ground, dust or object.
+        In a box or its margin a point of the table's stuff or ground is static, one of another class is the box's.
+        Points without a label are the box's inside it and dropped in the margin: ground, dust or object.
         """
         boxes = boxes_at(self.tracks, time_us, self.reach_us)
         box_from_points = np.array([_box_from_anchor(pose, self.anchor_m) for pose in boxes.global_from_box])
@@ -90,8 +87,9 @@ class SweepReader:
             margin_m=self.config.box_margin_m,
             bottom_m=self.config.box_bottom_m,
         )
-        is_stuff = (labels >= _FIRST_STUFF) & (labels < NOT_MATTER)
-        is_thing = labels < _FIRST_STUFF
+        table = self.dataset.classes
+        is_stuff = np.isin(labels, table.labels_of(table.stuff + table.ground))
+        is_thing = ~is_stuff & (labels < NOT_MATTER)
         is_static: Bool[np.ndarray, " n"] = (place == OUTSIDE) | is_stuff
         belongs = ~is_static & ((place == IN_BOX) | is_thing)
         objects = {}
@@ -131,12 +129,12 @@ def make_reader(dataset: DatasetSpec, config: LidarConfig, records: Sequence[Sam
         anchor_m=anchor,
         reach_us=max((b - a for a, b in zip(times, times[1:], strict=False)), default=0),
         table=class_of_index(dataset) if has_labels else None,
-        drift=_measure_drift(dataset, records, anchor),
+        drift=_measure_drift(dataset, config, records, anchor),
     )
 
 
 def _measure_drift(
-    dataset: DatasetSpec, records: Sequence[SampleRecord], anchor_m: Float64[np.ndarray, " 3"]
+    dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], anchor_m: Float64[np.ndarray, " 3"]
 ) -> HeightDrift:
     """Drift over the keyframes whose files can be read; the others are reported when their turn comes."""
     times, clouds = [], []
@@ -147,4 +145,4 @@ def _measure_drift(
             continue
         times.append(record.keyframe_sweep.timestamp_us)
         clouds.append(transform_points(record.keyframe_sweep.global_from_lidar, points) - anchor_m)
-    return measure_height_drift(times, clouds)
+    return measure_height_drift(times, clouds, config.height_drift)

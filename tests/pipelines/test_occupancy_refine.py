@@ -17,6 +17,7 @@ from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import Runtime
 from pipelines.synth.sensors import TRUTH_BASE
 from pipelines.zarr_io import open_store
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid
@@ -47,7 +48,7 @@ def picture(label: int) -> np.ndarray:
 
 
 def refuted(semantics: np.ndarray, image: np.ndarray, min_rays: int = 2) -> list[list[int]]:
-    voxels = refuted_voxels(GRID, semantics, [(view(), image)], rays_per_voxel=1.5, min_rays=min_rays)
+    voxels = refuted_voxels(GRID, OCC3D, semantics, [(view(), image)], rays_per_voxel=1.5, min_rays=min_rays)
     return np.argwhere(voxels).tolist()
 
 

@@ -54,7 +54,14 @@ def draw_with_bar(
     import protoocc
 
     with progress_bar("view", "pictures") as update:
-        return protoocc.draw(shards, split, out, checkpoint=run, count=count, prototypes=prototypes, on_progress=update)
+        return protoocc.draw(
+            protoocc.open_shards(shards, split),
+            out,
+            checkpoint=run,
+            count=count,
+            prototypes=prototypes,
+            on_progress=update,
+        )
 
 
 def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work = None, as_json: Json = False) -> None:

@@ -91,14 +91,16 @@ def test_another_network_trains_resumes_scores_and_draws(toy_config: TrainConfig
     road = score(whole, shards, "val").row("model").classes["driveable_surface"]
     assert road is not None and road > 0.9
     assert len(list(predict(network, open_shards(shards, "val")))) == 2
-    assert all(path.is_file() for path in draw(shards, "val", tmp_path / "pictures", checkpoint=whole, count=1))
+    assert all(
+        path.is_file() for path in draw(open_shards(shards, "val"), tmp_path / "pictures", checkpoint=whole, count=1)
+    )
 
 
 def test_what_it_does_not_offer_is_said(toy_config: TrainConfig, shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(override(toy_config, ["schedule.steps=1"]), shards, run)
     with pytest.raises(ConfigError, match="there are no prototypes to draw"):
-        draw(shards, "val", tmp_path / "pictures", checkpoint=run, prototypes=True)
+        draw(open_shards(shards, "val"), tmp_path / "pictures", checkpoint=run, prototypes=True)
     record = WeightsConfig(file="resnet.pth", sha256="0", format="torchvision")
     with pytest.raises(CheckpointError, match="kind 'toy' reads its images otherwise .* resnet.pth"):
         check_weights(toy_config.model, WeightsFile(record, {}, ""))
@@ -156,11 +158,11 @@ def test_another_class_table_trains_scores_and_draws(kitti_shards: Path, shards:
     assert report.row("all_free").iou == 0.0
     for _, prediction in predict(network, open_shards(kitti_shards, "val")):
         assert KITTI.names[int(np.bincount(prediction.ravel()).argmax())] == "nothing"
-    assert draw(kitti_shards, "val", tmp_path / "pictures", checkpoint=run, count=1)[0].is_file()
+    assert draw(open_shards(kitti_shards, "val"), tmp_path / "pictures", checkpoint=run, count=1)[0].is_file()
     with pytest.raises(ConfigError, match="class 0 is nothing there and others here"):
         score(run, shards, "val")
     with pytest.raises(ConfigError, match="class 0 is nothing there and others here"):
-        draw(shards, "val", tmp_path / "pictures", checkpoint=run)
+        draw(open_shards(shards, "val"), tmp_path / "pictures", checkpoint=run)
 
 
 def test_class_weights_are_compared_with_the_table(shards: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_changed_settings_are_refused(masked: Path, world_dataset: DatasetSpec, 
 def test_rows_outside_splits_stay_empty(work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime) -> None:
     path = work / "records" / RECORDS_FILE
     lines = path.read_text().splitlines()
-    lines[1] = lines[1].replace('"splits":["train"]', '"splits":[]')
+    lines[1] = lines[1].replace('"splits":["train"]', '"splits":[       ]')  # as long, so the index stays right
     path.write_text("\n".join(lines) + "\n")
     summary = make_masks(world_dataset, work, SEEDS, sync_runtime)
     assert (summary.done, summary.dropped, summary.counts["outside_splits"]) == (3, {}, 1.0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import math
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +11,14 @@ from jaxtyping import UInt8
 
 from schemas.classes import FREE, IGNORED
 from schemas.errors import DataError
+from schemas.outside import Source, read_bytes, read_npz
+from schemas.outside.limits import MEMBER_FACTOR, MEMBER_SLACK
 from schemas.records import SampleRecord
 
 LABEL_ARRAYS: Final = ("semantics", "mask_lidar", "mask_camera")
 _HIGHEST: Final = {"semantics": FREE, "mask_lidar": 1, "mask_camera": 1, "unknown": 3}
+_WIDEST: Final = 8
+"""Bytes of a value: wider numbers than uint8 are read, so that their type can be told."""
 
 Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
 """`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
@@ -44,16 +47,12 @@ def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
     Source: Occ3D-nuScenes (CVPR 2023 challenge), axis order x, y, z in the ego frame of the LIDAR_TOP keyframe.
     """
     where = f"{path} (sample {token})"
-    try:
-        with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-            missing = [name for name in LABEL_ARRAYS if name not in file]
-            if missing:
-                raise DataError(f"{where}: array '{missing[0]}' is missing; expected {', '.join(LABEL_ARRAYS)}")
-            labels = {name: file[name] for name in (*LABEL_ARRAYS, "unknown") if name in file}
-    except FileNotFoundError:
-        raise DataError(f"{where}: not found. Check `labels` and `root` in datasets.yaml.") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
+    source, largest = Source(where, "Check `labels` and `root` in datasets.yaml, or copy it again."), math.prod(shape)
+    data = read_bytes(source, path, len(_HIGHEST) * MEMBER_FACTOR * _WIDEST * largest + MEMBER_SLACK)
+    labels = read_npz(source, data, _HIGHEST, _WIDEST * largest)
+    missing = [name for name in LABEL_ARRAYS if name not in labels]
+    if missing:
+        raise DataError(f"{where}: array '{missing[0]}' is missing; expected {', '.join(LABEL_ARRAYS)}")
     for name, values in labels.items():
         _check(where, name, values, shape)
     return _restore_unknown(labels)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from protoocc.checkpoint import find_checkpoint, list_checkpoints, load_model, load_state, save_checkpoint
+from protoocc.checkpoint import find_checkpoint, list_checkpoints, load_network, load_state, save_checkpoint
 from protoocc.config import TrainConfig
 from protoocc.model import ProtoOcc
 from schemas.errors import CheckpointError, DataError
@@ -21,6 +21,7 @@ def save(folder: Path, config: TrainConfig, step: int = 1) -> Path:
 
 
 def edit_weights(checkpoint: Path, **changes: torch.Tensor | None) -> None:
+    (checkpoint / "SHA256SUMS").unlink(missing_ok=True)
     weights = load_file(checkpoint / "model.safetensors")
     for name, value in changes.items():
         name = name.replace("__", ".")
@@ -33,11 +34,16 @@ def edit_weights(checkpoint: Path, **changes: torch.Tensor | None) -> None:
 
 def test_round_trip(tmp_path: Path, tiny_config: TrainConfig) -> None:
     checkpoint = save(tmp_path / "checkpoints", tiny_config)
-    assert sorted(path.name for path in checkpoint.iterdir()) == ["config.json", "model.safetensors", "state.pt"]
+    assert sorted(path.name for path in checkpoint.iterdir()) == [
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+        "state.pt",
+    ]
     torch.manual_seed(1)
     original = ProtoOcc(tiny_config.model).state_dict()
     for path in (checkpoint, checkpoint / "model.safetensors", tmp_path, tmp_path / "checkpoints"):
-        model, config = load_model(path)
+        model, config = load_network(path)
         assert config == tiny_config
         assert not model.training
         assert all(torch.equal(value, original[name]) for name, value in model.state_dict().items())
@@ -63,7 +69,7 @@ def test_other_names_and_shapes_are_listed(tmp_path: Path, tiny_config: TrainCon
     edit_weights(checkpoint, extra=torch.zeros(2), decoder__classifier__2__bias=torch.zeros(3))
     edit_weights(checkpoint, decoder__classifier__2__weight=None)
     with pytest.raises(CheckpointError) as error:
-        load_model(checkpoint)
+        load_network(checkpoint)
     lines = str(error.value).splitlines()
     assert lines[0].endswith("does not fit the network in 3 places:")
     assert lines[1:] == [
@@ -76,23 +82,28 @@ def test_other_names_and_shapes_are_listed(tmp_path: Path, tiny_config: TrainCon
 def test_unreadable_files_are_named(tmp_path: Path, tiny_config: TrainConfig) -> None:
     checkpoint = save(tmp_path, tiny_config)
     (checkpoint / "state.pt").write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match="state.pt cannot be read"):
+    with pytest.raises(CheckpointError, match="state.pt is no readable file of weights"):
         load_state(checkpoint / "state.pt")
     weights = (checkpoint / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(weights[:-9])
-    with pytest.raises(CheckpointError, match="no readable safetensors file"):
-        load_model(checkpoint)
+    with pytest.raises(
+        CheckpointError, match="state.pt is damaged: cut or changed|model.safetensors is damaged: cut or"
+    ):
+        load_network(checkpoint)
+    (checkpoint / "SHA256SUMS").unlink()
+    with pytest.raises(CheckpointError, match="model.safetensors is no readable file of weights"):
+        load_network(checkpoint)
     (checkpoint / "config.json").write_text('{"modell": {}}')
     with pytest.raises(CheckpointError, match="unknown field 'modell'"):
-        load_model(checkpoint)
+        load_network(checkpoint)
     (checkpoint / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="config.json cannot be read"):
-        load_model(checkpoint)
+    with pytest.raises(CheckpointError, match="config.json: not found"):
+        load_network(checkpoint)
 
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"path": Path("x")}, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="holds Python objects beside its tensors .pathlib"):
         load_state(tmp_path / "state.pt")
 
 
@@ -106,9 +117,20 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, tiny_config: Trai
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == [whole]
-    load_model(whole)
+    load_network(whole)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no checkpoint and no run with one"):
-        load_model(tmp_path / "absent")
+        load_network(tmp_path / "absent")
+
+
+def test_damaged_newest_checkpoint_names_the_one_before(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    save(tmp_path / "checkpoints", tiny_config, 1)
+    newest = save(tmp_path / "checkpoints", tiny_config, 2)
+    data = bytearray((newest / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=r"is damaged: cut or changed(.|\n)*before it is .*step-000001: name it"):
+        load_network(tmp_path)
+    load_network(tmp_path / "checkpoints" / "step-000001")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from protoocc.hosts import build_network
 from protoocc.network import Network
 from schemas.errors import CheckpointError, DataError, disk_errors
 from schemas.outside import Source, parse_json, read_bytes
-from schemas.outside.limits import JSON_BYTES
+from schemas.outside.limits import GRID_VOXELS, JSON_BYTES, NETWORK_NUMBER, NETWORK_VALUES
 from schemas.outside.weights import check_safetensors_file, check_torch_file
 from schemas.settings import describe_validation
 from schemas.shards import CHECKSUMS
@@ -131,8 +132,10 @@ def load_network(path: Path) -> tuple[Network, TrainConfig]:
     try:
         check_sums(folder)
         config = read_config(folder / CONFIG)
+        weights = read_safetensors(folder / WEIGHTS)
+        _check_fit(folder / WEIGHTS, _planned_network(folder / CONFIG, config, len(weights)), weights)
         network = build_network(config.model)
-        load_weights(network, folder / WEIGHTS)
+        network.load_state_dict(weights)
     except CheckpointError as error:
         before = [other for other in list_checkpoints(folder.parent) if other.name < folder.name]
         if not before:
@@ -200,6 +203,47 @@ def load_weights(model: nn.Module, path: Path) -> None:
         CheckpointError: unreadable, or names or shapes differ from the network's (lists them).
     """
     weights = read_safetensors(path)
+    _check_fit(path, model, weights)
+    model.load_state_dict(weights)
+
+
+def _planned_network(path: Path, config: TrainConfig, tensors: int) -> Network:
+    """The network without memory for its weights: a configuration may ask for more than the machine has.
+
+    Args:
+        path: the configuration, for messages.
+        config: what to build.
+        tensors: number of tensors of the file: each layer has at least one.
+
+    Raises:
+        CheckpointError: numbers beyond `limits`, more layers than tensors, or no network can be built from it.
+    """
+    values = list(_plain_values(config.model.model_dump(mode="json")))
+    largest = max(value for value in values if isinstance(value, int))
+    layers, voxels = getattr(config.model, "encoder_layers", 0), math.prod(config.model.grid.shape)
+    if len(values) > NETWORK_VALUES or largest > NETWORK_NUMBER or voxels > GRID_VOXELS or layers > tensors:
+        raise CheckpointError(
+            f"{path} asks for a network of {layers:,} layers on {voxels:,} voxels, with {len(values):,} settings up to "
+            f"{largest:,}; at most one layer for each of the {tensors} tensors, {GRID_VOXELS:,}, {NETWORK_VALUES:,} "
+            f"and {NETWORK_NUMBER:,} are possible"
+        )
+    try:
+        with torch.device("meta"):
+            return build_network(config.model)
+    except (ValueError, RuntimeError, OverflowError, TypeError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
+
+
+def _plain_values(value: Any) -> Iterator[Any]:
+    """Values in nested mappings and lists."""
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _plain_values(inner)
+    else:
+        yield value
+
+
+def _check_fit(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
     lines = [f"missing: {name} {tuple(own[name].shape)}" for name in sorted(own.keys() - weights.keys())]
     lines += [f"unexpected: {name} {tuple(weights[name].shape)}" for name in sorted(weights.keys() - own.keys())]
@@ -212,7 +256,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
         shown = "\n".join(f"  {line}" for line in lines[:10])
         more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
         raise CheckpointError(f"{path} does not fit the network in {len(lines)} places:\n{shown}{more}")
-    model.load_state_dict(weights)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -56,6 +56,11 @@ PICKLE_BYTES: Final = 64 * MEBIBYTE
 PICKLE_STEPS: Final = 1_000_000
 """Instructions of that pickle; an optimiser of a thousand weights has 120,000."""
 
+NETWORK_VALUES: Final = 1000
+"""Settings of a network, entries of lists counted."""
+NETWORK_NUMBER: Final = 100_000
+"""The largest whole number among them: channels, cells, classes."""
+
 PLANET_M: Final = 2.1e7
 """A pose lies within half the circumference of the Earth, metres."""
 VEHICLE_M: Final = 1000.0

@@ -169,7 +169,7 @@ def _pack_nothing(bench: Bench, unit: Unit) -> UnitReport:
 def _check_scene(bench: Bench, check: Callable[[Unit], UnitReport], unit: Unit) -> UnitReport:
     """The kernel of `records`: drafts are read, linked and written as ever, but there are no files to check."""
     report = check(unit)
-    bench.note_peak()
+    bench.note_use()
     return report
 
 

@@ -135,7 +135,7 @@ def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[
     seconds, steps = 0.0, 0
     for index, record in enumerate(records):
         if record.splits:
-            occupied = stored_labels(work, index)["semantics"] != FREE
+            occupied = stored_labels(work, index, record.token)["semantics"] != FREE
             for walk in (_lidar_walks(parts, record, index), _camera_walks(parts, record, occupied)):
                 for count, rays in walk:
                     started = time.process_time()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,8 @@ UNITS: Final = "units"
 """Folder of one marker per finished unit."""
 MANIFEST: Final = "manifest.json"
 """Written last: readers refuse a folder without it."""
+CHECKSUMS: Final = "checksums.npy"
+"""SHA-256 of each row of a store, uint8 (N, 32): over the sample's token and the files of its chunks."""
 
 _MASKS_PREFIX: Final = "masks-"
 
@@ -56,15 +58,46 @@ class WorkFolder:
 
 
 class StagePlan(BaseModel):
-    """`plan.json`: everything that decides the bytes of a stage."""
+    """What decides the bytes of a stage, and what made it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str = Field(description="Name of the stage.")
     format_version: int = Field(description="`schemas.store.FORMAT_VERSION` of the program that wrote it.")
     config: dict[str, Any] = Field(description="Settings of the stage.")
+    dataset: dict[str, Any] = Field({}, description="The fields of the dataset's entry that decide its bytes.")
     inputs: dict[str, str] = Field(description="Fingerprints of what the stage reads.")
-    on_error: Literal["fail", "drop"] = Field(description="What bad samples do.")
+    stores: dict[str, str] = Field(
+        {}, description="Which inputs are stages themselves, and their folders, relative to this one."
+    )
+    command: str = Field("", description="Command line that makes it, without --overwrite; not part of comparisons.")
+
+
+FileStamp = tuple[int, int, str]
+"""Size in bytes, time of the last change in nanoseconds, SHA-256 of a raw file."""
+
+
+class PlanFile(StagePlan):
+    """`plan.json`, written before the first unit."""
+
+    units: tuple[str, ...] = Field((), description="Names of all units.")
+    read: dict[str, FileStamp | None] = Field({}, description="Raw files that the whole stage reads, such as tables.")
+
+
+class UnitMarker(BaseModel):
+    """`units/<unit>.json`: what a finished unit did, from which raw files, and which files it wrote."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    done: int = Field(ge=0, description="Finished samples.")
+    dropped: dict[str, str] = Field(description="Token of each dropped sample and why.")
+    counts: dict[str, float] = Field(description="Figures of the stage, such as labelled voxels by source.")
+    read: dict[str, FileStamp | None] = Field(
+        {}, description="Raw files, relative to the dataset's root where they lie below it; null: it was not there."
+    )
+    wrote: dict[str, tuple[int, str]] = Field(
+        {}, description="Files below the stage's folder: size and SHA-256. A chunk that is all fill value has none."
+    )
 
 
 class StageManifest(StagePlan):
@@ -75,4 +108,5 @@ class StageManifest(StagePlan):
     done: int = Field(ge=0, description="Samples that the stage finished.")
     dropped: dict[str, str] = Field(description="Token of each dropped sample and why.")
     counts: dict[str, float] = Field(description="Figures added up over all units.")
+    files: dict[str, str] = Field({}, description="SHA-256 of the files that belong to no unit.")
     num_bytes: int = Field(0, ge=0, description="Size of the stage's other files, so that nobody has to look at each.")

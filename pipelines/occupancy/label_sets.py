@@ -98,6 +98,15 @@ def _text(grid: VoxelGrid) -> str:
     return f"{{minimum_m: {low}, voxel_size_m: {grid.voxel_size_m}, shape: {shape}, frame: {grid.frame}}}"
 
 
+def imported_file(dataset: DatasetSpec, config: ImportConfig, record: SampleRecord) -> Path:
+    """Label file of one keyframe.
+
+    Raises:
+        DataError: the tables do not tell its name.
+    """
+    return LABEL_SETS[config.kind].path_of(config.labels, dataset, record)
+
+
 def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleRecord) -> Labels:
     """Labels of one keyframe in the dataset's grid.
 
@@ -105,7 +114,7 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
         DataError: the file is missing, cut short or holds something else.
     """
     label_set = LABEL_SETS[config.kind]
-    path = label_set.path_of(config.labels, dataset, record)
+    path = imported_file(dataset, config, record)
     semantics = _fill(label_set, _read_rows(path, record.token), f"{path} (sample {record.token})")
     if dataset.grid != label_set.grid:
         semantics = resample(semantics, label_set.grid, dataset.grid, ego_from_lidar=record.lidar.ego_from_lidar.matrix)

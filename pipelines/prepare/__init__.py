@@ -9,18 +9,17 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
-from pipelines.files import sha256_of, write_bytes
+from pipelines.files import names_fingerprint, sha256_of, write_bytes
 from pipelines.prepare.geometry import geometry_stage
 from pipelines.prepare.keyframes import Keyframe, plan_keyframes
 from pipelines.prepare.pose_jumps import find_jumps
 from pipelines.prepare.raw_tables import load_devkit, table_folder, tables_fingerprint
-from pipelines.prepare.sample_rows import SampleReader
+from pipelines.prepare.sample_rows import LIDAR, SampleReader
 from pipelines.prepare.sensor_files import check_files
-from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage
+from pipelines.stage import Layout, OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, disk_errors
 from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines
@@ -32,6 +31,8 @@ __all__ = ["prepare"]
 
 DRAFTS = "drafts"
 SCENES = "scenes"
+RECORD_FIELDS = ("format", "version", "cameras", "lidar", "classes.names", "classes.free", "categories", "splits")
+"""Fields of the dataset's entry that decide the records."""
 
 
 class _Draft(Frozen):
@@ -80,18 +81,26 @@ def prepare(dataset: DatasetSpec, out: Path, runtime: Runtime) -> StageSummary:
 def _records_stage(dataset: DatasetSpec, out: Path, keyframes: Sequence[Keyframe], on_error: OnError) -> Stage:
     scenes = groupby(keyframes, key=lambda keyframe: keyframe.scene)
     units = [Unit(scene, sum(1 for _ in members)) for scene, members in scenes]
-    fields: dict[str, Any] = dataset.model_dump(
-        mode="json", include={"format", "version", "cameras", "classes", "categories", "splits"}
-    )
+    folder = table_folder(dataset)
     return Stage(
         name="records",
         folder=out / "records",
-        config=fields,
-        inputs={"tables": tables_fingerprint(table_folder(dataset))},
+        config={},
+        inputs={"tables": tables_fingerprint(folder), "sweeps": names_fingerprint(dataset.root / "sweeps" / LIDAR)},
         units=units,
-        work=partial(check_scene, dataset, out / "records", on_error),
+        work=partial(check_scene, dataset, on_error),
         create=partial(write_drafts, dataset, keyframes),
         finish=partial(join_scenes, [unit.name for unit in units]),
+        layout=Layout(
+            patterns=(RECORDS_FILE, INDEX_FILE, f"{DRAFTS}/*.jsonl", f"{SCENES}/*.jsonl"),
+            joined=(RECORDS_FILE, INDEX_FILE),
+        ),
+        origin=Origin(
+            dataset,
+            fields=RECORD_FIELDS,
+            read=tuple(sorted(folder.glob("*.json"))),
+            command=f"protoocc prepare {dataset.name}",
+        ),
     )
 
 
@@ -113,7 +122,7 @@ def _draft(reader: SampleReader, keyframe: Keyframe) -> _Draft:
         return _Draft(token=keyframe.token, problem=str(error))
 
 
-def check_scene(dataset: DatasetSpec, folder: Path, on_error: OnError, unit: Unit) -> UnitReport:
+def check_scene(dataset: DatasetSpec, on_error: OnError, folder: Path, unit: Unit) -> UnitReport:
     """Checks the files of one scene's keyframes and writes ``scenes/<scene>.jsonl`` with the good ones.
 
     Raises:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pipelines.files import sha256_of
-from pipelines.stage import Stage, Unit, UnitReport, units_of
-from pipelines.zarr_io import create_store, write_record
+from pipelines.stage import Origin, Stage, Unit, UnitReport, units_of
+from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec, ImageSpec
 from schemas.records import CameraRecord, read_index, read_records
 
@@ -24,16 +23,23 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
     return Stage(
         name="geometry",
         folder=work / "geometry.zarr",
-        config={"cameras": list(dataset.cameras), "image": dataset.image.model_dump(mode="json")},
-        inputs={"records": sha256_of([work / "records" / "manifest.json"])},
+        config={},
+        inputs={},
         units=units_of(entries, UNIT_SIZE),
         work=partial(write_geometry, dataset, work),
         create=partial(create_store, kind="geometry", sizes=sizes),
+        layout=store_layout("geometry"),
+        origin=Origin(
+            dataset,
+            fields=("cameras", "image", "camera_images"),
+            stores={"records": work / "records"},
+            command=f"protoocc prepare {dataset.name}",
+        ),
     )
 
 
-def write_geometry(dataset: DatasetSpec, work: Path, unit: Unit) -> UnitReport:
-    """Writes the rows of one unit."""
+def write_geometry(dataset: DatasetSpec, work: Path, store: Path, unit: Unit) -> UnitReport:
+    """Writes the rows of one unit to a store."""
     records = read_records(work / "records", unit.entries)
     for entry, record in zip(unit.entries, records, strict=True):
         cameras = {channel: record.cameras[channel] for channel in dataset.cameras}
@@ -44,7 +50,7 @@ def write_geometry(dataset: DatasetSpec, work: Path, unit: Unit) -> UnitReport:
             "camera_from_ego": np.stack([record.camera_from_ego(channel) for channel in dataset.cameras]),
             "global_from_ego": record.global_from_ego,
         }
-        write_record(work / "geometry.zarr", entry.row, arrays)
+        write_record(store, entry.row, arrays)
     return UnitReport(done=unit.size)
 
 

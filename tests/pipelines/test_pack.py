@@ -14,7 +14,7 @@ import pytest
 import webdataset
 
 from pipelines.images import resize_and_crop
-from pipelines.pack import PackConfig, _plan_shards, pack, pack_stage
+from pipelines.pack import PackConfig, _plan_shards, pack
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
@@ -23,7 +23,6 @@ from schemas.datasets import ImageSpec
 from schemas.errors import ConfigError, DataError, StageError
 from schemas.records import read_index, read_records
 from schemas.shards import Manifest, ShardIndex
-from schemas.workfolder import WorkFolder
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -165,13 +164,11 @@ def test_manifest_and_indexes_are_those_of_the_shared_models(packed, world_datas
         assert all(set(sample.members) == set(manifest.extensions) for sample in index.samples)
 
 
-def test_images_of_single_cameras_are_part_of_the_plan(world_dataset, stored):
-    plain = pack_stage(world_dataset, WorkFolder(stored), PackConfig())
+def test_images_of_single_cameras_are_part_of_the_plan(world_dataset, stored, sync_runtime):
     wide = ImageSpec(resize=(200, 112), crop=(0, 0, 200, 104))
     other = world_dataset.model_copy(update={"camera_images": {"CAM_BACK": wide}})
-    changed = pack_stage(other, WorkFolder(stored), PackConfig())
-    assert "camera_images" not in plain.config
-    assert changed.config["camera_images"]["CAM_BACK"]["crop"] == [0, 0, 200, 104]
+    with pytest.raises(ConfigError, match=r"masks-seeds.zarr: camera_images.CAM_BACK.crop: was None, now \[0, 0, 200"):
+        pack(other, stored, PackConfig(), sync_runtime)
 
 
 def test_resize_then_crop_by_hand():

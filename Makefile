@@ -1,5 +1,5 @@
 # Everything from a fresh clone: `make demo` and `make test` set up .venv themselves and are quick when nothing changed.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo
@@ -27,11 +27,12 @@ test: setup ## the fast tests
 test-slow: setup ## the slow tests
 	$(BIN)/python -m pytest -q -m slow
 
-check: setup ## style, types, import contracts
+check: setup ## style, types, import contracts, sizes of files and functions, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q --noconftest tests/test_architecture.py tests/test_docs.py
 
 format: setup ## rewrite files in house style
 	$(BIN)/ruff format .

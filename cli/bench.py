@@ -6,6 +6,7 @@ import typer
 
 from cli.bench_attention import attention
 from cli.bench_occupancy import occupancy
+from cli.bench_stages import stages
 from cli.bench_table3 import table3
 
 bench = typer.Typer(
@@ -18,6 +19,7 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
+    bench.command()(stages)
     bench.command()(occupancy)
     bench.command()(table3)
     bench.command()(attention)

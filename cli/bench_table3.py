@@ -62,8 +62,9 @@ def _dataset_rig(dataset: DatasetSpec) -> Rig:
 
     from pipelines.zarr_io import open_store
     from protoocc.bench.table3 import Rig
+    from schemas.workfolder import WorkFolder
 
-    arrays = open_store(dataset.work / "geometry.zarr", "geometry")
+    arrays = open_store(WorkFolder(dataset.work).geometry, "geometry")
     matrices = [torch.tensor(arrays[name][0]).float() for name in ("image_from_camera", "camera_from_ego")]
     return Rig(f"first keyframe of {dataset.name}", dataset.image.shape, *matrices)
 

@@ -13,6 +13,7 @@ from cli.options import (
     Datasets,
     DropBad,
     Json,
+    MemoryLimit,
     Overwrite,
     SchedulerKind,
     Work,
@@ -40,6 +41,7 @@ def run_with_bar(
     *,
     scheduler: str = "processes",
     workers: int | None = None,
+    memory_limit: str | None = None,
     overwrite: bool = False,
     on_error: str = "fail",
 ) -> StageSummary:
@@ -48,7 +50,7 @@ def run_with_bar(
 
     with progress_bar(title) as update:
         runtime = Runtime(
-            scheduler=make_scheduler(scheduler, workers),
+            scheduler=make_scheduler(scheduler, workers, memory_limit),
             overwrite=overwrite,
             on_error=check_on_error(on_error),
             on_progress=update,
@@ -127,6 +129,9 @@ def prepare(
     root: Annotated[Path | None, typer.Option("--root", help="Raw data folder, instead of the entry's.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="Table version, instead of the entry's.")] = None,
     out: Work = None,
+    scheduler: SchedulerKind = "processes",
+    workers: Workers = None,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
     as_json: Json = False,
@@ -147,12 +152,28 @@ def prepare(
     summary = run_with_bar(
         "prepare",
         lambda runtime: run_prepare(dataset, dataset.work, runtime),
-        scheduler="sync",
+        scheduler=scheduler,
+        workers=workers,
+        memory_limit=memory_limit,
         overwrite=overwrite,
         on_error=on_error,
     )
+    print_absent(summary)
     if as_json:
         print_json(summary)
+
+
+def print_absent(summary: StageSummary) -> None:
+    """Prints what some keyframes lack and what that costs."""
+    costs = {
+        "lidar": "labels must be imported (--source occ3d), and --check has nothing to compare with",
+        "map": "ground without point labels gets no class",
+    }
+    for name, cost in costs.items():
+        count = summary.counts.get(f"without_{name}", 0)
+        if count:
+            text = f"  {count:.0f} of {summary.done} samples have no {name}: {cost}"
+            console.print(text.replace("lidar", "LiDAR"), style="yellow", highlight=False, soft_wrap=True)
 
 
 def masks(
@@ -170,6 +191,7 @@ def masks(
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
     as_json: Json = False,
@@ -192,6 +214,7 @@ def masks(
         lambda runtime: make_masks(dataset, dataset.work, config, runtime),
         scheduler=scheduler,
         workers=workers,
+        memory_limit=memory_limit,
         overwrite=overwrite,
         on_error=on_error,
     )
@@ -207,6 +230,7 @@ def pack(
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
     as_json: Json = False,
@@ -229,6 +253,7 @@ def pack(
         lambda runtime: run_pack(dataset, dataset.work, config, runtime),
         scheduler=scheduler,
         workers=workers,
+        memory_limit=memory_limit,
         overwrite=overwrite,
         on_error=on_error,
     )

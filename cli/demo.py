@@ -58,11 +58,13 @@ def demo(
 
         protoocc demo --out /tmp/demo --train-scenes 2 --keyframes 4 --steps 20
     """
+    from schemas.workfolder import WorkFolder
+
     started = time.monotonic()
     continued = (out / "datasets.yaml").is_file()
     size = DemoSize(train_scenes, val_scenes, keyframes, width, steps, pictures)
     dataset = _make_data(out, size, seed)
-    shards = dataset.work / "shards"
+    shards = WorkFolder(dataset.work).shards
     summary, report, paths = _learn(out, shards, size)
     seconds = time.monotonic() - started
     _write_summary(

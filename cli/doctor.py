@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "warn", "fail"]
 
-PYTHON_MINIMUM: Final = (3, 11)
+PYTHON_VERSIONS: Final = ("3.11", "3.12")
+"""Those that all packages have wheels for: nuscenes-devkit needs numpy below 2, which has none for 3.13."""
 DISK_MINIMUM_GB: Final = 5.0
 MEMORY_MINIMUM_GB: Final = 4.0
 OWN_PACKAGES: Final = ("cli", "pipelines", "protoocc", "schemas")
@@ -86,10 +87,10 @@ def print_report(checks: list[Check], console: Console) -> None:
 def check_python() -> Check:
     """Python version."""
     found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info >= PYTHON_MINIMUM:
+    if found.rpartition(".")[0] in PYTHON_VERSIONS:
         return Check("python", "ok", f"{found} ({sys.executable})")
-    wanted = ".".join(map(str, PYTHON_MINIMUM))
-    return Check("python", "fail", f"{found}, {wanted} or newer is needed", f"python{wanted} -m venv --clear .venv")
+    wanted = " or ".join(PYTHON_VERSIONS)
+    return Check("python", "fail", f"{found}, {wanted} is needed", f"python{PYTHON_VERSIONS[0]} -m venv --clear .venv")
 
 
 def check_requirements() -> list[Check]:

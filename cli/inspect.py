@@ -54,7 +54,14 @@ def draw_with_bar(
     import protoocc
 
     with progress_bar("view", "pictures") as update:
-        return protoocc.draw(shards, split, out, checkpoint=run, count=count, prototypes=prototypes, on_progress=update)
+        return protoocc.draw(
+            protoocc.open_shards(shards, split),
+            out,
+            checkpoint=run,
+            count=count,
+            prototypes=prototypes,
+            on_progress=update,
+        )
 
 
 def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work = None, as_json: Json = False) -> None:
@@ -66,10 +73,12 @@ def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work =
 
         protoocc status --dataset nuscenes --json
     """
-    from cli.status import print_status, stage_rows
+    from cli.status import print_status
+    from pipelines.status import stage_rows
+    from schemas.datasets import load_datasets
 
     dataset = load_dataset(datasets, name, out)
-    rows = stage_rows(dataset.work, dataset.name)
+    rows = stage_rows(dataset.work, dataset.name, all_names=list(load_datasets(datasets)), dataset=dataset)
     if as_json:
         import dataclasses
         import json

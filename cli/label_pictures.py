@@ -53,7 +53,7 @@ def draw_differences(dataset: DatasetSpec, folder: Path, comparison: Comparison,
 
     row = comparison.worst_row
     record, ours = read_row(dataset.work, row)
-    theirs = read_labels(label_file(gts_of(folder), record), record.token, dataset.grid.shape)
+    theirs = read_labels(label_file(gts_of(folder), record), record.token, dataset)
     classes, palette = dataset.classes, make_palette(dataset.classes)
     errors = paint_errors(theirs["semantics"], ours["semantics"], theirs["mask_lidar"] == 1, classes)
     paints = {
@@ -104,7 +104,7 @@ def _first_hit_panel(
 
     camera = record.cameras[channel]
     view = camera_rays(record, channel, camera.width / _PANEL_PX)
-    labels, _ = labels_along(semantics, dataset.grid, view.origin, view.directions)
+    labels, _ = labels_along(semantics, dataset.grid, view.origin, view.directions, free=dataset.classes.free)
     image = read_image(dataset.root / camera.path, record.token)[..., ::-1]
     small = cv2.resize(image, view.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float64)
     paint = class_paint(labels, dataset.classes).reshape(view.shape)

@@ -7,34 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from cli.progress import console, make_scheduler, progress_bar
-from schemas.classes import OCC3D_CLASSES
+from cli.progress import console, progress_bar
 
 if TYPE_CHECKING:
     from pipelines.occupancy.check import Check
     from pipelines.occupancy.compare_folder import Comparison
+    from pipelines.scheduler import Scheduler
+    from schemas.classes import ClassTable
     from schemas.datasets import DatasetSpec
 
 
-def report_comparison(dataset: DatasetSpec, folder: Path, scheduler: str, workers: int | None) -> dict[str, Any]:
+def report_comparison(dataset: DatasetSpec, folder: Path, scheduler: Scheduler) -> dict[str, Any]:
     """Compares the store with a folder, prints the tables, draws the picture; returns what `--json` prints."""
     from cli.label_pictures import draw_differences
     from pipelines.occupancy.compare_folder import compare_with_folder
 
     with progress_bar("compare") as update:
-        comparison = compare_with_folder(
-            dataset, dataset.work, folder, scheduler=make_scheduler(scheduler, workers), on_progress=update
-        )
+        comparison = compare_with_folder(dataset, dataset.work, folder, scheduler=scheduler, on_progress=update)
     picture = dataset.work / "pictures" / "compare.png"
     draw_differences(dataset, folder, comparison, picture)
-    _print_comparison(comparison, folder)
+    _print_comparison(comparison, folder, dataset.classes)
     _say(f"picture of the keyframe that agrees least: {picture}")
     return {
         **comparison.figures,
         "keyframes": len(comparison.per_row),
         "missing": comparison.missing,
         "picture": str(picture),
-        "classes": {OCC3D_CLASSES[label]: scores for label, scores in _class_scores(comparison)},
+        "classes": {dataset.classes.names[label]: scores for label, scores in _class_scores(comparison)},
     }
 
 
@@ -44,7 +43,7 @@ def _class_scores(comparison: Comparison) -> list[tuple[int, dict[str, float | N
     return class_scores(comparison.confusion)
 
 
-def _print_comparison(comparison: Comparison, folder: Path) -> None:
+def _print_comparison(comparison: Comparison, folder: Path, classes: ClassTable) -> None:
     table = Table(title=f"labels against {folder}, voxels that its mask_lidar observes", title_justify="left")
     table.add_column("class", no_wrap=True)
     for name in ("its voxels", "ours", "IoU", "precision", "recall"):
@@ -52,7 +51,7 @@ def _print_comparison(comparison: Comparison, folder: Path) -> None:
     for label, scores in _class_scores(comparison):
         shares = [_percent(scores[name]) for name in ("iou", "precision", "recall")]
         voxels = [f"{scores[name]:.0f}" for name in ("theirs", "ours")]
-        table.add_row(OCC3D_CLASSES[label], *voxels, *shares)
+        table.add_row(classes.names[label], *voxels, *shares)
     console.print(table)
     missing = f", {comparison.missing} without a file there" if comparison.missing else ""
     _say(f"{len(comparison.per_row)} keyframes compared{missing}; means over keyframes:")
@@ -60,25 +59,25 @@ def _print_comparison(comparison: Comparison, folder: Path) -> None:
         _say(f"  {name:18} {'not defined' if value is None else f'{value:.4f}'}")
 
 
-def report_check(dataset: DatasetSpec, scheduler: str, workers: int | None) -> dict[str, Any]:
+def report_check(dataset: DatasetSpec, scheduler: Scheduler) -> dict[str, Any]:
     """Checks the store against its sensors, prints the table, draws the picture; returns what `--json` prints."""
     from cli.label_pictures import draw_first_hits
     from pipelines.occupancy.check import OUTCOMES, check_labels
 
     with progress_bar("check") as update:
-        check = check_labels(dataset, dataset.work, scheduler=make_scheduler(scheduler, workers), on_progress=update)
+        check = check_labels(dataset, dataset.work, scheduler=scheduler, on_progress=update)
     picture = dataset.work / "pictures" / "check.png"
     draw_first_hits(dataset, check, picture)
-    _print_check(check)
+    _print_check(check, dataset.classes)
     _say(f"picture of the first voxel behind each pixel: {picture}")
     classes = {
-        OCC3D_CLASSES[label]: dict(zip(OUTCOMES, counts.tolist(), strict=True))
+        dataset.classes.names[label]: dict(zip(OUTCOMES, counts.tolist(), strict=True))
         for label, counts in sorted(check.pixels.items())
     }
     return {**check.figures, "checked_keyframes": check.keyframes, "picture_check": str(picture), "box_pixels": classes}
 
 
-def _print_check(check: Check) -> None:
+def _print_check(check: Check, classes: ClassTable) -> None:
     from pipelines.occupancy.check import OUTCOMES
 
     table = Table(title="rays that meet an annotated box: what the first occupied voxel is", title_justify="left")
@@ -88,7 +87,7 @@ def _print_check(check: Check) -> None:
         table.add_column(name, justify="right")
     for label, counts in sorted(check.pixels.items()):
         shares = [_percent(share) for share in (counts / counts.sum()).tolist()]
-        table.add_row(OCC3D_CLASSES[label], str(counts.sum()), *shares)
+        table.add_row(classes.names[label], str(counts.sum()), *shares)
     console.print(table)
     texts = {
         "lidar_hit_share": f"of {check.returns} LiDAR returns lie in an occupied voxel (aim: at least 98 %)",

@@ -25,9 +25,9 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from protoocc import __version__
 
-        typer.echo(version("protoocc"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

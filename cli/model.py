@@ -42,7 +42,11 @@ def register(app: typer.Typer) -> None:
 
 def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
     """The shard folder: given, or that of the dataset's entry."""
-    return shards if shards is not None else load_dataset(datasets, name, None).work / "shards"
+    if shards is not None:
+        return shards
+    from schemas.workfolder import WorkFolder
+
+    return WorkFolder(load_dataset(datasets, name, None).work).shards
 
 
 def find_run(run: Path | None, shards: Path, preset: str) -> Path:

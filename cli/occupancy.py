@@ -16,6 +16,7 @@ from cli.options import (
     Datasets,
     DropBad,
     Json,
+    MemoryLimit,
     Overwrite,
     SchedulerKind,
     Work,
@@ -79,6 +80,7 @@ def occupancy(
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
     as_json: Json = False,
@@ -99,11 +101,20 @@ def occupancy(
     """
     from cli.data import print_json, run_with_bar
     from cli.label_reports import report_check, report_comparison
+    from cli.progress import make_scheduler
     from cli.sources import occupancy_source, print_label_shares
+    from schemas.workfolder import MANIFEST, WorkFolder
 
     dataset = load_dataset(datasets, name, out)
-    run = partial(run_with_bar, scheduler=scheduler, workers=workers, overwrite=overwrite, on_error=on_error)
-    is_finished = (dataset.work / "occupancy.zarr" / "manifest.json").is_file()
+    run = partial(
+        run_with_bar,
+        scheduler=scheduler,
+        workers=workers,
+        memory_limit=memory_limit,
+        overwrite=overwrite,
+        on_error=on_error,
+    )
+    is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
     wants_more = write_npz is not None or compare is not None or check
     summary, answer = None, dict[str, Any]()
     if source is not None or not (is_finished and wants_more):
@@ -124,9 +135,9 @@ def occupancy(
 
         summary = run("npz", lambda runtime: write_label_files(dataset, dataset.work, write_npz, runtime))
     if compare is not None:
-        answer |= report_comparison(dataset, compare, scheduler, workers)
+        answer |= report_comparison(dataset, compare, make_scheduler(scheduler, workers, memory_limit))
     if check:
-        answer |= report_check(dataset, scheduler, workers)
+        answer |= report_check(dataset, make_scheduler(scheduler, workers, memory_limit))
     if as_json and answer:
         typer.echo(json.dumps(answer, indent=1))
     elif as_json and summary is not None:

@@ -23,6 +23,15 @@ SchedulerKind = Annotated[
     str, typer.Option("--scheduler", help="processes, threads, sync (for debugging) or a Dask address tcp://HOST:PORT.")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Parallel workers; all cores by default.")]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        help="Memory of each worker process: 4GiB, or 0.5 for that share of the machine's. By default all workers "
+        "together get nine tenths.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start afresh instead of refusing a changed configuration.")
 ]

@@ -69,11 +69,15 @@ def progress_bar(title: str, unit: str = "samples") -> Iterator[Update]:
         yield update
 
 
-def make_scheduler(kind: str, workers: int | None) -> Scheduler:
-    """Scheduler of a stage; all cores unless told otherwise."""
+def make_scheduler(kind: str, workers: int | None, memory_limit: str | None = None) -> Scheduler:
+    """Scheduler of a stage, from `--scheduler`, `--workers` and `--memory-limit`.
+
+    Raises:
+        ConfigError: an unknown word or a limit that makes no sense.
+    """
     from pipelines.scheduler import Scheduler
 
-    return Scheduler(kind=kind) if workers is None else Scheduler(kind=kind, workers=workers)
+    return Scheduler(kind=kind, workers=workers, memory_limit=memory_limit)
 
 
 def describe(summary: StageSummary) -> str:

@@ -17,23 +17,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipelines.occupancy import LidarConfig, chunks, completion, ground, make_occupancy, semantics
+from pipelines.occupancy import LidarConfig, accumulation, completion, ground, make_occupancy, semantics, sweep
 from pipelines.occupancy.carving import count_passes, count_ray_steps, count_segment_steps
 from pipelines.occupancy.frame import camera_views, carving_segments, place_anchor
 from pipelines.occupancy.kernels import add_votes
-from pipelines.occupancy.scene import SceneChunks, read_scene
+from pipelines.occupancy.points import require_lidar
+from pipelines.occupancy.scene import AccumulatedScene, read_scene
 from pipelines.occupancy.stored import stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import write_record
-from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
 from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
 from schemas.voxels.visibility import see_voxels, voxel_rays
 
 _PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
-    "heights of the vehicle": (chunks.make_reader,),
-    "read and thin out sweeps": (chunks.ChunkReader.read,),
+    "ego height drift": (sweep.make_reader,),
+    "read and thin out sweeps": (accumulation.accumulate_keyframe,),
     "classes of points": (semantics.spread_labels, semantics.label_by_map, ground.fit_ground, ground.read_map_mask),
     "votes": (add_votes,),
     "ground surface": (completion.ground_votes,),
@@ -83,7 +83,9 @@ def bench_occupancy(dataset: DatasetSpec, work: Path, scratch: Path, config: Lid
 
     Raises:
         DataError: there are no records, or a file is broken.
+        ConfigError: the dataset has no LiDAR.
     """
+    require_lidar(dataset, "bench occupancy")
     entries = read_index(work / "records")
     scene_name = next((entry.scene for entry in entries if entry.splits), "")
     members = read_records(work / "records", [entry for entry in entries if entry.scene == scene_name])
@@ -100,6 +102,9 @@ def _write_records(folder: Path, source: Path, records: Sequence[SampleRecord]) 
     (folder / RECORDS_FILE).write_bytes(b"".join(lines))
     (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(records, lines, strict=True))))
     shutil.copy(source / "manifest.json", folder / "manifest.json")
+    for path in {record.map_window.path for record in records if record.map_window is not None}:
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(source / path, folder / path)
 
 
 def _measure(dataset: DatasetSpec, scratch: Path, config: LidarConfig) -> OccupancyBench:
@@ -131,12 +136,12 @@ def _records(work: Path) -> list[SampleRecord]:
 def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[float, int]:
     """Casts every ray of a finished store again with bare kernels, which count voxels: core-seconds and voxels."""
     records = _records(work)
-    parts = read_scene(dataset, config, records, drop_broken=False)
+    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=False)
     seconds, steps = 0.0, 0
     for index, record in enumerate(records):
         if record.splits:
-            occupied = stored_labels(work, index, record.token)["semantics"] != FREE
-            for walk in (_lidar_walks(parts, record, index), _camera_walks(parts, record, occupied)):
+            occupied = dataset.classes.is_occupied(stored_labels(work, index, record.token)["semantics"])
+            for walk in (_lidar_walks(accumulated, record, index), _camera_walks(accumulated, record, occupied)):
                 for count, rays in walk:
                     started = time.process_time()
                     steps += count(*rays)
@@ -144,21 +149,21 @@ def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[
     return seconds, steps
 
 
-def _lidar_walks(parts: SceneChunks, record: SampleRecord, index: int) -> Iterator[_Walk]:
+def _lidar_walks(accumulated: AccumulatedScene, record: SampleRecord, index: int) -> Iterator[_Walk]:
     """The LiDAR rays that carve a keyframe."""
-    scene = parts.scene
-    voxel_from_anchor = place_anchor(scene, record, parts.heights.at(record.lidar.timestamp_us))
-    for chunk in parts.near(index):
+    scene = accumulated.scene
+    voxel_from_anchor = place_anchor(scene, record, accumulated.drift.at(record.keyframe_sweep.timestamp_us))
+    for group in accumulated.near(index):
         shape = scene.dataset.grid.shape
-        segments, _ = carving_segments(chunk, voxel_from_anchor, shape, far_rays=scene.config.far_rays)
+        segments, _ = carving_segments(group, voxel_from_anchor, shape, far_rays=scene.config.far_rays)
         yield count_segment_steps, (segments, shape)
 
 
-def _camera_walks(parts: SceneChunks, record: SampleRecord, occupied: np.ndarray) -> Iterator[_Walk]:
+def _camera_walks(accumulated: AccumulatedScene, record: SampleRecord, occupied: np.ndarray) -> Iterator[_Walk]:
     """The camera rays that look at a keyframe's labels."""
-    dataset = parts.scene.dataset
+    dataset = accumulated.scene.dataset
     for view in camera_views(record, dataset.cameras).values():
-        yield count_ray_steps, (occupied, *voxel_rays(dataset.grid, view, parts.scene.config.rays_per_voxel))
+        yield count_ray_steps, (occupied, *voxel_rays(dataset.grid, view, accumulated.scene.config.rays_per_voxel))
 
 
 def _seconds_by_step(profile: cProfile.Profile, total: float) -> dict[str, float]:

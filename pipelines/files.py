@@ -10,9 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from schemas.files import PARTIAL, write_bytes
+from schemas.files import PARTIAL, write_blocks, write_bytes
 
-__all__ = ["PARTIAL", "folder_bytes", "names_fingerprint", "remove_partials", "sha256_of", "write_bytes", "write_json"]
+__all__ = [
+    "PARTIAL",
+    "folder_bytes",
+    "names_fingerprint",
+    "remove_partials",
+    "sha256_of",
+    "write_blocks",
+    "write_bytes",
+    "write_json",
+]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.datasets import ImageSpec
 from schemas.errors import DataError
 
 
@@ -38,17 +37,14 @@ def read_image(path: Path, token: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
-    """The network's image: area resize to ``spec.resize``, then the crop window of ``spec.crop``."""
+    """The network's image: area resize to ``spec.resize``, then the crop window of ``spec.crop``.
+
+    Raises:
+        DataError: the crop leaves the image.
+    """
     left, top, width, height = spec.crop
-    resized = cv2.resize(image, spec.resize, interpolation=cv2.INTER_AREA)
+    size = spec.resized((image.shape[1], image.shape[0]))
+    if not spec.crop_fits(size):
+        raise DataError(f"an image of {size[0]}x{size[1]} pixels does not hold the crop {spec.crop}")
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(resized[top : top + height, left : left + width])
-
-
-def image_settings(dataset: DatasetSpec) -> dict[str, Any]:
-    """What decides the pixels of all network images, for the plan of a stage that depends on them."""
-    single = {channel: image.model_dump(mode="json") for channel, image in dataset.camera_images.items()}
-    return {
-        "cameras": list(dataset.cameras),
-        "image": dataset.image.model_dump(mode="json"),
-        **({"camera_images": single} if single else {}),
-    }

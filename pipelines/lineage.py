@@ -92,27 +92,28 @@ def check_origin(origin: Origin, *, deep: bool = False) -> None:
     )
 
 
-def find_stale(folder: Path, dataset: DatasetSpec, *, deep: bool = False, raw: bool = True) -> Iterator[Stale]:
+def find_stale(folder: Path, dataset: DatasetSpec, *, deep: bool = False, files: bool = True) -> Iterator[Stale]:
     """Why a finished store, or one that it was made from, does not fit what is there now; sources first.
 
     Args:
         folder: of the store.
         dataset: its entry in `datasets.yaml` as it is now.
         deep: compare the contents of raw files.
-        raw: look at raw files at all.
+        files: look at raw files and at those that belong to no unit; without, only plans and manifests are read.
 
     Raises:
         DataError: a store is not finished or damaged.
     """
     manifest = read_manifest(folder)
     command = f"{command_of(folder, manifest) or 'the stage that makes it,'} --overwrite"
-    own = [*_changed_fields(manifest, dataset), *_damaged(folder, manifest)]
+    own = list(_changed_fields(manifest, dataset))
     for name, relative in manifest.stores.items():
         source = Path(os.path.normpath(folder / relative))
-        yield from find_stale(source, dataset, deep=deep, raw=raw)
+        yield from find_stale(source, dataset, deep=deep, files=files)
         if content_of(read_manifest(source)) != manifest.inputs.get(name):
             own.append(f"its input {source.name} has changed since")
-    if raw:
+    if files:
+        own += _damaged(folder, manifest)
         own += changed_raw(folder, dataset.root, deep=deep)
     yield from (Stale(folder, reason, command) for reason in own)
 

@@ -1,4 +1,4 @@
-"""Zarr stores as `schemas.store` defines them: one chunk per record, so tasks never share a file."""
+"""Zarr stores as `schemas.store` defines them: a task writes whole chunks, so tasks never share a file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _create_array(group: zarr.Group, spec: ArraySpec, sizes: Mapping[str, int]) 
         spec.name,
         shape=shape,
         dtype=spec.dtype,
-        chunks=(1, *shape[1:]),
+        chunks=(spec.chunk, *shape[1:]),
         compressors=codec,
         fill_value=spec.fill,
         attributes={"axes": spec.axes, "unit": spec.unit, "meaning": spec.meaning},
@@ -54,7 +54,16 @@ def _create_array(group: zarr.Group, spec: ArraySpec, sizes: Mapping[str, int]) 
 
 
 def write_record(path: Path, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes one record's chunk of each array: (index, ...) = array.
+    """Writes one record's row of each array: (index, ...) = array.
+
+    Raises:
+        DataError: the disk is full, or an array has the wrong shape or dtype for the store.
+    """
+    write_records(path, index, {name: values[None] for name, values in arrays.items()})
+
+
+def write_records(path: Path, start: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the rows of records that stand in a row: (start, ...) = array[0], (start + 1, ...) = array[1], ...
 
     Raises:
         DataError: the disk is full, or an array has the wrong shape or dtype for the store.
@@ -63,9 +72,13 @@ def write_record(path: Path, index: int, arrays: Mapping[str, np.ndarray]) -> No
         group = zarr.open_group(path, mode="r+", zarr_format=3)
         for name, values in arrays.items():
             target = group[name]
-            if not isinstance(target, zarr.Array) or target.shape[1:] != values.shape or target.dtype != values.dtype:
+            if (
+                not isinstance(target, zarr.Array)
+                or target.shape[1:] != values.shape[1:]
+                or target.dtype != values.dtype
+            ):
                 raise DataError(f"{path}: '{name}' got {values.dtype} {values.shape}, the store has another shape")
-            target[index] = values
+            target[start : start + len(values)] = values
 
 
 def open_store(path: Path, kind: str) -> dict[str, zarr.Array[Any]]:
@@ -106,7 +119,7 @@ def row_piece(kind: str, row: int, token: str) -> Piece:
     chunks = []
     for spec in STORES[kind]:
         inner = "/0" * (len(spec.axes.split()) - 1)
-        chunks.append(f"{spec.name}/c/{row // getattr(spec, 'chunk', 1)}{inner}")
+        chunks.append(f"{spec.name}/c/{row // spec.chunk}{inner}")
     return Piece(token, tuple(chunks))
 
 

@@ -24,7 +24,7 @@ class Batch:
         camera_from_ego: pose of the ego frame in each camera frame, metres.
         tokens: sample token of each keyframe.
         segment_id: pseudo mask of each pixel; 65535 (`schemas.store.NO_SEGMENT`) is no mask.
-        semantics: class of each voxel, ego frame; 255 is unknown.
+        semantics: class of each voxel, ego frame; unknown where it is `ClassTable.ignored`.
         mask_camera: voxel is observed by a camera.
         mask_lidar: voxel is observed by the LiDAR.
         past_images: images of earlier keyframes.

@@ -67,9 +67,6 @@ class TrainConfig(Frozen):
     """Everything that decides a training run, except the shards."""
 
     model: AnyNetwork = Field(description="The network; its `kind` says which one.")
-    classes: ClassTable = Field(
-        OCC3D, description="Class table of the labels, taken from the shards when training starts."
-    )
     loss: LossConfig = Field(description="The objective.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW.")
     schedule: ScheduleConfig = Field(description="Length and learning rate.")
@@ -78,6 +75,9 @@ class TrainConfig(Frozen):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic of products and convolutions.")
     weights: WeightsConfig | None = Field(None, description="Weights at the start; null for random ones.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step always has one.")
+    classes: ClassTable = Field(
+        OCC3D, description="Class table of the labels, taken from the shards when training starts."
+    )
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from protoocc.checkpoint import load_network
 from protoocc.compatibility import check_shards
-from protoocc.data import Keyframe, ShardDataset, ShardSet, collate, open_shards
+from protoocc.data import Keyframe, ShardDataset, ShardSet, collate
 from protoocc.inference import default_device, predict_keyframe, reader_for
 from protoocc.metrics import Confusion
 from protoocc.network import Network
@@ -22,8 +22,7 @@ from schemas.errors import ConfigError
 
 
 def draw(
-    shards: Path,
-    split: str,
+    shards: ShardSet,
     out: Path,
     *,
     checkpoint: Path | None = None,
@@ -34,8 +33,7 @@ def draw(
     """Writes one PNG per sample, spread evenly over the split.
 
     Args:
-        shards: folder of `protoocc pack`.
-        split: its split.
+        shards: the split, from `open_shards`.
         out: folder of the pictures; `<scene>-<frame>.png`.
         checkpoint: checkpoint or run folder; without one only the ground truth is drawn.
         count: how many samples; all if the split has fewer.
@@ -50,13 +48,12 @@ def draw(
         ConfigError: its grid or class table is not that of the shards, or it has no prototypes to draw.
         DataError: shards are missing or damaged, or the disk is full.
     """
-    opened = open_shards(shards, split)
     if prototypes and checkpoint is None:
         raise ConfigError("prototypes belong to a trained network: pass --run as well")
-    chosen = spread(len(opened.samples), count)
+    chosen = spread(len(shards.samples), count)
     paths = []
-    for done, (index, view) in enumerate(_views(opened, chosen, checkpoint, prototypes=prototypes), start=1):
-        path = out / f"{opened.samples[index][1].key}.png"
+    for done, (index, view) in enumerate(_views(shards, chosen, checkpoint, prototypes=prototypes), start=1):
+        path = out / f"{shards.samples[index][1].key}.png"
         write_png(path, render_sample(view))
         paths.append(path)
         on_progress(done, len(chosen))
@@ -74,21 +71,21 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def _views(
-    opened: ShardSet, chosen: list[int], checkpoint: Path | None, *, prototypes: bool
+    shards: ShardSet, chosen: list[int], checkpoint: Path | None, *, prototypes: bool
 ) -> Iterator[tuple[int, SampleView]]:
     if checkpoint is None:
-        dataset = ShardDataset(opened)
+        dataset = ShardDataset(shards)
         for index in chosen:
-            yield index, _sample_view(opened, index, dataset[index], None)
+            yield index, _sample_view(shards, index, dataset[index], None)
         return
     network, config = load_network(checkpoint)
-    check_shards(config, opened)
+    check_shards(config, shards)
     network = network.to(default_device())
-    dataset = reader_for(config.model, opened)
+    dataset = reader_for(config.model, shards)
     for index in chosen:
         keyframe = dataset[index]
         colors = _prototype_colors(network, keyframe, checkpoint) if prototypes else None
-        view = _sample_view(opened, index, keyframe, predict_keyframe(network, keyframe))
+        view = _sample_view(shards, index, keyframe, predict_keyframe(network, keyframe))
         yield index, dataclasses.replace(view, prototypes=colors)
 
 
@@ -101,9 +98,9 @@ def _prototype_colors(network: Network, keyframe: Keyframe, checkpoint: Path) ->
 
 
 def _sample_view(
-    opened: ShardSet, index: int, keyframe: Keyframe, prediction: UInt8[np.ndarray, "X Y Z"] | None
+    shards: ShardSet, index: int, keyframe: Keyframe, prediction: UInt8[np.ndarray, "X Y Z"] | None
 ) -> SampleView:
-    sample, dataset = opened.samples[index][1], opened.dataset
+    sample, dataset = shards.samples[index][1], shards.dataset
     visible = keyframe.mask_camera != 0
     scores = {}
     if prediction is not None:

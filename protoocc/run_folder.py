@@ -14,8 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 from protoocc.config import TrainConfig, changed_fields
 from schemas.errors import ConfigError, disk_errors
 from schemas.files import write_bytes
+from schemas.runs import CONFIG, METRICS
 
-CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file")
 """Fields that a resumed run may change, because they do not change its numbers."""
 

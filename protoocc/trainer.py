@@ -20,10 +20,11 @@ from protoocc.hosts import build_network
 from protoocc.inference import default_device, reader_for
 from protoocc.losses import choose_voxels, compute_losses
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
-from protoocc.run_folder import CHECKPOINTS, RunLog, open_run, read_metrics
+from protoocc.run_folder import RunLog, open_run, read_metrics
 from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
 from protoocc.weights import fill, reread_weights
 from schemas.errors import ConfigError
+from schemas.runs import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 

@@ -145,11 +145,6 @@ OCC3D: Final = ClassTable(
 CLASS_TABLES: Final = {"occ3d": OCC3D}
 """Tables that `datasets.yaml` can name."""
 
-OCC3D_CLASSES: Final = OCC3D.names
-FREE: Final = OCC3D.free
-IGNORED: Final = OCC3D.ignored
-OCC3D_COLORS: Final = OCC3D.palette
-
 NUSCENES_CATEGORIES: Final[dict[str, str]] = {
     "noise": "others",
     "animal": "others",
@@ -185,5 +180,3 @@ NUSCENES_CATEGORIES: Final[dict[str, str]] = {
     "vehicle.ego": "others",
 }
 """The 32 categories of nuScenes-lidarseg, in the order of their index there, and their classes in `OCC3D`."""
-
-NUSCENES_CATEGORY_TO_OCC3D: Final = {name: OCC3D.index(target) for name, target in NUSCENES_CATEGORIES.items()}

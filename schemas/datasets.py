@@ -27,17 +27,28 @@ NUSCENES_CAMERAS = (
 class ImageSpec(Frozen):
     """From the camera file to the network's image: resize first, then crop."""
 
-    resize: tuple[int, int] = Field(description="(width, height) in pixels that the file is resized to.")
+    resize: tuple[int, int] | None = Field(
+        description="(width, height) in pixels that the file is resized to; null keeps the file's own size."
+    )
     crop: tuple[int, int, int, int] = Field(description="(left, top, width, height) in pixels of the resized image.")
 
     @model_validator(mode="after")
     def _crop_inside(self) -> ImageSpec:
         left, top, width, height = self.crop
-        if min(left, top) < 0 or min(width, height) < 1 or min(self.resize) < 1:
+        if min(left, top) < 0 or min(width, height) < 1 or min(self.resize or (1,)) < 1:
             raise ValueError(f"crop {self.crop} and resize {self.resize} must be positive sizes in pixels")
-        if left + width > self.resize[0] or top + height > self.resize[1]:
+        if self.resize is not None and not self.crop_fits(self.resize):
             raise ValueError(f"crop (left, top, width, height) {self.crop} leaves the resized image {self.resize}")
         return self
+
+    def crop_fits(self, size: tuple[int, int]) -> bool:
+        """Whether the crop lies inside an image of (width, height) pixels."""
+        left, top, width, height = self.crop
+        return left + width <= size[0] and top + height <= size[1]
+
+    def resized(self, file_size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) after the resize of a file of (width, height) pixels."""
+        return self.resize or file_size
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,6 +81,11 @@ class DatasetSpec(Frozen):
     work: Path = Field(description="Folder that the stages write to.")
     cameras: tuple[str, ...] = Field(NUSCENES_CAMERAS, min_length=1, description="Camera channels, in array order.")
     lidar: str | None = Field("LIDAR_TOP", description="LiDAR channel; null for logs of cameras alone.")
+    point_columns: int | None = Field(
+        None,
+        ge=3,
+        description="float32 values of each LiDAR point, x, y, z first; null for the format's own (nuscenes: 5).",
+    )
     image: ImageSpec = Field(description="Resize and crop.")
     camera_images: dict[str, ImageSpec] = Field(
         {},
@@ -100,6 +116,8 @@ class DatasetSpec(Frozen):
         twice = [channel for index, channel in enumerate(self.cameras) if channel in self.cameras[:index]]
         if twice:
             raise ValueError(f"cameras: {twice[0]} is listed twice")
+        if self.lidar is None and self.grid.frame == "lidar":
+            raise ValueError("grid.frame: lidar needs a LiDAR, and `lidar` is null")
         for channel, image in self.camera_images.items():
             if channel not in self.cameras:
                 raise ValueError(f"camera_images: {channel} is none of the cameras {', '.join(self.cameras)}")
@@ -109,6 +127,10 @@ class DatasetSpec(Frozen):
                     f"{self.image.shape}"
                 )
         return self
+
+    def image_settings(self) -> dict[str, Any]:
+        """`cameras`, `image` and `camera_images` as plain values, for the plans of stages whose bytes they decide."""
+        return self.model_dump(mode="json", include={"cameras", "image", "camera_images"})
 
     def image_of(self, channel: str) -> ImageSpec:
         """Resize and crop of a camera."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,17 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         DataError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    write_blocks(path, (data,))
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
+    """`write_bytes` for a file that comes in blocks, of which memory holds one at a time."""
     temporary = path.with_name(path.name + PARTIAL)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines(blocks)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

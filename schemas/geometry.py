@@ -3,8 +3,9 @@
 Axis letters: B batch, V camera (view), C channel, H W image rows and columns, X Y Z voxels, N points.
 
 Frames, all right-handed, metres:
-    ego     the vehicle at the time of the LIDAR_TOP keyframe: x forward, y left, z up (Occ3D labels live here)
-    lidar   the LIDAR_TOP sensor; camera: x right, y down, z forward; global: the map
+    ego     the vehicle at the time of the LiDAR keyframe: x forward, y left, z up (Occ3D labels live here); in logs of
+            cameras alone, at the time of the image nearest to the keyframe's
+    lidar   the LiDAR itself; camera: x right, y down, z forward; global: the map
     A pose is named ``dst_from_src`` and is a 4x4 float64 matrix; inner names of a product must meet.
 
 Image coordinates (u right, v down) are continuous: (0, 0) is the outer corner of the first pixel, pixel i covers
@@ -13,6 +14,7 @@ Image coordinates (u right, v down) are continuous: (0, 0) is the outer corner o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -98,18 +100,20 @@ def rigid_transform(rotation_wxyz: Sequence[float], translation_m: Sequence[floa
         ValueError: the quaternion has no length.
     """
     quaternion = np.asarray(rotation_wxyz, dtype=np.float64)
-    length = float(np.linalg.norm(quaternion))
-    if quaternion.shape != (4,) or not np.isfinite(length) or length < 1e-9:
+    length = math.sqrt(quaternion.dot(quaternion))
+    if quaternion.shape != (4,) or not 1e-9 <= length < math.inf:
         raise ValueError(f"rotation {rotation_wxyz} is no quaternion (w, x, y, z)")
-    w, x, y, z = quaternion / length
-    pose = np.eye(4)
-    pose[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    pose[:3, 3] = translation_m
-    return pose
+    w, x, y, z = (quaternion / length).tolist()
+    t_x, t_y, t_z = translation_m
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), t_x],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x), t_y],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y), t_z],
+            [0.0, 0.0, 0.0, 1.0],
+        ],
+        dtype=np.float64,
+    )
 
 
 def invert_rigid(dst_from_src: Pose) -> Pose:

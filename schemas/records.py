@@ -9,11 +9,12 @@ through the properties. No pickle, nothing machine-specific: records of one data
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from schemas.errors import DataError
 from schemas.geometry import Pose, invert_rigid, rigid_transform
@@ -29,6 +30,13 @@ class RigidPose(Frozen):
 
     rotation_wxyz: tuple[float, float, float, float] = Field(description="Unit quaternion (w, x, y, z).")
     translation_m: tuple[float, float, float] = Field(description="(x, y, z) metres.")
+
+    @field_validator("rotation_wxyz")
+    @classmethod
+    def _has_length(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if not 1e-9 <= math.hypot(*value) < math.inf:
+            raise ValueError(f"rotation {value} is no quaternion (w, x, y, z)")
+        return value
 
     @property
     def matrix(self) -> Pose:
@@ -55,7 +63,8 @@ class LidarRecord(Frozen):
     """One LiDAR sweep at its own time."""
 
     token: str = Field(description="sample_data token.")
-    path: str = Field(description="Point file (float32: x y z intensity ring), relative to the dataset root.")
+    path: str = Field(description="Point file: float32 in little-endian order, relative to the dataset root.")
+    point_columns: int = Field(5, ge=3, description="float32 values of each point in the file; x, y, z come first.")
     timestamp_us: int = Field(description="Time of the sweep, microseconds.")
     ego_from_lidar: RigidPose = Field(description="Mounting of the LiDAR.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the sweep's time.")
@@ -83,6 +92,14 @@ class BoxRecord(Frozen):
     num_lidar_pts: int = Field(description="LiDAR points inside, as the table says.")
 
 
+class MapWindow(Frozen):
+    """The driveable area around a scene, cut out of its map by `prepare`; all keyframes of the scene share it."""
+
+    path: str = Field(description="PNG, white where one may drive, first row in the north; below the records folder.")
+    corner_m: tuple[float, float] = Field(description="Lower left corner of the image: (x, y), global frame, metres.")
+    pixel_m: float = Field(gt=0, description="Edge of a pixel, metres.")
+
+
 class SampleRecord(Frozen):
     """One keyframe: sensors, boxes, neighbours in time."""
 
@@ -93,25 +110,42 @@ class SampleRecord(Frozen):
     previous: str | None = Field(description="Token of the keyframe before, None at the start of a scene.")
     next: str | None = Field(description="Token of the keyframe after, None at the end of a scene.")
     cameras: dict[str, CameraRecord] = Field(description="By channel name, in the dataset's camera order.")
-    lidar: LidarRecord = Field(description="LIDAR_TOP at the keyframe; its vehicle pose defines the ego frame.")
+    global_from_vehicle: RigidPose = Field(
+        description="Vehicle pose that defines the ego frame: at the time of the LiDAR keyframe or, without a LiDAR, "
+        "of the camera whose image is nearest to `timestamp_us`."
+    )
+    lidar: LidarRecord | None = Field(description="LiDAR at the keyframe; None in logs of cameras alone.")
     sweeps: tuple[LidarRecord, ...] = Field(
-        description="LIDAR_TOP sweeps after the previous keyframe, in order of time."
+        description="LiDAR sweeps after the previous keyframe, in order of time; none without a LiDAR."
     )
     boxes: tuple[BoxRecord, ...] = Field(description="Annotated boxes.")
-    map_mask: str | None = Field(description="Driveable-area mask (PNG, 0.1 m per pixel), relative to the root.")
+    map_window: MapWindow | None = Field(description="Driveable area around the scene; None without a map.")
     splits: tuple[str, ...] = Field(description="Names of the splits that hold this keyframe.")
 
     @property
     def global_from_ego(self) -> Pose:
-        """4x4 pose of the ego frame: the vehicle at the LiDAR keyframe's time."""
-        return self.lidar.global_from_ego.matrix
+        """4x4 pose of the ego frame: the vehicle at the time that `global_from_vehicle` says."""
+        return self.global_from_vehicle.matrix
+
+    @property
+    def keyframe_sweep(self) -> LidarRecord:
+        """LiDAR sweep at the keyframe, for steps that need one.
+
+        Raises:
+            DataError: the log has cameras alone.
+        """
+        if self.lidar is None:
+            raise DataError(f"sample {self.token} has no LiDAR sweep, and this step needs one.")
+        return self.lidar
 
     def camera_from_ego(self, channel: str) -> Pose:
-        """4x4 chain ego (at LiDAR time) -> global -> vehicle at camera time -> camera: time offsets are inside."""
+        """4x4 chain ego -> global -> vehicle at the camera's own time -> camera: time offsets are inside."""
+        return self.camera_from_global(channel) @ self.global_from_ego
+
+    def camera_from_global(self, channel: str) -> Pose:
+        """4x4 chain global -> vehicle at the camera's own time -> camera."""
         camera = self.cameras[channel]
-        camera_from_vehicle = invert_rigid(camera.ego_from_camera.matrix)
-        vehicle_from_global = invert_rigid(camera.global_from_ego.matrix)
-        return camera_from_vehicle @ vehicle_from_global @ self.global_from_ego
+        return invert_rigid(camera.ego_from_camera.matrix) @ invert_rigid(camera.global_from_ego.matrix)
 
 
 class RecordEntry(NamedTuple):
@@ -135,9 +169,19 @@ def index_lines(records: Iterable[tuple[SampleRecord, bytes]]) -> Iterator[bytes
     start = 0
     for record, line in records:
         stop = start + len(line)
-        entry = [record.token, record.scene, record.frame, list(record.splits), start, stop]
-        yield json.dumps(entry).encode() + b"\n"
+        yield _index_line(record.token, record.scene, record.frame, record.splits, (start, stop))
         start = stop
+
+
+def shift_index(lines: Iterable[bytes], offset: int) -> Iterator[bytes]:
+    """The same lines of an index for records that stand ``offset`` bytes further down in the file."""
+    for line in lines:
+        token, scene, frame, splits, start, stop = json.loads(line)
+        yield _index_line(token, scene, frame, splits, (start + offset, stop + offset))
+
+
+def _index_line(token: str, scene: str, frame: int, splits: Sequence[str], place: tuple[int, int]) -> bytes:
+    return json.dumps([token, scene, frame, list(splits), *place]).encode() + b"\n"
 
 
 def read_index(folder: Path) -> list[RecordEntry]:
@@ -173,16 +217,19 @@ def read_records(folder: Path, entries: Sequence[RecordEntry]) -> list[SampleRec
     Raises:
         DataError: the file is missing, or a line is broken or belongs to another sample.
     """
+    return list(each_record(folder, entries))
+
+
+def each_record(folder: Path, entries: Iterable[RecordEntry]) -> Iterator[SampleRecord]:
+    """`read_records` one by one, for work that needs no record beside another."""
     path = folder / RECORDS_FILE
-    records = []
     try:
         with path.open("rb") as file:
             for entry in entries:
                 file.seek(entry.start)
-                records.append(_parse(path, entry, file.read(entry.stop - entry.start)))
+                yield _parse(path, entry, file.read(entry.stop - entry.start))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. {PREPARE_AGAIN}") from error
-    return records
 
 
 def _parse(path: Path, entry: RecordEntry, line: bytes) -> SampleRecord:

@@ -14,7 +14,7 @@ NO_SEGMENT: Final = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One Zarr array; axis N is the record, and one chunk holds one record."""
+    """One Zarr array; axis N is the record. A task writes whole chunks, so tasks never share a file."""
 
     name: str
     axes: str
@@ -23,7 +23,12 @@ class ArraySpec:
     fill: int | float
     codec: Literal["zstd", "blosc"]
     meaning: str
+    chunk: int = 1
+    """Records of one chunk."""
 
+
+GEOMETRY_CHUNK: Final = 128
+"""Records of one chunk of a geometry array and of the task that writes it: matrices are too small for own files."""
 
 GEOMETRY: Final = (
     ArraySpec(
@@ -33,6 +38,7 @@ GEOMETRY: Final = (
         unit="px",
         fill=float("nan"),
         codec="zstd",
+        chunk=GEOMETRY_CHUNK,
         meaning="Intrinsics of the network's image, after resize and crop.",
     ),
     ArraySpec(
@@ -42,7 +48,8 @@ GEOMETRY: Final = (
         unit="m",
         fill=float("nan"),
         codec="zstd",
-        meaning="Ego frame at LiDAR time to the camera at its own time.",
+        chunk=GEOMETRY_CHUNK,
+        meaning="Ego frame to the camera at its own time.",
     ),
     ArraySpec(
         name="global_from_ego",
@@ -51,7 +58,8 @@ GEOMETRY: Final = (
         unit="m",
         fill=float("nan"),
         codec="zstd",
-        meaning="Vehicle pose at the LiDAR keyframe.",
+        chunk=GEOMETRY_CHUNK,
+        meaning="Vehicle pose that defines the ego frame: at the LiDAR keyframe.",
     ),
 )
 
@@ -63,7 +71,7 @@ OCCUPANCY: Final = (
         unit="class",
         fill=255,
         codec="zstd",
-        meaning="Class 0..16, 17 free, 255 ignored (unknown).",
+        meaning="Class of the dataset's table; its ignored label where nobody knows.",
     ),
     ArraySpec(
         name="mask_lidar",

@@ -1,4 +1,4 @@
-"""The work folder of a dataset: the names of its stores, of a stage's own files, and the fields of a manifest."""
+"""The work folder of a dataset: names of its stores and of a stage's own files, and the fields that those have."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ CHECKSUMS: Final = "checksums.npy"
 """SHA-256 of each row of a store, uint8 (N, 32): over the sample's token and the files of its chunks."""
 
 _MASKS_PREFIX: Final = "masks-"
+_STORE_SUFFIX: Final = ".zarr"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class WorkFolder:
     @property
     def geometry(self) -> Path:
         """Stage `geometry`: camera matrices."""
-        return self.root / "geometry.zarr"
+        return self.root / f"geometry{_STORE_SUFFIX}"
 
     @property
     def occupancy(self) -> Path:
         """Stage `occupancy`: labels and visibility masks."""
-        return self.root / "occupancy.zarr"
+        return self.root / f"occupancy{_STORE_SUFFIX}"
 
     @property
     def shards(self) -> Path:
@@ -48,13 +49,21 @@ class WorkFolder:
 
     def masks(self, generator: str) -> Path:
         """Stage `masks` of one generator: pseudo masks."""
-        return self.root / f"{_MASKS_PREFIX}{generator}.zarr"
+        return self.root / f"{_MASKS_PREFIX}{generator}{_STORE_SUFFIX}"
 
     def generators(self) -> list[str]:
         """Generators whose stores exist, in alphabetical order."""
-        return sorted(
-            path.name.removeprefix(_MASKS_PREFIX).removesuffix(".zarr") for path in self.root.glob("masks-*.zarr")
-        )
+        stores = self.root.glob(f"{_MASKS_PREFIX}*{_STORE_SUFFIX}")
+        return sorted(store.name.removeprefix(_MASKS_PREFIX).removesuffix(_STORE_SUFFIX) for store in stores)
+
+    def inputs(self, generator: str | None) -> dict[str, Path]:
+        """Folders by the names that plans give their inputs.
+
+        Args:
+            generator: of the masks that a pack reads; None where a stage reads none.
+        """
+        folders = {"records": self.records, "geometry": self.geometry, "occupancy": self.occupancy}
+        return folders if generator is None else folders | {"masks": self.masks(generator)}
 
 
 class StagePlan(BaseModel):
@@ -84,14 +93,19 @@ class PlanFile(StagePlan):
     read: dict[str, FileStamp | None] = Field({}, description="Raw files that the whole stage reads, such as tables.")
 
 
-class UnitMarker(BaseModel):
-    """`units/<unit>.json`: what a finished unit did, from which raw files, and which files it wrote."""
+class UnitFigures(BaseModel):
+    """What one unit, or all units together, did."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     done: int = Field(ge=0, description="Finished samples.")
     dropped: dict[str, str] = Field(description="Token of each dropped sample and why.")
     counts: dict[str, float] = Field(description="Figures of the stage, such as labelled voxels by source.")
+
+
+class UnitMarker(UnitFigures):
+    """`units/<unit>.json`: what a finished unit did, from which raw files, and which files it wrote."""
+
     read: dict[str, FileStamp | None] = Field(
         {}, description="Raw files, relative to the dataset's root where they lie below it; null: it was not there."
     )
@@ -100,13 +114,10 @@ class UnitMarker(BaseModel):
     )
 
 
-class StageManifest(StagePlan):
-    """`manifest.json` of a finished stage; stages add entries of their own."""
+class StageManifest(UnitFigures, StagePlan):
+    """`manifest.json` of a finished stage: its plan and the sum over its units; stages add entries of their own."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    done: int = Field(ge=0, description="Samples that the stage finished.")
-    dropped: dict[str, str] = Field(description="Token of each dropped sample and why.")
-    counts: dict[str, float] = Field(description="Figures added up over all units.")
     files: dict[str, str] = Field({}, description="SHA-256 of the files that belong to no unit.")
     num_bytes: int = Field(0, ge=0, description="Size of the stage's other files, so that nobody has to look at each.")

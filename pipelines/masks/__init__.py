@@ -174,7 +174,8 @@ def segment_record(
     ids: list[Any] = []
     totals: list[int] = []
     for channel in dataset.cameras:
-        labels = segmenter(read_image(dataset.root / record.cameras[channel].path, record.token))
-        ids.append(to_network_image(labels, dataset.image_of(channel)))
+        image = read_image(dataset.root / record.cameras[channel].path, record.token)
+        labels = segmenter(image)
+        ids.append(to_network_image(labels, dataset.image_of(channel), (image.shape[1], image.shape[0])))
         totals.append(int(labels.max()) + 1)
     return {"segment_id": np.stack(ids), "segment_count": np.array(totals, dtype=np.uint16)}

@@ -61,12 +61,15 @@ def _fill_nearest(labels: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
     return np.where(uncovered, label_of[nearest], labels).astype(np.int32)
 
 
-def to_network_image(labels: Integer[np.ndarray, "h w"], image: ImageSpec) -> UInt16[np.ndarray, "H W"]:
+def to_network_image(
+    labels: Integer[np.ndarray, "h w"], image: ImageSpec, file_size: tuple[int, int]
+) -> UInt16[np.ndarray, "H W"]:
     """Segment ids of the network's image: nearest neighbour to ``image.resize``, then the crop.
 
     Args:
         labels: labels (h, w) of the whole image, any size.
         image: resize and crop.
+        file_size: (width, height) of the camera's file, pixels.
 
     Returns:
         (H, W); the ids stay those of the whole image.
@@ -77,5 +80,5 @@ def to_network_image(labels: Integer[np.ndarray, "h w"], image: ImageSpec) -> UI
     if int(labels.max()) >= NO_SEGMENT:
         raise DataError(f"{int(labels.max()) + 1} segments in one image, at most {NO_SEGMENT} can be stored")
     left, top, width, height = image.crop
-    resized = cv2.resize(labels.astype(np.uint16), image.resize, interpolation=cv2.INTER_NEAREST_EXACT)
+    resized = cv2.resize(labels.astype(np.uint16), image.resized(file_size), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.ascontiguousarray(resized[top : top + height, left : left + width])

@@ -28,13 +28,14 @@ _LOADING: Final = Lock()
 
 
 def sam_segmenter(
-    config: SamConfig, size: tuple[int, int]
+    config: SamConfig, size: tuple[int, int] | None
 ) -> Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "H W"]]:
     """Loads the model, once per process, and returns a function from an image to its label map.
 
     Args:
         config: checkpoint and thresholds.
-        size: (width, height) in pixels that the image gets first: masks are made at the network's scale.
+        size: (width, height) in pixels that the image gets first: masks are made at the network's scale; None keeps its
+            own.
 
     Returns:
         Function: BGR image (h, w, 3) -> labels (height, width) in 0..S-1 that cover the image.
@@ -56,10 +57,10 @@ def sam_segmenter(
     )
 
     def segment(image_bgr: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "H W"]:
-        resized = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
+        resized = image_bgr if size is None else cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
         with _one_thread():
             masks = generator.generate(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
-        return paint_masks([mask["segmentation"] for mask in masks], (size[1], size[0]))
+        return paint_masks([mask["segmentation"] for mask in masks], (resized.shape[0], resized.shape[1]))
 
     return segment
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.inputs import files_of_scene, source_options
 from pipelines.occupancy.label_sets import ImportConfig, check_grid, imported_file, read_imported
-from pipelines.occupancy.occ3d import Labels, label_file, read_labels
+from pipelines.occupancy.occ3d import Labels, label_file, labels_from_occ3d, read_labels
+from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from pipelines.zarr_io import create_store, store_layout, write_record
@@ -55,7 +56,8 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
 
     Raises:
         DataError: `prepare` has not finished.
-        ConfigError: the folder was made with another configuration, or the source does not fit the grid.
+        ConfigError: the folder was made with another configuration, the source does not fit the grid, or it needs a
+            LiDAR and the dataset has none.
         StageError: samples are broken (names them), or all were dropped.
     """
     return run_stage(occupancy_stage(dataset, work, source, runtime.on_error), runtime)
@@ -63,7 +65,9 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
 
 def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, on_error: OnError) -> Stage:
     """The stage that writes `work/occupancy.zarr`; raises as `make_occupancy` does before its first unit."""
-    _check_frame(dataset, source)
+    if not isinstance(source, Occ3dConfig):
+        require_lidar(dataset, f"--source {source.kind}")
+    _check_source(dataset, source)
     entries = read_index(work / "records")
     x, y, z = dataset.grid.shape
     label_unit: Callable[[Path, Unit], UnitReport] = (
@@ -95,7 +99,9 @@ def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list
     return records, [index for index, record in enumerate(records) if record.splits]
 
 
-def _check_frame(dataset: DatasetSpec, source: OccupancyConfig) -> None:
+def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
+    if not isinstance(source, LidarConfig):
+        labels_from_occ3d(dataset)
     if isinstance(source, ImportConfig):
         check_grid(dataset, source)
     elif dataset.grid.frame != "ego":
@@ -108,7 +114,7 @@ def _check_frame(dataset: DatasetSpec, source: OccupancyConfig) -> None:
 def _read(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Labels:
     if isinstance(source, ImportConfig):
         return read_imported(dataset, source, record)
-    return read_labels(_path(dataset, source, record), record.token, dataset.grid.shape)
+    return read_labels(_path(dataset, source, record), record.token, dataset)
 
 
 def _path(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Path:
@@ -148,12 +154,12 @@ def _make_scene(
     records, wanted = _scene_records(work, unit)
     if not wanted:
         return UnitReport(done=0)
-    parts = read_scene(dataset, config, records, drop_broken=on_error == "drop")
+    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=on_error == "drop")
     counts: dict[str, float] = {}
     done = 0
-    for index, labels, sources in label_scene(parts, records, wanted):
+    for index, labels, sources in label_scene(accumulated, records, wanted):
         write_record(store, unit.entries[index].row, labels)
         counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
         done += 1
     files = tuple(files_of_scene(dataset, config, records))
-    return UnitReport(done=done, dropped=dict(parts.broken), counts=counts, read=files)
+    return UnitReport(done=done, dropped=dict(accumulated.broken), counts=counts, read=files)

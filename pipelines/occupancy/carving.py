@@ -35,8 +35,9 @@ class CarveLimits:
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _carve(counts, origins, origin_of, ends, weights, on_ground, limits):
+def _carve(counts, rays, weights, on_ground, limits):
     shape = counts.shape
+    origins, origin_of, ends = rays
     ignore, road_ignore, stop = limits
     for ray in range(len(ends)):
         start, end = origins[origin_of[ray]], ends[ray]
@@ -76,7 +77,7 @@ def count_passes(
     Source: Occ3D (arXiv 2304.14365), algorithms 1 and 2.
     """
     numbers = (float(limits.ignore_ends), float(limits.ignore_above_ground), float(limits.stop_before_hit))
-    _carve(counts, rays.origins, rays.origin_of, rays.ends, weights, on_ground, numbers)
+    _carve(counts, (rays.origins, rays.origin_of, rays.ends), weights, on_ground, numbers)
 
 
 @njit(cache=True, nogil=True)

@@ -17,11 +17,10 @@ from jaxtyping import Float64, Int64, UInt8
 
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.first_hit import boxes_along, camera_rays, labels_along
-from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points
+from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points, require_lidar
 from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
-from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
@@ -30,6 +29,7 @@ from schemas.records import BoxRecord, SampleRecord
 STEP_PX: Final = 8.0
 """Every ray stands for a square of so many pixels of the camera's file."""
 DEPTH_RATIO: Final = 1.25
+"""Two distances are alike if neither is more than so many times the other, as usual for depth maps (delta < 1.25)."""
 OUTCOMES: Final = ("right", "other", "hidden", "through")
 """First occupied voxel of a box pixel: in the box with its class; in the box with another one; before the box; none in
 the box (the ray passes beside the object's body, or the object is not labelled)."""
@@ -48,7 +48,7 @@ class Check:
     """Pairs of such a return and a camera image that it falls into."""
     views_agree: int = 0
     """Of these: the camera's ray to the return meets its first voxel at a distance that differs by at most a quarter
-    (as usual for depth maps; rays that graze the ground enter its voxels metres before they meet it)."""
+    (rays that graze the ground enter its voxels metres before they meet it)."""
     pixels: Mapping[int, Int64[np.ndarray, " 4"]] = field(default_factory=dict)
     """Box pixels by class and outcome."""
     per_row: Mapping[int, float] = field(default_factory=dict)
@@ -98,8 +98,9 @@ def check_labels(
 
     Raises:
         DataError: the store is not finished or holds nothing, or a LiDAR file is broken.
-        ConfigError: the store's grid is not in the ego frame.
+        ConfigError: the store's grid is not in the ego frame, or the dataset has no LiDAR.
     """
+    require_lidar(dataset, "--check")
     if dataset.grid.frame != "ego":
         raise ConfigError(f"--check needs labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     task = partial(_check_scene, dataset, work, dropped_tokens(dataset, work))
@@ -123,7 +124,7 @@ def check_keyframe(
     """Counts of one keyframe.
 
     Args:
-        dataset: root, grid, cameras.
+        dataset: root, grid, cameras, class table.
         record: the keyframe.
         semantics: its labels.
         row: its number, for `Check.per_row`.
@@ -131,7 +132,7 @@ def check_keyframe(
     points_ego = matter_of(dataset, record)
     index = dataset.grid.voxel_index(points_ego)
     inside = dataset.grid.contains(index)
-    occupied = semantics[tuple(index[inside].T)] != FREE
+    occupied = dataset.classes.is_occupied(semantics[tuple(index[inside].T)])
     views, agree = _compare_depths(dataset, record, semantics, points_ego[inside])
     pixels = _count_pixels(dataset, record, semantics)
     counted = sum((counts for counts in pixels.values()), np.zeros(len(OUTCOMES), dtype=np.int64))
@@ -141,13 +142,13 @@ def check_keyframe(
 
 def matter_of(dataset: DatasetSpec, record: SampleRecord) -> Float64[np.ndarray, "n 3"]:
     """Points of the keyframe's own sweep, ego frame, without the own vehicle's and, where labelled, noise."""
-    points_lidar = read_points(dataset, record.lidar, record.token)
-    points = transform_points(record.lidar.ego_from_lidar.matrix, points_lidar)
+    points_lidar = read_points(dataset, record.keyframe_sweep, record.token)
+    points = transform_points(record.keyframe_sweep.ego_from_lidar.matrix, points_lidar)
     corner = np.array(LidarConfig().ego_box_m)
     keep = ~np.all((points >= corner[:3]) & (points <= corner[3:]), axis=1)
-    if record.lidar.labels_path is not None:
+    if record.keyframe_sweep.labels_path is not None:
         table = class_of_index(dataset)
-        keep &= read_point_labels(dataset, record.lidar, record.token, table, len(points)) != NOT_MATTER
+        keep &= read_point_labels(dataset, record.keyframe_sweep, record.token, table, len(points)) != NOT_MATTER
     return points[keep]
 
 
@@ -169,7 +170,8 @@ def _compare_depths(
         origin = invert_rigid(camera_from_ego)[:3, 3]
         offsets = points_ego[seen] - origin
         distance_m = np.linalg.norm(offsets, axis=1)
-        _, hit_m = labels_along(semantics, dataset.grid, origin, offsets / distance_m[:, None])
+        directions = offsets / distance_m[:, None]
+        _, hit_m = labels_along(semantics, dataset.grid, origin, directions, free=dataset.classes.free)
         views += int(seen.sum())
         agree += int((np.maximum(hit_m / distance_m, distance_m / np.maximum(hit_m, 1e-9)) < DEPTH_RATIO).sum())
     return views, agree
@@ -187,7 +189,8 @@ def _count_pixels(
         view = camera_rays(record, channel, STEP_PX)
         owner, span_m = boxes_along(view, boxes, ego_from_global)
         rays = np.flatnonzero(owner >= 0)
-        labels, hit_m = labels_along(semantics, dataset.grid, view.origin, view.directions[rays])
+        directions, free = view.directions[rays], dataset.classes.free
+        labels, hit_m = labels_along(semantics, dataset.grid, view.origin, directions, free=free)
         expected = np.array([box.label for box in boxes], dtype=np.int64)[owner[rays]]
         outcome = np.where(labels == expected, 0, 1)
         outcome[hit_m < span_m[rays, 0] - slack_m] = 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.occ3d import Labels, label_file, read_labels
@@ -17,25 +17,23 @@ from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows
 from pipelines.occupancy.trails import swept_voxels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
-from schemas.classes import FREE, IGNORED
+from schemas.classes import ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import read_records
 
 FIGURES: Final = ("occupied_iou", "semantic_accuracy", "mask_lidar_f1", "mask_camera_f1", "trail_share")
-_SLOTS: Final = 19
-_UNKNOWN_SLOT: Final = 18
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Agreement of a store with a folder; ``confusion`` is indexed [other's class, ours], slot 18 = unknown."""
+    """Agreement of a store with a folder; ``confusion`` is indexed [other's class, ours], the unknown last."""
 
     figures: Mapping[str, float | None]
     """Mean over keyframes of each of `FIGURES`; None where no keyframe defines it."""
     per_row: Mapping[int, Mapping[str, float]]
     """Figures of each compared row of the store."""
-    confusion: Int64[np.ndarray, "19 19"]
+    confusion: Int64[np.ndarray, "s s"]
     """Voxels that the other's LiDAR mask marks as observed."""
     missing: int
     """Keyframes of the store without a file in the folder."""
@@ -65,7 +63,7 @@ def compare_with_folder(
     gts = gts_of(folder)
     compare = partial(_compare_scene, dataset, work, gts, dropped_tokens(dataset, work))
     per_row: dict[int, Mapping[str, float]] = {}
-    confusion, missing = np.zeros((_SLOTS, _SLOTS), dtype=np.int64), 0
+    confusion, missing = _no_voxels(dataset.classes), 0
     for _, part in each_scene(work, compare, scheduler, on_progress):
         per_row |= part.per_row
         confusion += part.confusion
@@ -91,28 +89,34 @@ def gts_of(folder: Path) -> Path:
 
 def _compare_scene(dataset: DatasetSpec, work: Path, gts: Path, dropped: frozenset[str], unit: Unit) -> Comparison:
     per_row: dict[int, Mapping[str, float]] = {}
-    confusion, missing = np.zeros((_SLOTS, _SLOTS), dtype=np.int64), 0
+    confusion, missing = _no_voxels(dataset.classes), 0
     scene = read_records(work / "records", unit.entries)
     for row, record in labelled_rows(work, unit, dropped):
         if not label_file(gts, record).is_file():
             missing += 1
             continue
         labels = stored_labels(work, row, record.token)
-        truth = read_labels(label_file(gts, record), record.token, dataset.grid.shape)
+        truth = read_labels(label_file(gts, record), record.token, dataset)
         swept = swept_voxels(scene, row - unit.entries[0].row, dataset.grid)
-        per_row[row] = compare_occupancy(labels, truth, swept)
-        confusion += _confusion(labels, truth)
+        per_row[row] = compare_occupancy(labels, truth, dataset.classes, swept)
+        confusion += _confusion(labels, truth, dataset.classes)
     return Comparison({}, per_row, confusion, missing)
 
 
-def _confusion(labels: Labels, truth: Labels) -> Int64[np.ndarray, "19 19"]:
+def _no_voxels(table: ClassTable) -> Int64[np.ndarray, "s s"]:
+    return np.zeros((table.num_classes + 1, table.num_classes + 1), dtype=np.int64)
+
+
+def _confusion(labels: Labels, truth: Labels, table: ClassTable) -> Int64[np.ndarray, "s s"]:
     observed = truth["mask_lidar"] == 1
-    theirs, ours = (_slots(volume["semantics"][observed]) for volume in (truth, labels))
-    return np.bincount(theirs * _SLOTS + ours, minlength=_SLOTS**2).reshape(_SLOTS, _SLOTS)
+    theirs, ours = (_slots(volume["semantics"][observed], table) for volume in (truth, labels))
+    confusion = _no_voxels(table)
+    np.add.at(confusion, (theirs, ours), 1)
+    return confusion
 
 
-def _slots(semantics: np.ndarray) -> Int64[np.ndarray, " n"]:
-    return np.where(semantics == IGNORED, _UNKNOWN_SLOT, semantics).astype(np.int64)
+def _slots(semantics: UInt8[np.ndarray, " n"], table: ClassTable) -> Int64[np.ndarray, " n"]:
+    return np.where(semantics == table.ignored, table.num_classes, semantics).astype(np.int64)
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
@@ -123,14 +127,14 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     return means
 
 
-def class_scores(confusion: Int64[np.ndarray, "19 19"]) -> list[tuple[int, dict[str, float | None]]]:
-    """Per class 0..17 that occurs: voxels in the other's labels and in ours, IoU, precision, recall.
+def class_scores(confusion: Int64[np.ndarray, "s s"]) -> list[tuple[int, dict[str, float | None]]]:
+    """Per class that occurs, free included: voxels in the other's labels and in ours, IoU, precision, recall.
 
     Voxels of unknown class on either side are left out, except from the counts of voxels. None: of no voxels.
     """
-    known = confusion[:_UNKNOWN_SLOT, :_UNKNOWN_SLOT]
+    known = confusion[:-1, :-1]
     scores: list[tuple[int, dict[str, float | None]]] = []
-    for label in range(FREE + 1):
+    for label in range(len(known)):
         hit, theirs, ours = (float(v) for v in (known[label, label], known[label].sum(), known[:, label].sum()))
         if theirs + ours == 0:
             continue

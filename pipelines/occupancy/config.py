@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from pipelines.occupancy.tuning import GroundFitConfig, GroundSurfaceConfig, HeightDriftConfig, SurfaceConfig
 from schemas.settings import Frozen
 
 
@@ -43,12 +44,33 @@ class LidarConfig(Frozen):
     box_bottom_m: float = Field(
         0.15, ge=0, description="Points without a label this low in a box are neither object nor ground, in metres."
     )
+    height_drift: HeightDriftConfig = Field(
+        HeightDriftConfig(), description="How the height that the poses of the vehicle miss is measured."
+    )
     neighbours: int = Field(5, ge=1, description="Labelled neighbours that vote on a point without a label.")
     neighbour_radius_m: float = Field(
         6.0,
         gt=0,
         description="Neighbours farther away, in stretched metres (see `spread_labels`), do not vote; without one the "
         "point is ignored.",
+    )
+    neighbour_blur_m: float = Field(
+        0.1, gt=0, description="Neighbours vote with a weight of 1 / (distance + this), in stretched metres."
+    )
+    height_stretch: float = Field(
+        4.0,
+        gt=0,
+        description="How much more differences in height count when neighbours are looked for: classes change at kerbs "
+        "and at the feet of walls.",
+    )
+    border_stretch: float = Field(
+        5.0,
+        ge=0,
+        description="How much more differences in the distance to the border of the map's driveable area count when "
+        "neighbours or the nearest ground are looked for: classes run along streets.",
+    )
+    ground_fit: GroundFitConfig = Field(
+        GroundFitConfig(), description="How the ground is found where there are no point labels."
     )
     ground_band_m: float = Field(
         0.3, gt=0, description="Without point labels: points so near the fitted ground belong to it, in metres."
@@ -61,13 +83,24 @@ class LidarConfig(Frozen):
     fill_ground_m: float = Field(
         8.0, ge=0, description="The ground's surface reaches so far beyond its points, in metres."
     )
+    ground_surface: GroundSurfaceConfig = Field(
+        GroundSurfaceConfig(), description="How the ground's surface is fitted and sampled."
+    )
+    thing_weight: int = Field(
+        4,
+        ge=1,
+        description="A point of anything else counts as much as so many samples of the ground's surface: LiDAR sees "
+        "less than half of a thing's surface, and low things should not drown in the road.",
+    )
     fill_surfaces: bool = Field(
         True,
         description="Whether voxels that rays passed are occupied where the plane of the points around them passes.",
     )
+    surfaces: SurfaceConfig = Field(SurfaceConfig(), description="When a plane through points occupies a voxel.")
     mirror_vehicles: bool = Field(
         True,
-        description="Whether the points of vehicles count on both sides of their boxes, whichever side was seen.",
+        description="Whether the points of the class table's symmetric classes count on both sides of their boxes, "
+        "whichever side was seen.",
     )
     free_above: int = Field(0, ge=0, description="A voxel is free if more than so many rays passed through it.")
     occupied_above: int = Field(0, ge=0, description="A voxel is occupied if it holds more than so many points.")

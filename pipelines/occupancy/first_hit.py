@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from schemas.classes import FREE
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import BoxRecord, SampleRecord
 from schemas.voxels.first_hit import first_hits
@@ -52,18 +51,21 @@ def labels_along(
     grid: VoxelGrid,
     origin: Float64[np.ndarray, " 3"],
     directions: Float64[np.ndarray, "r 3"],
+    *,
+    free: int,
 ) -> tuple[UInt8[np.ndarray, " r"], Float64[np.ndarray, " r"]]:
-    """Class of the first occupied voxel of each ray, 17 where there is none, and its distance in metres.
+    """Label of the first occupied voxel of each ray, ``free`` where there is none, and its distance in metres.
 
     Args:
-        semantics: classes; 17 lets rays pass.
+        semantics: labels.
         grid: of ``semantics``.
         origin: (3,) metres, frame of the grid.
         directions: (R, 3) unit vectors, frame of the grid.
+        free: label that lets rays pass.
     """
     start = (origin - np.array(grid.minimum_m)) / grid.voxel_size_m
-    hits = first_hits(semantics != FREE, start[None], directions)
-    labels = np.where(hits.is_hit, semantics[tuple(np.moveaxis(hits.voxels, -1, 0))], np.uint8(FREE))
+    hits = first_hits(semantics != free, start[None], directions)
+    labels = np.where(hits.is_hit, semantics[tuple(np.moveaxis(hits.voxels, -1, 0))], np.uint8(free))
     return labels[0], np.where(hits.is_hit, hits.enters, np.inf)[0] * grid.voxel_size_m
 
 

@@ -1,4 +1,4 @@
-"""Labels of one keyframe from the scene's chunks and objects: votes, LiDAR visibility, camera visibility."""
+"""Labels of one keyframe from accumulated sweeps and objects: votes, LiDAR visibility, camera visibility."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 
+from pipelines.occupancy.accumulation import SweepGroup
 from pipelines.occupancy.carving import CarveLimits, Segments, count_passes
-from pipelines.occupancy.chunks import Chunk
-from pipelines.occupancy.completion import ground_votes, is_ground_class, parts_of_columns
+from pipelines.occupancy.completion import ground_votes, sample_places
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import MapMask
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.occupancy.votes import count_sources, elect, gather_points
-from schemas.classes import FREE
 from schemas.datasets import DatasetSpec
-from schemas.geometry import VoxelGrid, invert_rigid, transform_points
+from schemas.geometry import invert_rigid, transform_points
 from schemas.records import SampleRecord
 from schemas.voxels.visibility import View, see_voxels
 
@@ -38,47 +37,51 @@ class Scene:
 
 
 def label_frame(
-    scene: Scene, record: SampleRecord, chunks: Sequence[Chunk], rise_m: float, images: Mapping[str, ClassImage]
+    scene: Scene, record: SampleRecord, groups: Sequence[SweepGroup], drift_m: float, images: Mapping[str, ClassImage]
 ) -> tuple[Labels, dict[str, float]]:
     """Occupancy of one keyframe.
 
     Args:
         scene: shared by all frames.
         record: the keyframe.
-        chunks: static matter near it in time.
-        rise_m: height of the vehicle that its pose misses, contained in the positions of ``chunks``.
+        groups: static matter near it in time.
+        drift_m: height of the vehicle that its pose misses, contained in the positions of ``groups``.
         images: classes of the pixels of each camera, read if `LidarConfig.image_labels` is set.
 
     Returns:
-        Labels as in Occ3D's files: unobserved voxels are 17 in `semantics`, occupied ones of unknown class 255; and the
-        number of occupied voxels by what their class rests on.
+        Labels as in Occ3D's files, with the numbers of the class table: unobserved voxels are free in `semantics`,
+        occupied ones of unknown class have the ignored label; and the number of occupied voxels by what their class
+        rests on.
     """
-    grid, config = scene.dataset.grid, scene.config
-    voxel_from_anchor = place_anchor(scene, record, rise_m)
-    points = gather_points(grid, record, chunks, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles)
+    grid, table, config = scene.dataset.grid, scene.dataset.classes, scene.config
+    voxel_from_anchor = place_anchor(scene, record, drift_m)
+    points = gather_points(
+        scene.dataset, record, groups, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles
+    )
     hit = points.counts > config.occupied_above
-    reach_voxels = config.fill_ground_m / grid.voxel_size_m
-    border = _border_voxels(scene.mask, grid, np.linalg.inv(voxel_from_anchor))
-    ground = ground_votes(points.static, points.static_labels, border, grid.shape, reach_voxels)
-    semantics = elect(points, ground, hit | (points.mirrored > config.occupied_above))
+    border = _border_voxels(scene, np.linalg.inv(voxel_from_anchor))
+    ground = ground_votes(points.static, points.static_labels, border, grid=grid, table=table, config=config)
+    semantics = elect(points, ground, hit | (points.mirrored > config.occupied_above), table, config.thing_weight)
     passes = np.zeros(grid.shape, dtype=np.int32)
-    for chunk in chunks:
-        _carve(passes, chunk, voxel_from_anchor, config, grid.voxel_size_m)
+    for group in groups:
+        _carve(passes, group, voxel_from_anchor, scene)
     if config.fill_surfaces:
-        semantics = fill_surfaces(semantics, passes > config.free_above, points.things, points.thing_votes)
+        votes = points.thing_votes(table)
+        semantics = fill_surfaces(semantics, passes > config.free_above, points.things, votes, table, config.surfaces)
     views = camera_views(record, scene.dataset.cameras)
     refuted = _refuted(scene, semantics, views, images)
-    semantics[refuted] = FREE
-    observed = hit | (passes > np.where(semantics == FREE, config.free_above, 0))
-    visible = see_voxels(grid, semantics != FREE, list(views.values()), config.rays_per_voxel)
+    semantics[refuted] = table.free
+    occupied = table.is_occupied(semantics)
+    observed = hit | (passes > np.where(occupied, 0, config.free_above))
+    visible = see_voxels(grid, occupied, list(views.values()), config.rays_per_voxel)
     if config.hide_things_only:
-        visible |= (semantics == FREE) | is_ground_class(semantics)
+        visible |= ~occupied | table.is_ground(semantics)
     labels = {
         "semantics": semantics,
         "mask_lidar": observed.astype(np.uint8),
         "mask_camera": (visible & observed).astype(np.uint8),
     }
-    counts = count_sources(semantics, points)
+    counts = count_sources(semantics, points, table)
     return labels, counts | ({"freed_by_images": float(refuted.sum())} if images else {})
 
 
@@ -89,6 +92,7 @@ def _refuted(
         return np.zeros(semantics.shape, dtype=bool)
     return refuted_voxels(
         scene.dataset.grid,
+        scene.dataset.classes,
         semantics,
         [(views[channel], image) for channel, image in images.items()],
         rays_per_voxel=scene.config.rays_per_voxel,
@@ -96,35 +100,33 @@ def _refuted(
     )
 
 
-def place_anchor(scene: Scene, record: SampleRecord, rise_m: float) -> Float64[np.ndarray, "4 4"]:
-    """4x4 from metres around the scene's anchor to the voxels of a keyframe, whose vehicle is ``rise_m`` too low."""
+def place_anchor(scene: Scene, record: SampleRecord, drift_m: float) -> Float64[np.ndarray, "4 4"]:
+    """4x4 from metres around the scene's anchor to the voxels of a keyframe, whose vehicle is ``drift_m`` too low."""
     global_from_anchor = np.eye(4)
-    global_from_anchor[:3, 3] = scene.anchor_m - np.array([0.0, 0.0, rise_m])
+    global_from_anchor[:3, 3] = scene.anchor_m - np.array([0.0, 0.0, drift_m])
     return scene.dataset.grid.voxel_from_metres @ invert_rigid(record.global_from_ego) @ global_from_anchor
 
 
-def _border_voxels(
-    mask: MapMask | None, grid: VoxelGrid, anchor_from_voxel: Float64[np.ndarray, "4 4"]
-) -> Float32[np.ndarray, "w l"] | None:
-    """Distance of each part of a column to the border of the map's driveable area, voxels, positive within."""
-    if mask is None:
+def _border_voxels(scene: Scene, anchor_from_voxel: Float64[np.ndarray, "4 4"]) -> Float32[np.ndarray, "w l"] | None:
+    """Distance of each sample of the ground to the border of the map's driveable area, voxels, positive within."""
+    if scene.mask is None:
         return None
-    parts = parts_of_columns(grid.shape)
-    distance_m = mask.border_distance(transform_points(anchor_from_voxel, parts.reshape(-1, 3)))
-    return (distance_m / np.float32(grid.voxel_size_m)).reshape(parts.shape[:2])
+    grid = scene.dataset.grid
+    places = sample_places(grid.shape, scene.config.ground_surface.samples)
+    distance_m = scene.mask.border_distance(transform_points(anchor_from_voxel, places.reshape(-1, 3)))
+    return (distance_m / np.float32(grid.voxel_size_m)).reshape(places.shape[:2])
 
 
 def _carve(
     passes: Int32[np.ndarray, "X Y Z"],
-    chunk: Chunk,
+    group: SweepGroup,
     voxel_from_anchor: Float64[np.ndarray, "4 4"],
-    config: LidarConfig,
-    voxel_size_m: float,
+    scene: Scene,
 ) -> None:
-    """Adds one chunk's rays to the count of passes."""
-    rays = chunk.rays
-    segments, keep = carving_segments(chunk, voxel_from_anchor, passes.shape, far_rays=config.far_rays)
-    on_ground = is_ground_class(chunk.labels)[rays.cell_of] & (rays.cell_of >= 0)
+    """Adds one group's rays to the count of passes."""
+    rays, config, voxel_size_m = group.rays, scene.config, scene.dataset.grid.voxel_size_m
+    segments, keep = carving_segments(group, voxel_from_anchor, passes.shape, far_rays=config.far_rays)
+    on_ground = scene.dataset.classes.is_ground(group.labels)[rays.cell_of] & (rays.cell_of >= 0)
     limits = CarveLimits(
         config.ignore_ends_m / voxel_size_m,
         config.ignore_above_road_m / voxel_size_m,
@@ -134,22 +136,22 @@ def _carve(
 
 
 def carving_segments(
-    chunk: Chunk, voxel_from_anchor: Float64[np.ndarray, "4 4"], shape: tuple[int, ...], *, far_rays: bool
+    group: SweepGroup, voxel_from_anchor: Float64[np.ndarray, "4 4"], shape: tuple[int, ...], *, far_rays: bool
 ) -> tuple[Segments, Bool[np.ndarray, " r"]]:
-    """Rays of a chunk that free voxels of a keyframe, and which of its rays they are.
+    """Rays of a group that free voxels of a keyframe, and which of its rays they are.
 
     Args:
-        chunk: whose rays are cast.
+        group: whose rays are cast.
         voxel_from_anchor: 4x4 to the voxels of the keyframe.
         shape: voxels along x, y, z.
         far_rays: see `LidarConfig.far_rays`.
     """
     origins, ends = (
         places @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
-        for places in (chunk.rays.origins, chunk.rays.ends)
+        for places in (group.rays.origins, group.rays.ends)
     )
     keep = np.ones(len(ends), dtype=bool) if far_rays else np.all((ends >= 0) & (ends < np.array(shape)), axis=1)
-    return Segments(origins, chunk.rays.origin_of[keep], ends[keep]), keep
+    return Segments(origins, group.rays.origin_of[keep], ends[keep]), keep
 
 
 def camera_views(record: SampleRecord, cameras: Sequence[str]) -> dict[str, View]:

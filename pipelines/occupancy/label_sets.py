@@ -1,8 +1,8 @@
 """Import of SurroundOcc and OpenOccupancy: lists of occupied voxels in the LiDAR frame, with grids of their own.
 
 Both number classes as nuScenes-lidarseg's challenge does, which are Occ3D's numbers: 1 barrier to 16 vegetation. Their
-class 0 is noise, which their own losses skip: it becomes 255. Voxels that a file does not list are free. Neither set
-knows visibility, and their own scores count every voxel of a known class, so that is what both masks mark.
+class 0 is noise, which their own losses skip: it becomes unknown. Voxels that a file does not list are free. Neither
+set knows visibility, and their own scores count every voxel of a known class, so that is what both masks mark.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from pydantic import Field
 
-from pipelines.occupancy.occ3d import Labels
+from pipelines.occupancy.occ3d import Labels, labels_from_occ3d
 from pipelines.occupancy.resample import resample
-from schemas.classes import FREE, IGNORED
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
@@ -48,7 +48,7 @@ class LabelSet:
 
 
 def _surroundocc_path(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> Path:
-    name = f"{Path(record.lidar.path).name}.npy"
+    name = f"{Path(record.keyframe_sweep.path).name}.npy"
     return folder / "samples" / name if (folder / "samples").is_dir() else folder / name
 
 
@@ -58,7 +58,7 @@ def _openoccupancy_path(folder: Path, dataset: DatasetSpec, record: SampleRecord
         token = next(row["token"] for row in json.loads(path.read_bytes()) if row["name"] == record.scene)
     except (OSError, ValueError, KeyError, StopIteration) as error:
         raise DataError(f"{path} does not tell the token of {record.scene} ({error!r}); restore the table") from error
-    return folder / f"scene_{token}" / "occupancy" / f"{record.lidar.token}.npy"
+    return folder / f"scene_{token}" / "occupancy" / f"{record.keyframe_sweep.token}.npy"
 
 
 LABEL_SETS: Final[Mapping[str, LabelSet]] = {
@@ -112,13 +112,17 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
 
     Raises:
         DataError: the file is missing, cut short or holds something else.
+        ConfigError: a class has no counterpart in the dataset's table.
     """
     label_set = LABEL_SETS[config.kind]
     path = imported_file(dataset, config, record)
-    semantics = _fill(label_set, _read_rows(path, record.token), f"{path} (sample {record.token})")
+    table = dataset.classes
+    numbers = _fill(label_set, _read_rows(path, record.token), f"{path} (sample {record.token})")
+    semantics = labels_from_occ3d(dataset)[numbers]
     if dataset.grid != label_set.grid:
-        semantics = resample(semantics, label_set.grid, dataset.grid, ego_from_lidar=record.lidar.ego_from_lidar.matrix)
-    known = (semantics != IGNORED).astype(np.uint8)
+        mounting = record.keyframe_sweep.ego_from_lidar.matrix
+        semantics = resample(semantics, label_set.grid, dataset.grid, ego_from_lidar=mounting, table=table)
+    known = (semantics != table.ignored).astype(np.uint8)
     return {"semantics": semantics, "mask_lidar": known, "mask_camera": known}
 
 
@@ -142,13 +146,14 @@ def _read_rows(path: Path, token: str) -> Int64[np.ndarray, "n 4"]:
 
 
 def _fill(label_set: LabelSet, rows: Int64[np.ndarray, "n 4"], where: str) -> UInt8[np.ndarray, "X Y Z"]:
+    """Numbers of Occ3D in the set's own grid."""
     index, label = rows[:, label_set.columns], rows[:, 3]
-    bad = ~label_set.grid.contains(index) | (label < 0) | (label > 16)
+    bad = ~label_set.grid.contains(index) | (label < 0) | (label >= OCC3D.free)
     if bad.any():
         raise DataError(
             f"{where}: row {int(bad.argmax())} is {rows[bad.argmax()].tolist()}, expected voxel indices below "
-            f"{label_set.grid.shape} (x, y, z) and a class 0..16. Is this the right label set?"
+            f"{label_set.grid.shape} (x, y, z) and a class 0..{OCC3D.free - 1}. Is this the right label set?"
         )
-    semantics = np.full(label_set.grid.shape, FREE, dtype=np.uint8)
-    semantics[tuple(index.T)] = np.where(label == 0, IGNORED, label)
-    return semantics
+    numbers = np.full(label_set.grid.shape, OCC3D.free, dtype=np.uint8)
+    numbers[tuple(index.T)] = np.where(label == 0, OCC3D.ignored, label)
+    return numbers

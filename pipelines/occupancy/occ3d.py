@@ -1,4 +1,4 @@
-"""Occ3D label files: read, check, compare with the grid."""
+"""Occ3D label files: read, check, number their classes as the dataset's table does."""
 
 from __future__ import annotations
 
@@ -10,15 +10,39 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from schemas.classes import FREE, IGNORED
-from schemas.errors import DataError
+from schemas.classes import OCC3D
+from schemas.datasets import DatasetSpec
+from schemas.errors import ConfigError, DataError
 from schemas.records import SampleRecord
 
 LABEL_ARRAYS: Final = ("semantics", "mask_lidar", "mask_camera")
-_HIGHEST: Final = {"semantics": FREE, "mask_lidar": 1, "mask_camera": 1, "unknown": 3}
+_HIGHEST: Final = {"semantics": OCC3D.free, "mask_lidar": 1, "mask_camera": 1, "unknown": 3}
 
 Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
 """`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
+
+
+def labels_from_occ3d(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
+    """Label of the dataset's table for each of Occ3D's numbers.
+
+    A class becomes the one of the same name, or the one that `categories` of the dataset's entry names for it. Free
+    stays free, and numbers that are no class are ignored.
+
+    Raises:
+        ConfigError: a class has no counterpart.
+    """
+    table = dataset.classes
+    labels = np.full(256, table.ignored, dtype=np.uint8)
+    labels[OCC3D.free] = table.free
+    for name in OCC3D.occupied:
+        target = dataset.categories.get(name, name)
+        if target not in table.occupied:
+            raise ConfigError(
+                f"'{dataset.name}' in datasets.yaml: the label files have a class '{name}', its class table has not. "
+                f"Say under `categories` what it is, such as `{name}: {table.occupied[0]}`."
+            )
+        labels[OCC3D.index(name)] = table.index(target)
+    return labels
 
 
 def label_file(gts: Path, record: SampleRecord) -> Path:
@@ -26,20 +50,21 @@ def label_file(gts: Path, record: SampleRecord) -> Path:
     return gts / record.scene / record.token / "labels.npz"
 
 
-def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
-    """Reads one `labels.npz`.
+def read_labels(path: Path, token: str, dataset: DatasetSpec) -> Labels:
+    """Reads one `labels.npz`, whose classes are numbered as in Occ3D-nuScenes.
 
     Args:
         path: the file, `<labels>/<scene>/<token>/labels.npz`.
         token: sample token, for messages.
-        shape: voxels along x, y, z of the dataset's grid.
+        dataset: grid and class table of the result.
 
     Returns:
-        `semantics` with classes 0..16 and 17 free, `mask_lidar` and `mask_camera` with 1 = observed, all uint8. Files
-        that this program wrote may also hold 255, see `pipelines.occupancy.export`.
+        `semantics` with labels of the dataset's table, `mask_lidar` and `mask_camera` with 1 = observed, all uint8.
+        Of files that this program wrote some may be the ignored one, see `pipelines.occupancy.export`.
 
     Raises:
         DataError: the file is missing, cut short, or holds other arrays, another shape, dtype or value.
+        ConfigError: a class of Occ3D has no counterpart in the table.
 
     Source: Occ3D-nuScenes (CVPR 2023 challenge), axis order x, y, z in the ego frame of the LIDAR_TOP keyframe.
     """
@@ -55,17 +80,18 @@ def read_labels(path: Path, token: str, shape: tuple[int, int, int]) -> Labels:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
     for name, values in labels.items():
-        _check(where, name, values, shape)
-    return _restore_unknown(labels)
+        _check(where, name, values, dataset.grid.shape)
+    labels["semantics"] = labels_from_occ3d(dataset)[labels["semantics"]]
+    return _restore_unknown(labels, dataset.classes.ignored)
 
 
-def _restore_unknown(labels: Labels) -> Labels:
-    """Gives back class 255 and its masks where `encode_labels` of this program had to hide them."""
+def _restore_unknown(labels: Labels, ignored: int) -> Labels:
+    """Gives back the ignored label and its masks where `encode_labels` of this program had to hide them."""
     if "unknown" not in labels:
         return labels
     unknown = labels.pop("unknown")
     return {
-        "semantics": np.where(unknown > 0, np.uint8(IGNORED), labels["semantics"]),
+        "semantics": np.where(unknown > 0, np.uint8(ignored), labels["semantics"]),
         "mask_lidar": np.where(unknown > 0, (unknown >= 2).astype(np.uint8), labels["mask_lidar"]),
         "mask_camera": np.where(unknown > 0, (unknown == 3).astype(np.uint8), labels["mask_camera"]),
     }

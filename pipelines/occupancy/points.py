@@ -11,28 +11,44 @@ from jaxtyping import Float64, UInt8
 
 from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.datasets import DatasetSpec
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.records import LidarRecord, SampleRecord
 
+UNKNOWN: Final = 255
+"""Point whose class nobody found. Tables have at most 200 classes, so these numbers are none."""
 UNLABELLED: Final = 254
 """Point without a label of its own."""
 NOT_MATTER: Final = 253
 """Point that the annotators call noise or own vehicle: it is dropped."""
-_UNKNOWN_INDEX: Final = 252
-_POINT_BYTES: Final = 20
+_NO_CATEGORY: Final = 252
+_VALUE_BYTES: Final = 4
+
+
+def require_lidar(dataset: DatasetSpec, step: str) -> None:
+    """Refuses a step on logs of cameras alone.
+
+    Raises:
+        ConfigError: the entry has `lidar: null`.
+    """
+    if dataset.lidar is None:
+        raise ConfigError(
+            f"{step} needs a LiDAR, and '{dataset.name}' in datasets.yaml has `lidar: null`. Name its channel there, "
+            "or import labels with --source occ3d."
+        )
 
 
 def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
     """Class of each value that a point-label file may hold, by the category's name.
 
     Returns:
-        (256,) uint8: class 0..16, `NOT_MATTER` for noise and the own vehicle, another number where no category is.
+        (256,) uint8: class of the dataset's table, `NOT_MATTER` for noise and the own vehicle, another number where no
+        category is.
 
     Raises:
         DataError: `category.json` is missing, has no `index`, or names a category without a class.
     """
     path = dataset.root / dataset.version / "category.json"
-    table = np.full(256, _UNKNOWN_INDEX, dtype=np.uint8)
+    table = np.full(256, _NO_CATEGORY, dtype=np.uint8)
     try:
         for row in json.loads(path.read_text()):
             name, index = row["name"], row["index"]
@@ -53,7 +69,8 @@ def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
 
 def kind_of_point_labels(records: Sequence[SampleRecord]) -> str:
     """`lidarseg`, or `panoptic` where all point labels of a scene come from that set."""
-    paths = [record.lidar.labels_path for record in records if record.lidar.labels_path is not None]
+    sweeps = [record.keyframe_sweep for record in records]
+    paths = [sweep.labels_path for sweep in sweeps if sweep.labels_path is not None]
     return "panoptic" if paths and all(path.endswith(PANOPTIC_SUFFIX) for path in paths) else "lidarseg"
 
 
@@ -68,12 +85,13 @@ def read_points(dataset: DatasetSpec, lidar: LidarRecord, token: str) -> Float64
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} (sample {token}): LiDAR file cannot be read ({error.strerror})") from error
-    if len(data) % _POINT_BYTES or not data:
+    point_bytes = _VALUE_BYTES * lidar.point_columns
+    if len(data) % point_bytes or not data:
         raise DataError(
-            f"{path} (sample {token}): {len(data)} bytes, expected a multiple of {_POINT_BYTES} (five float32 per "
-            "point). The file is cut short; copy it again."
+            f"{path} (sample {token}): {len(data)} bytes, expected a multiple of {point_bytes} ({lidar.point_columns} "
+            "float32 per point). The file is cut short; copy it again."
         )
-    points = np.frombuffer(data, dtype="<f4").reshape(-1, 5)[:, :3].astype(np.float64)
+    points = np.frombuffer(data, dtype="<f4").reshape(-1, lidar.point_columns)[:, :3].astype(np.float64)
     bad = ~np.isfinite(points).all(axis=1)
     if bad.any():
         raise DataError(f"{path} (sample {token}): point {int(bad.argmax())} has a NaN or infinite coordinate")
@@ -106,7 +124,7 @@ def read_point_labels(
             f"{path} (sample {token}): {len(indices)} labels for {count} points of {lidar.path}. Copy both files again."
         )
     labels = table[indices]
-    if (labels == _UNKNOWN_INDEX).any():
-        index = int(indices[(labels == _UNKNOWN_INDEX).argmax()])
+    if (labels == _NO_CATEGORY).any():
+        index = int(indices[(labels == _NO_CATEGORY).argmax()])
         raise DataError(f"{path} (sample {token}): label {index} is the index of no row of category.json")
     return labels

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8, UInt16
 
 from pipelines.occupancy.carving import count_claims
-from pipelines.occupancy.completion import is_ground_class
 from pipelines.occupancy.config import ImageLabels
-from schemas.classes import FREE
+from schemas.classes import ClassTable
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
 from schemas.records import SampleRecord
@@ -28,7 +27,7 @@ ClassImage = UInt8[np.ndarray, "h w"]
 def read_class_images(
     root: Path, config: ImageLabels, record: SampleRecord, cameras: Sequence[str]
 ) -> Mapping[str, ClassImage]:
-    """Classes of the pixels of a keyframe's cameras, 17 and more where they say nothing.
+    """Classes of the pixels of a keyframe's cameras, numbered as the dataset's table does; others say nothing.
 
     Args:
         root: of the dataset.
@@ -75,6 +74,7 @@ def _read(path: Path, token: str) -> ClassImage:
 
 def refuted_voxels(
     grid: VoxelGrid,
+    table: ClassTable,
     semantics: UInt8[np.ndarray, "X Y Z"],
     views: Sequence[tuple[View, ClassImage]],
     *,
@@ -90,7 +90,8 @@ def refuted_voxels(
 
     Args:
         grid: of ``semantics``.
-        semantics: class of each voxel, 17 free, 255 unknown.
+        table: the classes.
+        semantics: label of each voxel.
         views: cameras at their own exposures, and the classes of their pixels.
         rays_per_voxel: density of the rays, as for visibility (`schemas.voxels.visibility.see_voxels`).
         min_rays: how many rays it takes.
@@ -101,11 +102,12 @@ def refuted_voxels(
     for view, image in views:
         origin, directions = voxel_rays(grid, view, rays_per_voxel)
         classes = _classes_along(view, image, directions)
-        known = classes < FREE
+        known = (classes < table.num_classes) & (classes != table.free)
         claims = count_claims(semantics, origin, directions[known], classes[known])
         against += claims[0]
         in_favour += claims[1]
-    return (semantics != FREE) & ~is_ground_class(semantics) & (against >= min_rays) & (in_favour == 0)
+    is_thing = table.is_occupied(semantics) & ~table.is_ground(semantics)
+    return is_thing & (against >= min_rays) & (in_favour == 0)
 
 
 def _classes_along(view: View, image: ClassImage, directions: Float64[np.ndarray, "r 3"]) -> UInt8[np.ndarray, " r"]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from pipelines.occupancy.chunks import Chunk, ChunkReader, make_reader
+from pipelines.occupancy.accumulation import SweepGroup, accumulate_keyframe
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.frame import Scene, label_frame
 from pipelines.occupancy.ground import MapMask, fit_ground, read_map_mask
-from pipelines.occupancy.heights import Heights
+from pipelines.occupancy.height_drift import HeightDrift
 from pipelines.occupancy.kernels import share_cells
 from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.points import UNLABELLED, kind_of_point_labels
 from pipelines.occupancy.refine import ClassImage, read_class_images
 from pipelines.occupancy.semantics import label_by_map, spread_labels
+from pipelines.occupancy.sweep import SweepReader, make_reader
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord
@@ -26,62 +28,63 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SceneChunks:
+class AccumulatedScene:
     """All that was read of a scene, classes included."""
 
     scene: Scene
-    chunks: Mapping[int, Chunk]
+    groups: Mapping[int, SweepGroup]
     """By position of the keyframe in the scene; keyframes with broken files are absent."""
     images: Mapping[int, Mapping[str, ClassImage]]
     """By position: classes of the pixels of each camera; none where the configuration or the splits want none."""
-    heights: Heights
-    """Of the vehicle, which its poses miss."""
+    drift: HeightDrift
+    """Height of the vehicle that its poses miss."""
     broken: Mapping[str, str]
     """Token of each keyframe with broken files and what is wrong."""
     has_point_labels: bool
 
-    def near(self, index: int) -> list[Chunk]:
-        """Chunks of the keyframes whose static points serve the keyframe at a position, in order of time."""
+    def near(self, index: int) -> list[SweepGroup]:
+        """Groups of the keyframes whose static points serve the keyframe at a position, in order of time."""
         window = self.scene.config.window_keyframes
-        return [chunk for other, chunk in sorted(self.chunks.items()) if abs(other - index) <= window]
+        return [group for other, group in sorted(self.groups.items()) if abs(other - index) <= window]
 
 
 def read_scene(
-    dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], *, drop_broken: bool
-) -> SceneChunks:
+    dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord], folder: Path, *, drop_broken: bool
+) -> AccumulatedScene:
     """Reads every sweep of a scene and gives static matter its classes.
 
     Args:
         dataset: root, class table, grid.
         config: thresholds.
         records: all keyframes of the scene, in order of time.
+        folder: the records folder, which holds the map windows.
         drop_broken: leave out keyframes with broken files instead of raising.
 
     Raises:
         DataError: a file is missing or broken, or a box or a category is wrong.
     """
     reader = make_reader(dataset, config, records)
-    chunks: dict[int, Chunk] = {}
+    groups: dict[int, SweepGroup] = {}
     images: dict[int, Mapping[str, ClassImage]] = {}
     broken: dict[str, str] = {}
     for index, record in enumerate(records):
         try:
             images[index] = _read_images(dataset, config, record)
-            chunks[index] = reader.read(record)
+            groups[index] = accumulate_keyframe(reader, record)
         except DataError as error:
             if not drop_broken:
                 raise
             broken[record.token] = str(error)
             logger.warning("keyframe dropped: %s", error)
-    has_labels = any((chunk.labels != UNLABELLED).any() for chunk in chunks.values())
+    has_labels = any((group.labels != UNLABELLED).any() for group in groups.values())
     if has_labels:
-        mask = _map_mask(reader, records) if config.use_map else None
-        classified = spread_labels(list(chunks.values()), config, mask)
+        mask = _map_mask(reader, records, folder) if config.use_map else None
+        classified = spread_labels(list(groups.values()), dataset.classes, config, mask)
     else:
-        mask = _map_mask(reader, records)
-        classified = _classify_by_map(reader, [records[index] for index in chunks], list(chunks.values()), mask)
-    scene = Scene(dataset, config, reader.anchor_m, _gather_objects(list(chunks.values()), config), mask)
-    return SceneChunks(scene, dict(zip(chunks, classified, strict=True)), images, reader.heights, broken, has_labels)
+        mask = _map_mask(reader, records, folder)
+        classified = _classify_by_map(reader, [records[index] for index in groups], list(groups.values()), mask)
+    scene = Scene(dataset, config, reader.anchor_m, _accumulate_objects(list(groups.values()), config), mask)
+    return AccumulatedScene(scene, dict(zip(groups, classified, strict=True)), images, reader.drift, broken, has_labels)
 
 
 def _read_images(dataset: DatasetSpec, config: LidarConfig, record: SampleRecord) -> Mapping[str, ClassImage]:
@@ -91,50 +94,52 @@ def _read_images(dataset: DatasetSpec, config: LidarConfig, record: SampleRecord
 
 
 def _classify_by_map(
-    reader: ChunkReader, records: Sequence[SampleRecord], chunks: Sequence[Chunk], mask: MapMask | None
-) -> list[Chunk]:
-    if not chunks:
+    reader: SweepReader, records: Sequence[SampleRecord], groups: Sequence[SweepGroup], mask: MapMask | None
+) -> list[SweepGroup]:
+    if not groups:
         return []
     poses = [record.global_from_ego for record in records]
     for record, pose in zip(records, poses, strict=True):
-        pose[:3, 3] += np.array([0.0, 0.0, reader.heights.at(record.lidar.timestamp_us)]) - reader.anchor_m
-    points = np.concatenate([chunk.cells for chunk in chunks])
-    ground = fit_ground(points, poses, reader.config.ground_band_m)
-    return label_by_map(chunks, ground, mask)
+        pose[:3, 3] += np.array([0.0, 0.0, reader.drift.at(record.keyframe_sweep.timestamp_us)]) - reader.anchor_m
+    points = np.concatenate([group.cells for group in groups])
+    ground = fit_ground(points, poses, reader.config.ground_band_m, reader.config.ground_fit)
+    return label_by_map(groups, ground, mask, reader.dataset.classes)
 
 
-def _map_mask(reader: ChunkReader, records: Sequence[SampleRecord]) -> MapMask | None:
-    path = records[0].map_mask
-    places = np.array([record.global_from_ego[:3, 3] for record in records])
-    return None if path is None else read_map_mask(reader.dataset.root / path, places, reader.anchor_m)
+def _map_mask(reader: SweepReader, records: Sequence[SampleRecord], folder: Path) -> MapMask | None:
+    """The map's driveable area around the drive, where there is a map and the class table has a class for it."""
+    window = None if reader.dataset.classes.driveable is None else records[0].map_window
+    return None if window is None else read_map_mask(folder, window, reader.anchor_m)
 
 
-def _gather_objects(chunks: Sequence[Chunk], config: LidarConfig) -> dict[str, np.ndarray]:
+def _accumulate_objects(groups: Sequence[SweepGroup], config: LidarConfig) -> dict[str, np.ndarray]:
     """Points of each instance over the whole scene; within a cell the first one stays."""
-    names = sorted({name for chunk in chunks for name in chunk.objects})
-    gathered = {}
+    names = sorted({name for group in groups for name in group.objects})
+    objects = {}
     for name in names:
-        points = np.concatenate([chunk.objects[name] for chunk in chunks if name in chunk.objects])
+        points = np.concatenate([group.objects[name] for group in groups if name in group.objects])
         first, _ = share_cells(points.astype(np.float64), config.cell_m, np.zeros(len(points), dtype=np.int64))
-        gathered[name] = points[first]
-    return gathered
+        objects[name] = points[first]
+    return objects
 
 
 def label_scene(
-    parts: SceneChunks, records: Sequence[SampleRecord], wanted: Sequence[int]
+    accumulated: AccumulatedScene, records: Sequence[SampleRecord], wanted: Sequence[int]
 ) -> Iterator[tuple[int, Labels, dict[str, float]]]:
     """Yields position, labels and counts of each wanted keyframe whose files are whole.
 
     Args:
-        parts: from `read_scene`.
+        accumulated: from `read_scene`.
         records: all keyframes of the scene, in order of time.
         wanted: positions in ``records``.
     """
-    static_source = f"voxels_{kind_of_point_labels(records)}" if parts.has_point_labels else "voxels_map"
+    static_source = f"voxels_{kind_of_point_labels(records)}" if accumulated.has_point_labels else "voxels_map"
     for index in wanted:
-        if index not in parts.chunks:
+        if index not in accumulated.groups:
             continue
-        rise_m = parts.heights.at(records[index].lidar.timestamp_us)
-        labels, counts = label_frame(parts.scene, records[index], parts.near(index), rise_m, parts.images[index])
+        drift_m = accumulated.drift.at(records[index].keyframe_sweep.timestamp_us)
+        labels, counts = label_frame(
+            accumulated.scene, records[index], accumulated.near(index), drift_m, accumulated.images[index]
+        )
         counts[static_source] = counts.pop("voxels_static")
         yield index, labels, counts

@@ -6,71 +6,76 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from scipy.spatial import cKDTree
 
-from pipelines.occupancy.chunks import Chunk
+from pipelines.occupancy.accumulation import SweepGroup
+from pipelines.occupancy.ballot import num_slots, winners
 from pipelines.occupancy.config import LidarConfig
-from pipelines.occupancy.ground import BORDER_STRETCH, Ground, MapMask
-from pipelines.occupancy.points import UNLABELLED
-from schemas.classes import IGNORED, OCC3D_CLASSES
-
-_DRIVEABLE = OCC3D_CLASSES.index("driveable_surface")
-_HEIGHT_STRETCH = 4.0
-_NEAR_M = 0.1
-"""Labelled cells nearer than about this weigh alike."""
+from pipelines.occupancy.ground import Ground, MapMask
+from pipelines.occupancy.points import UNKNOWN, UNLABELLED
+from schemas.classes import ClassTable
 
 
-def spread_labels(chunks: Sequence[Chunk], config: LidarConfig, mask: MapMask | None = None) -> list[Chunk]:
+def spread_labels(
+    groups: Sequence[SweepGroup], table: ClassTable, config: LidarConfig, mask: MapMask | None = None
+) -> list[SweepGroup]:
     """Gives every cell without a point label the class of its nearest labelled cells in the whole scene.
 
-    Cells without a labelled cell within ``neighbour_radius_m`` become `IGNORED`; near ones weigh more, ties go
-    to the lower class. Differences in height count fourfold, as classes change at kerbs and feet of walls; differences
-    in the distance to the border of the map's driveable area count fivefold more, as classes run along streets.
+    Cells without a labelled cell within `neighbour_radius_m` become `UNKNOWN`; near ones weigh more, ties go as in
+    `ballot.winners`. Differences in height count `height_stretch` times, differences in the distance to the border of
+    the map's driveable area `border_stretch` times more.
 
     Source: Occ3D (arXiv 2304.14365), section 3.3: labels of non-keyframe points from K nearest keyframe points.
     """
-    places = [_places(chunk.cells, mask) for chunk in chunks]
-    labels = np.concatenate([chunk.labels for chunk in chunks])
+    places = [_places(group.cells, mask, config) for group in groups]
+    labels = np.concatenate([group.labels for group in groups])
     known = labels != UNLABELLED
     tree = cKDTree(np.concatenate(places)[known])
-    classes = np.append(labels[known], 17).astype(np.int64)
+    slots = np.append(labels[known], table.num_classes).astype(np.int64)  # the last one: no neighbour
     result = []
-    for chunk, place in zip(chunks, places, strict=True):
-        unknown = chunk.labels == UNLABELLED
-        spread = chunk.labels.copy()
-        spread[unknown] = _vote_of_neighbours(tree, classes, place[unknown], config)
-        result.append(replace(chunk, labels=spread))
+    for group, place in zip(groups, places, strict=True):
+        unknown = group.labels == UNLABELLED
+        spread = group.labels.copy()
+        spread[unknown] = _vote_of_neighbours(tree, slots, place[unknown], table, config)
+        result.append(replace(group, labels=spread))
     return result
 
 
-def _places(cells: Float32[np.ndarray, "c 3"], mask: MapMask | None) -> Float32[np.ndarray, "c 4"]:
+def _places(cells: Float32[np.ndarray, "c 3"], mask: MapMask | None, config: LidarConfig) -> Float32[np.ndarray, "c 4"]:
     """Where neighbours are looked for: position, and distance to the border of the driveable area."""
-    border = np.zeros(len(cells)) if mask is None else BORDER_STRETCH * mask.border_distance(cells)
-    return np.column_stack([cells * (1.0, 1.0, _HEIGHT_STRETCH), border]).astype(np.float32)
+    border = np.zeros(len(cells)) if mask is None else config.border_stretch * mask.border_distance(cells)
+    return np.column_stack([cells * (1.0, 1.0, config.height_stretch), border]).astype(np.float32)
 
 
 def _vote_of_neighbours(
-    tree: cKDTree, classes: np.ndarray, cells: Float32[np.ndarray, "c 4"], config: LidarConfig
+    tree: cKDTree,
+    slots: Int64[np.ndarray, " k"],
+    cells: Float32[np.ndarray, "c 4"],
+    table: ClassTable,
+    config: LidarConfig,
 ) -> UInt8[np.ndarray, " c"]:
     distance, index = tree.query(cells, k=config.neighbours, distance_upper_bound=config.neighbour_radius_m)
-    neighbours = classes[index.reshape(len(cells), config.neighbours)]
+    neighbours = slots[index.reshape(-1)]
+    weights = 1 / (distance.reshape(-1) + config.neighbour_blur_m)  # no neighbour is infinitely far away: 0
     rows = np.repeat(np.arange(len(cells)), config.neighbours)
-    weights = 1 / (distance.reshape(-1) + _NEAR_M)
-    slots = rows * 18 + neighbours.reshape(-1)
-    votes = np.bincount(slots, weights=weights, minlength=len(cells) * 18).reshape(-1, 18)[:, :17]
-    return np.where(votes.any(axis=1), votes.argmax(axis=1), IGNORED).astype(np.uint8)
+    count = num_slots(table)
+    votes = np.bincount(rows * count + neighbours, weights=weights, minlength=len(cells) * count).reshape(-1, count)
+    return np.where(votes.any(axis=1), winners(votes, table), np.uint8(UNKNOWN))
 
 
-def label_by_map(chunks: Sequence[Chunk], ground: Ground, mask: MapMask | None) -> list[Chunk]:
-    """Classes without any point labels: ground inside the map mask is driveable, all other static matter is ignored.
+def label_by_map(
+    groups: Sequence[SweepGroup], ground: Ground, mask: MapMask | None, table: ClassTable
+) -> list[SweepGroup]:
+    """Classes without any point labels: ground inside the map mask is driveable, all other static matter is unknown.
 
-    Nothing here tells sidewalk from terrain or a wall from a hedge, so neither is guessed.
+    Nothing here tells sidewalk from terrain or a wall from a hedge, so neither is guessed. A table without a driveable
+    class names no static matter.
     """
     result = []
-    for chunk in chunks:
-        labels = np.full(len(chunk.cells), IGNORED, dtype=np.uint8)
-        if mask is not None:
-            labels[ground.holds(chunk.cells) & mask.holds(chunk.cells)] = _DRIVEABLE
-        result.append(replace(chunk, labels=labels))
+    for group in groups:
+        labels = np.full(len(group.cells), UNKNOWN, dtype=np.uint8)
+        if mask is not None and table.driveable is not None:
+            labels[ground.holds(group.cells) & mask.holds(group.cells)] = table.index(table.driveable)
+        result.append(replace(group, labels=labels))
     return result

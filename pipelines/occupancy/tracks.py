@@ -64,7 +64,7 @@ def tracks_of(records: Sequence[SampleRecord]) -> list[Track]:
         for box in record.boxes:
             if min(box.size_lwh_m) <= 0:
                 raise DataError(f"box {box.token} (sample {record.token}): size {box.size_lwh_m} m must be positive")
-            boxes[box.instance].append((record.lidar.timestamp_us, box))
+            boxes[box.instance].append((record.keyframe_sweep.timestamp_us, box))
     tracks = [_track(instance, seen) for instance, seen in boxes.items()]
     return sorted(tracks, key=lambda track: (float(np.prod(track.size_lwh_m)), track.instance))
 

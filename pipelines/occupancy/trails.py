@@ -1,4 +1,7 @@
-"""Where moving objects have been or will be: voxels that stay free when labels are right, and hold trails when not."""
+"""Ghost trails: accumulated sweeps leave copies of a moving object along its path where its boxes do not take them out.
+
+Voxels on the path, outside of all boxes of the keyframe, stay free when labels are right and hold a trail when not.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import SampleRecord
 
 _MOVED_M: Final = 1.0
-"""An object moves if its middle does by this much between any two keyframes of the scene."""
+"""An object moves if its middle is so far from where the scene first shows it in any keyframe: boxes of parked ones
+wander by decimetres. Part of the definition of ``trail_share``."""
 
 
 def swept_voxels(records: Sequence[SampleRecord], index: int, grid: VoxelGrid) -> Bool[np.ndarray, "X Y Z"]:
-    """Voxels on the paths of moving objects, outside of all boxes of the keyframe.
+    """Voxels on the paths of moving objects, outside of all boxes of the keyframe: where ghost trails would be.
 
     Boxes move linearly between keyframes; a voxel lies in a box if its centre does. Boxes of the keyframe itself are
     taken half a voxel larger. Heights are those of the tables, so on slopes far parts of a path lie a little off.

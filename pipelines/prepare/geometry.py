@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from pipelines.stage import Origin, Stage, Unit, UnitReport, units_of
-from pipelines.zarr_io import create_store, store_layout, write_record
+from pipelines.zarr_io import create_store, store_layout, write_records
 from schemas.datasets import DatasetSpec, ImageSpec
-from schemas.records import CameraRecord, read_index, read_records
-
-UNIT_SIZE = 128
+from schemas.records import CameraRecord, SampleRecord, each_record, read_index
+from schemas.store import GEOMETRY_CHUNK
 
 
 def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
@@ -25,7 +25,7 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
         folder=work / "geometry.zarr",
         config={},
         inputs={},
-        units=units_of(entries, UNIT_SIZE),
+        units=units_of(entries, GEOMETRY_CHUNK),
         work=partial(write_geometry, dataset, work),
         create=partial(create_store, kind="geometry", sizes=sizes),
         layout=store_layout("geometry"),
@@ -33,25 +33,28 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
             dataset,
             fields=("cameras", "image", "camera_images"),
             stores={"records": work / "records"},
-            command=f"protoocc prepare {dataset.name}",
+            command=shlex.join(["protoocc", "prepare", dataset.name]),
         ),
     )
 
 
 def write_geometry(dataset: DatasetSpec, work: Path, store: Path, unit: Unit) -> UnitReport:
     """Writes the rows of one unit to a store."""
-    records = read_records(work / "records", unit.entries)
-    for entry, record in zip(unit.entries, records, strict=True):
-        cameras = {channel: record.cameras[channel] for channel in dataset.cameras}
-        arrays = {
-            "image_from_camera": np.stack(
-                [image_from_camera(camera, dataset.image_of(channel)) for channel, camera in cameras.items()]
-            ),
-            "camera_from_ego": np.stack([record.camera_from_ego(channel) for channel in dataset.cameras]),
-            "global_from_ego": record.global_from_ego,
-        }
-        write_record(store, entry.row, arrays)
+    matrices = [_matrices(dataset, record) for record in each_record(work / "records", unit.entries)]
+    arrays = {name: np.stack([one[name] for one in matrices]) for name in matrices[0]}
+    write_records(store, unit.entries[0].row, arrays)
     return UnitReport(done=unit.size)
+
+
+def _matrices(dataset: DatasetSpec, record: SampleRecord) -> dict[str, Float[np.ndarray, "..."]]:  # noqa: UP037  jaxtyping takes the string
+    """Row of each array of the store for one record."""
+    images = [image_from_camera(record.cameras[channel], dataset.image_of(channel)) for channel in dataset.cameras]
+    global_from_ego = record.global_from_ego
+    return {
+        "image_from_camera": np.stack(images),
+        "camera_from_ego": np.stack([record.camera_from_global(name) @ global_from_ego for name in dataset.cameras]),
+        "global_from_ego": global_from_ego,
+    }
 
 
 def image_from_camera(camera: CameraRecord, image: ImageSpec) -> Float[np.ndarray, "3 3"]:
@@ -67,10 +70,11 @@ def image_from_camera(camera: CameraRecord, image: ImageSpec) -> Float[np.ndarra
         3x3, pixels of the cropped image.
     """
     left, top = image.crop[:2]
+    width, height = image.resized((camera.width, camera.height))
     cropped_from_file = np.array(
         [
-            [image.resize[0] / camera.width, 0.0, -float(left)],
-            [0.0, image.resize[1] / camera.height, -float(top)],
+            [width / camera.width, 0.0, -float(left)],
+            [0.0, height / camera.height, -float(top)],
             [0.0, 0.0, 1.0],
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
@@ -10,9 +11,10 @@ from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.errors import DataError
 from schemas.records import CameraRecord, LidarRecord, SampleRecord
 
-POINT_BYTES = 20
-"""float32 x, y, z, intensity, ring."""
-JPEG_END = b"\xff\xd9"
+VALUE_BYTES: Final = 4
+"""Points are float32."""
+_ENDS: Final = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""Last bytes of a whole image, by kind."""
 
 
 def check_files(root: Path, record: SampleRecord) -> None:
@@ -27,7 +29,7 @@ def check_files(root: Path, record: SampleRecord) -> None:
     """
     for camera in record.cameras.values():
         _check_image(root / camera.path, camera, record.token)
-    for lidar in (record.lidar, *record.sweeps):
+    for lidar in (record.lidar, *record.sweeps) if record.lidar is not None else ():
         _check_points(root, lidar, record.token)
 
 
@@ -45,19 +47,21 @@ def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
             f"sample {token}: {path} is {size[0]}x{size[1]} pixels, sample_data.json row '{camera.token}' says "
             f"{camera.width}x{camera.height}. Restore the original file or correct the row."
         )
-    if kind == "JPEG" and _last_bytes(path, 2) != JPEG_END:
+    end = _ENDS.get(kind or "", b"")
+    if not _last_bytes(path, len(end)).endswith(end):
         raise DataError(
-            f"sample {token}: {path} ({path.stat().st_size} bytes) is truncated: no JPEG end marker. {_remedy()}"
+            f"sample {token}: {path} ({path.stat().st_size} bytes) is truncated: no {kind} end marker. {_remedy()}"
         )
 
 
 def _check_points(root: Path, lidar: LidarRecord, token: str) -> None:
     path = root / lidar.path
     num_bytes = _require(path, token)
-    if num_bytes == 0 or num_bytes % POINT_BYTES:
+    point_bytes = VALUE_BYTES * lidar.point_columns
+    if num_bytes == 0 or num_bytes % point_bytes:
         raise DataError(
-            f"sample {token}: {path} has {num_bytes} bytes, expected a multiple of {POINT_BYTES} above 0 "
-            f"(float32 x y z intensity ring). {_remedy()}"
+            f"sample {token}: {path} has {num_bytes} bytes, expected a multiple of {point_bytes} above 0 "
+            f"({lidar.point_columns} float32 per point). {_remedy()}"
         )
     if lidar.labels_path is None:
         return
@@ -65,9 +69,9 @@ def _check_points(root: Path, lidar: LidarRecord, token: str) -> None:
     num_labels = _require(labels, token)
     if labels.suffix == PANOPTIC_SUFFIX:
         num_labels = len(read_categories(labels, token))
-    if num_labels != num_bytes // POINT_BYTES:
+    if num_labels != num_bytes // point_bytes:
         raise DataError(
-            f"sample {token}: {labels} has {num_labels} labels, {path.name} has {num_bytes // POINT_BYTES} points. "
+            f"sample {token}: {labels} has {num_labels} labels, {path.name} has {num_bytes // point_bytes} points. "
             f"{_remedy()}"
         )
 

@@ -36,6 +36,8 @@ Line = Float[np.ndarray, "_ 2"]
 """Points of a line or polygon, metres from the middle of the world."""
 
 
+Triple = tuple[float, float, float]
+"""x, y, z."""
 Hills = Float[np.ndarray, "_ 4"]
 """Waves that add up to the ground's height: amplitude (m), wave numbers along x and y (1/m), phase (radians)."""
 
@@ -190,11 +192,13 @@ def stand_on(hills: Hills, x: float, y: float, yaw: float, above_road_m: float) 
 
 
 @compiled
-def _reach(hills: Hills, start: float, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
+def _reach(hills: Hills, start: float, origin: Triple, direction: Triple) -> float:
     """Distance at which a ray from above the road meets its height, inf when it never does.
 
     Steps as far as the steepest ground cannot have come up to the ray; on the flat the first step arrives.
     """
+    ox, oy, oz = origin
+    dx, dy, dz = direction
     steepest = 0.0
     for i in range(len(hills)):
         steepest += hills[i, 0] * np.sqrt(hills[i, 1] ** 2 + hills[i, 2] ** 2)
@@ -212,27 +216,28 @@ def _reach(hills: Hills, start: float, ox: float, oy: float, oz: float, dx: floa
 
 @compiled
 def hit_ground(
-    ground: UInt8[np.ndarray, "h w"],
-    hills: Hills,
-    ox: float,
-    oy: float,
-    oz: float,
-    dx: float,
-    dy: float,
-    dz: float,
+    ground: UInt8[np.ndarray, "h w"], hills: Hills, origin: Triple, direction: Triple
 ) -> tuple[float, int, bool]:
     """Where a ray from above the kerb meets the ground.
+
+    Args:
+        ground: raster of ground codes.
+        hills: waves of the road's height.
+        origin: start of the ray, world frame, metres.
+        direction: unit vector.
 
     Returns:
         Distance (inf when it never does), ground code, and whether it is the upright face of a kerb.
     """
-    top = _reach(hills, 0.0, ox, oy, oz - KERB_M, dx, dy, dz)
+    ox, oy, oz = origin
+    dx, dy, _ = direction
+    top = _reach(hills, 0.0, (ox, oy, oz - KERB_M), direction)
     if top == np.inf:
         return np.inf, TERRAIN, False
     code = code_at(ground, ox + top * dx, oy + top * dy)
     if height_of(code) > 0.0:
         return top, code, False
-    bottom = _reach(hills, top, ox, oy, oz, dx, dy, dz)
+    bottom = _reach(hills, top, origin, direction)
     code = code_at(ground, ox + bottom * dx, oy + bottom * dy)
     if height_of(code) == 0.0:
         return bottom, code, False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int32, UInt8, UInt16
 
 from pipelines.synth.ground import CATEGORY_OF_CODE, PAINT_MARK, Hills, compiled, hit_ground
 from pipelines.synth.rig import BEAMS, LIDAR_NEAR_M, LIDAR_RANGE_M, Mount, lidar_rays, pixel_rays
-from pipelines.synth.texture import GROUND, SKY, shade
+from pipelines.synth.texture import GROUND, SKY, Coat, Daylight, Seen, shade
 from pipelines.synth.world import Thing, World
 from schemas.classes import NUSCENES_CATEGORIES, OCC3D
 from schemas.geometry import Pose, transform_points
@@ -117,17 +117,10 @@ class Snapshot:
         origins = np.tile(origin_m.astype(np.float32), (len(directions), 1))
         still = self.geometry.still_scene.run(origins, directions, output=1)
         moving = self._scene.run(origins, directions, dists=still["tfar"].copy(), output=1)
-        hits = _merge(
-            (still["primID"], still["tfar"], still["u"], still["v"], still["Ng"]),
-            (moving["primID"], moving["tfar"], moving["u"], moving["v"], moving["Ng"]),
-            self.geometry.num_still,
-            self.geometry.local_m,
-            self.geometry.world.ground,
-            self.geometry.world.hills,
-            origin_m.astype(np.float64),
-            directions,
-        )
-        return Hits(*hits)
+        layers = (_traced(0, still), _traced(self.geometry.num_still, moving))
+        world = self.geometry.world
+        origin = origin_m.astype(np.float64)
+        return Hits(*_merge(layers, self.geometry.local_m, world.ground, world.hills, origin, directions))
 
     def is_lit(
         self, origin_m: Float[np.ndarray, " 3"], directions: Float32[np.ndarray, "n 3"], hits: Hits
@@ -144,18 +137,34 @@ class Snapshot:
         return lit
 
 
+class _Traced(NamedTuple):
+    """First triangle on each ray, as embree tells it."""
+
+    first: int
+    """Number of the tree's first triangle among all triangles."""
+    triangle: Int32[np.ndarray, " n"]
+    """Within the tree; -1 for none."""
+    distance_m: Float32[np.ndarray, " n"]
+    u: Float32[np.ndarray, " n"]
+    v: Float32[np.ndarray, " n"]
+    facing: Float32[np.ndarray, "n 3"]
+    """Normal of the triangle, of any length and sign."""
+
+
+def _traced(first: int, answer: dict[str, Any]) -> _Traced:
+    return _Traced(first, answer["primID"], answer["tfar"], answer["u"], answer["v"], answer["Ng"])
+
+
 @compiled
 def _merge(
-    still: tuple[Any, ...],
-    moving: tuple[Any, ...],
-    num_still: int,
+    layers: tuple[_Traced, _Traced],
     local_m: Float32[np.ndarray, "t 3 3"],
     ground: UInt8[np.ndarray, "h w"],
     hills: Hills,
     origin_m: Float[np.ndarray, " 3"],
     directions: Float32[np.ndarray, "n 3"],
 ) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"]]:
-    """Nearest of still things, moving things and ground for each ray (the fields of `Hits`)."""
+    """Nearest of still things, moving things and ground for each ray: the fields of `Hits`."""
     count = len(directions)
     surface = np.full(count, -1, np.int32)
     distance = np.full(count, np.inf, np.float32)
@@ -163,7 +172,8 @@ def _merge(
     normal = np.zeros((count, 3), np.float32)
     for i in range(count):
         d = directions[i]
-        reach, code, is_upright = hit_ground(ground, hills, origin_m[0], origin_m[1], origin_m[2], d[0], d[1], d[2])
+        origin = (origin_m[0], origin_m[1], origin_m[2])
+        reach, code, is_upright = hit_ground(ground, hills, origin, (d[0], d[1], d[2]))
         if reach < np.inf:
             surface[i], distance[i] = -2 - code, reach
             for c in range(3):
@@ -173,7 +183,7 @@ def _merge(
                 normal[i, 0], normal[i, 1] = -d[0] / flat, -d[1] / flat
             else:
                 normal[i, 2] = 1.0
-        for first, (prim, far, u, v, facing) in ((0, still), (num_still, moving)):
+        for first, prim, far, u, v, facing in layers:
             if prim[i] < 0 or far[i] >= distance[i]:
                 continue
             triangle = first + prim[i]
@@ -214,23 +224,11 @@ def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt
     rays = pixel_rays(intrinsics, width, height) @ world_from_camera[:3, :3].T.astype(np.float32)
     origin = world_from_camera[:3, 3]
     hits = snapshot.trace(origin, rays)
-    image = shade(
-        hits.surface,
-        hits.distance_m,
-        hits.local_m,
-        hits.normal,
-        snapshot.is_lit(origin, rays, hits),
-        rays,
-        geometry.world.ground,
-        geometry.axis,
-        geometry.material,
-        geometry.color,
-        geometry.number,
-        geometry.world.sun,
-        geometry.world.light,
-        1.0 / float(intrinsics[0, 0]),
-        salt,
-    )
+    lit = snapshot.is_lit(origin, rays, hits)
+    seen = Seen(hits.surface, hits.distance_m, hits.local_m, hits.normal, lit, rays)
+    coat = Coat(geometry.axis, geometry.material, geometry.color, geometry.number)
+    daylight = Daylight(geometry.world.sun, geometry.world.light)
+    image = shade(seen, coat, geometry.world.ground, daylight, 1.0 / float(intrinsics[0, 0]), salt)
     blurred = cv2.GaussianBlur(image.reshape(height, width, 3), (3, 3), 0.45)
     classes = OCC3D_OF_CATEGORY[geometry.category(hits.surface)].astype(np.int32)
     truth = (classes * TRUTH_BASE + geometry.thing_number(hits.surface)).astype(np.uint16)

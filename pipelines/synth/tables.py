@@ -131,66 +131,72 @@ def scene_tables(
     """
     scene = reports[0].scene
     samples = [sample_token(seed, scene, report.keyframe) for report in reports]
-    log = token(seed, "log", scene)
-    date = "2026-01-01"
     boxes, instances = _annotations(seed, scene, reports, samples)
     shots, poses = _shots(seed, scene, reports, samples, size)
-    lidarseg = [
-        {
-            "token": row["token"],
-            "sample_data_token": row["token"],
-            "filename": f"lidarseg/{VERSION}/{row['token']}_lidarseg.bin",
-        }
-        for row in shots
-        if row["is_key_frame"] and row["fileformat"] == "pcd"
-    ]
-    keyframe_us = [next(s.timestamp_us for s in r.shots if s.is_key_frame and s.channel == LIDAR) for r in reports]
     return {
-        "log": [
-            {
-                "token": log,
-                "logfile": log_name(seed, scene),
-                "vehicle": f"s{seed:03d}",
-                "date_captured": date,
-                "location": scene_name(scene),
-            }
-        ],
-        "map": [
-            {
-                "token": token(seed, "map", scene),
-                "log_tokens": [log],
-                "category": "semantic_prior",
-                "filename": f"maps/{token(seed, 'map', scene)}.png",
-            }
-        ],
-        "scene": [
-            {
-                "token": token(seed, "scene", scene),
-                "log_token": log,
-                "nbr_samples": len(samples),
-                "first_sample_token": samples[0],
-                "last_sample_token": samples[-1],
-                "name": scene_name(scene),
-                "description": "Generated street with parked and moving traffic",
-            }
-        ],
-        "sample": [
-            {
-                "token": own,
-                "timestamp": time_us,
-                "prev": before,
-                "next": after,
-                "scene_token": token(seed, "scene", scene),
-            }
-            for own, time_us, (before, after) in zip(samples, keyframe_us, _neighbours(samples), strict=True)
-        ],
+        "log": [_log(seed, scene)],
+        "map": [_map(seed, scene)],
+        "scene": [_scene(seed, scene, samples)],
+        "sample": _samples(seed, scene, reports, samples),
         "calibrated_sensor": [_calibration(seed, scene, mount) for mount in rig.values()],
         "sample_data": shots,
         "ego_pose": poses,
         "sample_annotation": boxes,
         "instance": instances,
-        "lidarseg": lidarseg,
+        "lidarseg": [
+            _point_labels(row["token"]) for row in shots if row["is_key_frame"] and row["fileformat"] == "pcd"
+        ],
     }
+
+
+def _log(seed: int, scene: int) -> Row:
+    return {
+        "token": token(seed, "log", scene),
+        "logfile": log_name(seed, scene),
+        "vehicle": f"s{seed:03d}",
+        "date_captured": "2026-01-01",
+        "location": scene_name(scene),
+    }
+
+
+def _map(seed: int, scene: int) -> Row:
+    own = token(seed, "map", scene)
+    return {
+        "token": own,
+        "log_tokens": [token(seed, "log", scene)],
+        "category": "semantic_prior",
+        "filename": f"maps/{own}.png",
+    }
+
+
+def _scene(seed: int, scene: int, samples: list[str]) -> Row:
+    return {
+        "token": token(seed, "scene", scene),
+        "log_token": token(seed, "log", scene),
+        "nbr_samples": len(samples),
+        "first_sample_token": samples[0],
+        "last_sample_token": samples[-1],
+        "name": scene_name(scene),
+        "description": "Generated street with parked and moving traffic",
+    }
+
+
+def _samples(seed: int, scene: int, reports: list[KeyframeReport], samples: list[str]) -> list[Row]:
+    keyframe_us = [next(s.timestamp_us for s in r.shots if s.is_key_frame and s.channel == LIDAR) for r in reports]
+    return [
+        {
+            "token": own,
+            "timestamp": time_us,
+            "prev": before,
+            "next": after,
+            "scene_token": token(seed, "scene", scene),
+        }
+        for own, time_us, (before, after) in zip(samples, keyframe_us, _neighbours(samples), strict=True)
+    ]
+
+
+def _point_labels(own: str) -> Row:
+    return {"token": own, "sample_data_token": own, "filename": f"lidarseg/{VERSION}/{own}_lidarseg.bin"}
 
 
 def _neighbours(tokens: list[str]) -> list[tuple[str, str]]:

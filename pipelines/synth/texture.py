@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
@@ -177,46 +177,63 @@ def sky_color(dx: float, dy: float, dz: float, sky: Float32[np.ndarray, " 3"], t
     return sky[0] + (0.88 - sky[0]) * pale, sky[1] + (0.89 - sky[1]) * pale, sky[2] + (0.9 - sky[2]) * pale
 
 
+class Seen(NamedTuple):
+    """What each pixel of an image sees."""
+
+    surface: Int32[np.ndarray, " n"]
+    """Triangle, SKY or GROUND - code."""
+    distance_m: Float32[np.ndarray, " n"]
+    """Along the ray; inf for sky."""
+    local_m: Float32[np.ndarray, "n 3"]
+    """Hit point in the frame of the thing; of the world for the ground."""
+    normal: Float32[np.ndarray, "n 3"]
+    """Unit normal towards the camera, world frame."""
+    is_lit: Bool[np.ndarray, " n"]
+    """Whether the sun reaches the point."""
+    directions: Float32[np.ndarray, "n 3"]
+    """Unit ray directions, world frame."""
+
+
+class Coat(NamedTuple):
+    """How the triangles of a world look."""
+
+    axis: UInt8[np.ndarray, " t"]
+    """Axis that each triangle faces most in its thing's frame."""
+    material: UInt8[np.ndarray, " t"]
+    color: Float32[np.ndarray, "t 3"]
+    number: Int32[np.ndarray, " t"]
+    """Thing of each triangle."""
+
+
+class Daylight(NamedTuple):
+    """Where light comes from."""
+
+    sun: Float[np.ndarray, " 3"]
+    """Unit vector towards the sun."""
+    light: Float32[np.ndarray, "3 3"]
+    """RGB of sun, sky light and sky."""
+
+
 @compiled
 def shade(
-    surface: Int32[np.ndarray, " n"],
-    distance_m: Float32[np.ndarray, " n"],
-    local_m: Float32[np.ndarray, "n 3"],
-    normal: Float32[np.ndarray, "n 3"],
-    is_lit: Bool[np.ndarray, " n"],
-    directions: Float32[np.ndarray, "n 3"],
-    ground: UInt8[np.ndarray, "h w"],
-    axis: UInt8[np.ndarray, " t"],
-    material: UInt8[np.ndarray, " t"],
-    color: Float32[np.ndarray, "t 3"],
-    number: Int32[np.ndarray, " t"],
-    sun: Float[np.ndarray, " 3"],
-    light: Float32[np.ndarray, "3 3"],
-    pixel_rad: float,
-    salt: int,
+    seen: Seen, coat: Coat, ground: UInt8[np.ndarray, "h w"], daylight: Daylight, pixel_rad: float, salt: int
 ) -> UInt8[np.ndarray, "n 3"]:
     """Shades one image.
 
     Args:
-        surface: what each pixel sees: triangle, SKY or GROUND - code.
-        distance_m: along the ray; inf for sky.
-        local_m: hit point in the frame of the thing (of the world for the ground).
-        normal: unit normal towards the camera, world frame.
-        is_lit: whether the sun reaches the point.
-        directions: unit ray directions, world frame.
+        seen: what each pixel sees.
+        coat: look of the triangles.
         ground: raster of ground codes.
-        axis: axis that each triangle faces most in its thing's frame.
-        material: per triangle.
-        color: per triangle.
-        number: thing of each triangle.
-        sun: unit vector towards the sun.
-        light: RGB of sun, sky light and sky.
+        daylight: sun and sky.
         pixel_rad: angle of a pixel.
         salt: seed of the sensor noise.
 
     Returns:
         (N, 3) BGR.
     """
+    surface, distance_m, local_m, normal, is_lit, directions = seen
+    axis, material, color, number = coat
+    sun, light = daylight
     image = np.empty((len(surface), 3), np.uint8)
     for i in range(len(surface)):
         hit = surface[i]

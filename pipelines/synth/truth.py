@@ -9,7 +9,7 @@ free, as in Occ3D.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
@@ -36,6 +36,16 @@ class Occupancy:
     """Whether surface of the class belongs to something that moves."""
 
 
+class Cells(NamedTuple):
+    """Voxels that surfaces are counted in."""
+
+    area_mm2: Int32[np.ndarray, "X Y Z c"]
+    """Area of each class."""
+    low_m: Float[np.ndarray, " 3"]
+    """Lower corner of the grid, ego frame."""
+    voxel_m: float
+
+
 def voxelise(snapshot: Snapshot, world_from_ego: Pose) -> Occupancy:
     """Classes of the voxels around a vehicle pose, from every surface of the world."""
     geometry = snapshot.geometry
@@ -44,7 +54,8 @@ def voxelise(snapshot: Snapshot, world_from_ego: Pose) -> Occupancy:
     classes = OCC3D_OF_CATEGORY[geometry.category(np.arange(len(geometry.local_m), dtype=np.int32))]
     of_code = OCC3D_OF_CATEGORY[[CATEGORIES.index(name) for name in CATEGORY_OF_CODE]]
     world = geometry.world
-    _cover_ground(area_mm2, world.ground, world.hills, of_code, world_from_ego, _LOW, OCC3D_GRID.voxel_size_m)
+    cells = Cells(area_mm2, _LOW, OCC3D_GRID.voxel_size_m)
+    _cover_ground(cells, world.ground, world.hills, of_code, world_from_ego)
     _cover(area_mm2, ego_from_world, geometry.still_m, classes[: geometry.num_still])
     moving_mm2 = np.zeros_like(area_mm2)
     _cover(moving_mm2, ego_from_world, snapshot.moving_m, classes[geometry.num_still :])
@@ -62,18 +73,13 @@ def _cover(
     classes: UInt8[np.ndarray, " t"],
 ) -> None:
     corners = transform_points(ego_from_world, triangles_world.reshape(-1, 3).astype(np.float64)).reshape(-1, 3, 3)
-    _cover_triangles(area_mm2, corners, classes, _LOW, OCC3D_GRID.voxel_size_m)
+    _cover_triangles(Cells(area_mm2, _LOW, OCC3D_GRID.voxel_size_m), corners, classes)
 
 
 @compiled
-def _cover_triangles(
-    area_mm2: Int32[np.ndarray, "X Y Z c"],
-    corners_ego: Float[np.ndarray, "t 3 3"],
-    classes: UInt8[np.ndarray, " t"],
-    low_m: Float[np.ndarray, " 3"],
-    voxel_m: float,
-) -> None:
+def _cover_triangles(cells: Cells, corners_ego: Float[np.ndarray, "t 3 3"], classes: UInt8[np.ndarray, " t"]) -> None:
     """Adds the area of triangles to the voxels they lie in; samples are the cells of a grid along two edges."""
+    area_mm2, low_m, voxel_m = cells
     shape = area_mm2.shape
     for t in range(len(corners_ego)):
         a, b, c = corners_ego[t, 0], corners_ego[t, 1], corners_ego[t, 2]
@@ -104,15 +110,14 @@ def _cover_triangles(
 
 @compiled
 def _cover_ground(
-    area_mm2: Int32[np.ndarray, "X Y Z c"],
+    cells: Cells,
     ground: UInt8[np.ndarray, "h w"],
     hills: Hills,
     class_of_code: UInt8[np.ndarray, " g"],
     world_from_ego: Float[np.ndarray, "4 4"],
-    low_m: Float[np.ndarray, " 3"],
-    voxel_m: float,
 ) -> None:
     """Adds the area of the ground, the upright faces of kerbs included."""
+    area_mm2, low_m, voxel_m = cells
     per_voxel = int(round(voxel_m / GROUND_SPACING_M))
     step = voxel_m / per_voxel
     share = int(0.5e6 * step * step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,6 +64,18 @@ class MappingTrace:
     sampling: Sampling
 
 
+class CameraViews(NamedTuple):
+    """What the queries of a layer look at, for all B*V cameras."""
+
+    features: Sequence[Float[Tensor, "cameras d _ _"]]
+    """One map per scale."""
+    prototypes: Float[Tensor, "cameras M d"] | None
+    """P_img; None without prototype mapping."""
+    hits: HitQueries
+    depth: Float[Tensor, "cameras bins _ _"] | None
+    """Probabilities of depth; only where attention is weighted by depth."""
+
+
 class EncoderLayer(nn.Module):
     """Self attention, prototype mapping with cross attention, feed-forward; each with a residual and a norm."""
 
@@ -83,14 +96,11 @@ class EncoderLayer(nn.Module):
         self,
         queries: Float[Tensor, "B h w z d"],
         positions: Float[Tensor, "h w z d"],
-        *,
-        features: Sequence[Float[Tensor, "cameras d _ _"]],
-        prototypes: Float[Tensor, "cameras M d"] | None,
-        hits: HitQueries,
+        views: CameraViews,
         earlier: Float[Tensor, "B h w z d"] | None = None,
-        depth: Float[Tensor, "cameras bins _ _"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
         """One round of view transformation; the trace is None without prototype mapping."""
+        features, prototypes, hits, depth = views
         queries = self.norms[0](queries + self.self_attention(queries, positions, earlier))
         flat = queries.flatten(0, 3)
         hit_rows = flat.index_select(0, hits.row)
@@ -163,7 +173,7 @@ class Encoder(nn.Module):
         depth = self.depth_head(features) if self.depth_head is not None else None
         trace = None
         for layer in self.layers:
-            run = partial(layer, features=scales, prototypes=prototypes, hits=hits, earlier=earlier, depth=depth)
+            run = partial(layer, views=CameraViews(scales, prototypes, hits, depth), earlier=earlier)
             if self.recompute and torch.is_grad_enabled():
                 queries, trace = checkpoint(run, queries, positions, use_reentrant=False)
             else:

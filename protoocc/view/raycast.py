@@ -110,7 +110,8 @@ def _edge_light(cell, point, axis, pixel):
 
 @numba.njit(cache=True)
 @no_type_check
-def _light(paint, cell, point, axis, side, tables, start):
+def _light(paint, cell, point, face, tables, start):
+    axis, side = face
     face_light, sun, corner_light = tables
     light = face_light[axis, (side + 1) // 2] * _corner_light(paint, cell, point, axis, side, corner_light)
     if side * sun[axis] <= 0.0:
@@ -139,7 +140,7 @@ def _draw(paint, palette, rays, picture, tables):
                 point[i] = origin[i] + at * direction[i]
                 pixel += (rays[1, i] + at * rays[4, i]) ** 2
             side = -1 if direction[axis] > 0.0 else 1
-            light = _light(paint, cell, point, axis, side, tables, ray[3])
+            light = _light(paint, cell, point, (axis, side), tables, ray[3])
             light *= _edge_light(cell, point, axis, max(np.sqrt(pixel), 1e-9))
             for channel in range(3):
                 picture[row, column, channel] = palette[paint[cell], channel] * light

@@ -42,8 +42,9 @@ def _stretch(voxel, start, direction):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _hit(occupied, origins, directions, is_hit, voxels, enters, leaves):
+def _hit(occupied, origins, directions, hits):
     shape = occupied.shape
+    is_hit, voxels, enters, leaves = hits
     for o in range(len(origins)):
         start = origins[o]
         for r in range(len(directions)):
@@ -75,5 +76,5 @@ def first_hits(
     """
     rays = (len(origins), len(directions))
     hits = FirstHits(np.zeros(rays, bool), np.full((*rays, 3), -1), np.full(rays, np.inf), np.full(rays, np.inf))
-    _hit(occupied, origins, directions, hits.is_hit, hits.voxels, hits.enters, hits.leaves)
+    _hit(occupied, origins, directions, (hits.is_hit, hits.voxels, hits.enters, hits.leaves))
     return hits

@@ -157,6 +157,9 @@ def test_disk_that_takes_no_more_is_one_message(demo, tmp_path):
         ("masks", "--segments", "77"),
         ("pack", "--on-error", "ignore"),
         ("pack", "--scheduler", "slurm"),
+        ("pack", "--memory-limit", "much"),
+        ("prepare", "--memory-limit", "10MB"),
+        ("occupancy", "--check", "--memory-limit", "twice"),
     ],
 )
 def test_unknown_words(demo, tmp_path, arguments):

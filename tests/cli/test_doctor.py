@@ -112,11 +112,18 @@ def test_little_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "4.9 GB free" in check.detail
 
 
-def test_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 10, 13, "final", 0))
+@pytest.mark.parametrize("version", [(3, 10, 13), (3, 13, 0)])
+def test_python_without_wheels_fails(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, "final", 0))
     check = doctor.check_python()
     assert check.status == "fail"
-    assert check.detail == "3.10.13, 3.11 or newer is needed"
+    assert check.detail == f"3.{version[1]}.{version[2]}, 3.11 or 3.12 is needed"
+
+
+@pytest.mark.parametrize("version", [(3, 11, 7), (3, 12, 0)])
+def test_python_with_wheels_is_fine(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, "final", 0))
+    assert doctor.check_python().status == "ok"
 
 
 def test_broken_import_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_small_uncovered_region_takes_the_nearest_label() -> None:
 def test_network_image_keeps_ids_and_crops_after_the_resize() -> None:
     labels = np.repeat(np.arange(6, dtype=np.int32)[:, None], 8, axis=1)  # id = row, 8x6 pixels
     # 8x6 -> 4x3 takes every second row; the crop then drops the first
-    found = to_network_image(labels, ImageSpec(resize=(4, 3), crop=(1, 1, 2, 2)))
+    found = to_network_image(labels, ImageSpec(resize=(4, 3), crop=(1, 1, 2, 2)), (8, 6))
     assert found.dtype == np.uint16
     assert found.shape == (2, 2)
     assert (found[0, 0], found[1, 0]) in {(2, 4), (3, 5)}
@@ -68,11 +68,11 @@ def test_network_image_keeps_ids_and_crops_after_the_resize() -> None:
 
 def test_network_image_of_the_same_size_is_the_crop() -> None:
     labels = np.arange(12, dtype=np.int32).reshape(3, 4)
-    found = to_network_image(labels, ImageSpec(resize=(4, 3), crop=(1, 1, 3, 2)))
+    found = to_network_image(labels, ImageSpec(resize=(4, 3), crop=(1, 1, 3, 2)), (8, 6))
     np.testing.assert_array_equal(found, [[5, 6, 7], [9, 10, 11]])
 
 
 def test_too_many_segments_are_refused() -> None:
     labels = np.array([[0, 65535]], dtype=np.int32)
     with pytest.raises(DataError, match="65536 segments in one image, at most 65535"):
-        to_network_image(labels, ImageSpec(resize=(2, 1), crop=(0, 0, 2, 1)))
+        to_network_image(labels, ImageSpec(resize=(2, 1), crop=(0, 0, 2, 1)), (8, 6))

@@ -24,7 +24,7 @@ def test_labels_along_rays_are_in_metres() -> None:
     semantics = np.full(grid.shape, 17, np.uint8)
     semantics[8, 2, 2] = CAR  # x from 3.0 to 3.5, y and z from 0 to 0.5
     labels, distances_m = labels_along(
-        semantics, grid, np.array([0.25, 0.25, 0.25]), np.array([[1.0, 0, 0], [0, 1.0, 0]])
+        semantics, grid, np.array([0.25, 0.25, 0.25]), np.array([[1.0, 0, 0], [0, 1.0, 0]]), free=17
     )
     assert labels.tolist() == [CAR, 17]
     assert distances_m.tolist() == [pytest.approx(2.75), math.inf]

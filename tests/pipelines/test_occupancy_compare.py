@@ -12,6 +12,7 @@ from pipelines.occupancy.export import encode_labels
 from pipelines.occupancy.occ3d import label_file
 from pipelines.occupancy.stored import read_row
 from pipelines.scheduler import Scheduler
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import read_index, read_records
@@ -54,7 +55,7 @@ def test_differences_are_found_and_the_worst_keyframe_named(
         ious[row] = 1.0 if row == 0 else (len(counted) // 2) / len(counted)
         path = label_file(tmp_path, record)
         path.parent.mkdir(parents=True)
-        path.write_bytes(encode_labels(labels))
+        path.write_bytes(encode_labels(labels, OCC3D))
     comparison = compare_with_folder(world_dataset, stored, tmp_path, scheduler=SYNC)
     assert comparison.missing == 2
     assert comparison.worst_row == 2

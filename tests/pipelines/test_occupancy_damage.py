@@ -15,7 +15,7 @@ from pipelines.occupancy import LidarConfig, make_occupancy
 from pipelines.prepare import prepare
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
-from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
+from schemas.classes import NUSCENES_CATEGORIES
 from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError, StageError
 from schemas.records import SampleRecord, read_index, read_records
@@ -178,7 +178,7 @@ def test_23_categories_with_point_labels_are_refused(copy: DatasetSpec, sync_run
 def test_order_of_the_32_categories_does_not_matter(copy: DatasetSpec, sync_runtime: Runtime, tmp_path: Path) -> None:
     semantics, counts = labels_of(copy, sync_runtime)
     assert counts["voxels_lidarseg"] > 0
-    assert len(json.loads((copy.root / VERSION / "category.json").read_text())) == len(NUSCENES_CATEGORY_TO_OCC3D) == 32
+    assert len(json.loads((copy.root / VERSION / "category.json").read_text())) == len(NUSCENES_CATEGORIES) == 32
     edit_table(copy.root, "category", lambda rows: rows.reverse())
     again, _ = labels_of(copy.model_copy(update={"work": tmp_path / "again"}), sync_runtime)
     assert np.array_equal(semantics, again)

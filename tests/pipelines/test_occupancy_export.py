@@ -15,10 +15,13 @@ from pipelines.occupancy.occ3d import read_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
+from schemas.geometry import VoxelGrid
 
 SHAPE = (2, 2, 3)
+GRID = VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=SHAPE)
 
 
 def labels_with_unknown() -> dict[str, np.ndarray]:
@@ -41,7 +44,7 @@ def load(data: bytes) -> dict[str, np.ndarray]:
 
 
 def test_unknown_voxels_are_never_scored_by_others() -> None:
-    files = load(encode_labels(labels_with_unknown()))
+    files = load(encode_labels(labels_with_unknown(), OCC3D))
     assert list(files) == ["semantics", "mask_lidar", "mask_camera", "unknown"]
     assert files["semantics"].max() == 17  # peers assert 0..17
     assert not files["mask_camera"][0, 0].any() and not files["mask_lidar"][0, 0].any()
@@ -49,10 +52,10 @@ def test_unknown_voxels_are_never_scored_by_others() -> None:
     assert {array.dtype for array in files.values()} == {np.dtype(np.uint8)}
 
 
-def test_we_read_back_exactly_what_was_stored(tmp_path: Path) -> None:
+def test_we_read_back_exactly_what_was_stored(world_dataset: DatasetSpec, tmp_path: Path) -> None:
     path = tmp_path / "labels.npz"
-    path.write_bytes(encode_labels(labels_with_unknown()))
-    back = read_labels(path, "token", SHAPE)
+    path.write_bytes(encode_labels(labels_with_unknown(), OCC3D))
+    back = read_labels(path, "token", world_dataset.model_copy(update={"grid": GRID}))
     assert list(back) == ["semantics", "mask_lidar", "mask_camera"]
     for name, values in labels_with_unknown().items():
         assert np.array_equal(back[name], values), name
@@ -61,7 +64,7 @@ def test_we_read_back_exactly_what_was_stored(tmp_path: Path) -> None:
 def test_known_labels_have_the_three_published_arrays_only() -> None:
     labels = labels_with_unknown()
     labels["semantics"][0, 0] = 17
-    files = load(encode_labels(labels))
+    files = load(encode_labels(labels, OCC3D))
     assert list(files) == ["semantics", "mask_lidar", "mask_camera"]
     assert all(np.array_equal(files[name], values) for name, values in labels.items())
 

@@ -17,6 +17,7 @@ from pipelines.occupancy.resample import resample
 from pipelines.pack import PackConfig, pack
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, StageError
 from schemas.geometry import OCC3D_GRID, VoxelGrid, transform_points
@@ -144,7 +145,7 @@ def test_resampling_rule_by_hand() -> None:
     expected[0, 0, 0] = expected[1, 0, 0] = expected[0, 0, 1] = CAR
     expected[0, 1, 0] = VEGETATION
     expected[1, 1, 0] = IGNORED
-    assert np.array_equal(resample(semantics, source, target, ego_from_lidar=np.eye(4)), expected)
+    assert np.array_equal(resample(semantics, source, target, ego_from_lidar=np.eye(4), table=OCC3D), expected)
 
 
 def test_resampling_to_finer_and_beyond() -> None:
@@ -152,7 +153,7 @@ def test_resampling_to_finer_and_beyond() -> None:
     source, target = grid_of(0.5, 2), grid_of(0.4, 4, -0.4)
     semantics = np.full(source.shape, FREE, np.uint8)
     semantics[1, 0, 0] = CAR  # x from 0.5 to 1.0
-    result = resample(semantics, source, target, ego_from_lidar=np.eye(4))
+    result = resample(semantics, source, target, ego_from_lidar=np.eye(4), table=OCC3D)
     assert result[:, 1, 1].tolist() == [IGNORED, FREE, CAR, IGNORED]
     assert (result[0] == IGNORED).all()
 
@@ -164,7 +165,7 @@ def test_resampling_between_frames() -> None:
     semantics = np.full(source.shape, FREE, np.uint8)
     semantics[voxel(source, 2.5, 0.5, 0.5)] = CAR
     ego_from_lidar = np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
-    result = resample(semantics, source, target, ego_from_lidar=ego_from_lidar)
+    result = resample(semantics, source, target, ego_from_lidar=ego_from_lidar, table=OCC3D)
     assert np.argwhere(result == CAR).tolist() == [list(voxel(target, 0.5, -2.5, 1.5))]
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.occupancy import LIDAR_PRESETS, LidarConfig, make_occupancy
-from pipelines.occupancy.chunks import Chunk, Rays
+from pipelines.occupancy.accumulation import Rays, SweepGroup
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.occupancy.votes import elect, gather_points
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
-from schemas.classes import NUSCENES_CATEGORY_TO_OCC3D
+from schemas.classes import NUSCENES_CATEGORIES, OCC3D, ClassTable
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid, transform_points
@@ -92,26 +93,30 @@ def keyframe(root: Path, frame: int, *, labelled: bool) -> SampleRecord:
     between = range(time_us - HALF_SECOND_US + 100_000, time_us, 100_000) if frame else ()
     return SampleRecord(
         token=f"token-{frame}", scene="street", frame=frame, timestamp_us=time_us, previous=None, next=None,
-        cameras={"CAM_FRONT": camera}, lidar=write_sweep(root, time_us, labelled=labelled), boxes=(box,),
-        sweeps=tuple(write_sweep(root, time, labelled=False) for time in between), map_mask=None, splits=("train",),
+        cameras={"CAM_FRONT": camera}, global_from_vehicle=STILL, boxes=(box,),
+        lidar=write_sweep(root, time_us, labelled=labelled),
+        sweeps=tuple(write_sweep(root, time, labelled=False) for time in between), map_window=None, splits=("train",),
     )  # fmt: skip
 
 
-def dataset_at(root: Path) -> DatasetSpec:
+def dataset_at(root: Path, table: ClassTable = OCC3D) -> DatasetSpec:
     folder = root / "v1"
     folder.mkdir(exist_ok=True)
-    rows = [{"name": name, "index": index} for index, name in enumerate(NUSCENES_CATEGORY_TO_OCC3D)]
+    rows = [{"name": name, "index": index} for index, name in enumerate(NUSCENES_CATEGORIES)]
     (folder / "category.json").write_text(json.dumps(rows[::-1]))  # the row order must not matter
     return DatasetSpec(
         name="street", format="nuscenes", root=root, version="v1", work=root / "work", cameras=("CAM_FRONT",),
         image=ImageSpec(resize=(160, 90), crop=(0, 0, 160, 90)), grid=GRID, splits={"train": SplitSpec(scenes=("s",))},
+        classes=table,
     )  # fmt: skip
 
 
-def label(root: Path, *, labelled: bool = True, frame: int = 1, **settings: float) -> dict[str, np.ndarray]:
+def label(
+    root: Path, *, labelled: bool = True, frame: int = 1, table: ClassTable = OCC3D, **settings: float
+) -> dict[str, np.ndarray]:
     records = [keyframe(root, number, labelled=labelled) for number in range(3)]
-    parts = read_scene(dataset_at(root), LidarConfig(**settings), records, drop_broken=False)
-    ((_, labels, _),) = label_scene(parts, records, [frame])
+    accumulated = read_scene(dataset_at(root, table), LidarConfig(**settings), records, root, drop_broken=False)
+    ((_, labels, _),) = label_scene(accumulated, records, [frame])
     return dict(labels)
 
 
@@ -170,15 +175,15 @@ def test_vehicles_have_two_equal_sides(tmp_path: Path, mirror: bool) -> None:
     none = np.zeros(0, np.int64)
     rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
     static = np.zeros((1, 3), np.float32)
-    chunk = Chunk(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, np.zeros((1, 3)), {})
-    points = gather_points(GRID, record, [chunk], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
+    group = SweepGroup(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, {})
+    points = gather_points(dataset_at(tmp_path), record, [group], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
     x = car_x(HALF_SECOND_US) - 1.5
     seen, other = voxel(x, 4.9, 0.85), voxel(x, 3.1, 0.85)
     assert points.moved_votes[(*seen, CAR)] == points.counts[seen] == 3
     assert points.moved_votes[(*other, CAR)] == points.mirrored[other] == (3 if mirror else 0)
     assert points.counts[other] == 0, "nobody measured it"
     no_ground = np.zeros((*GRID.shape, 4), np.int32)
-    semantics = elect(points, no_ground, (points.counts > 0) | (points.mirrored > 0))
+    semantics = elect(points, no_ground, (points.counts > 0) | (points.mirrored > 0), OCC3D, 4)
     assert semantics[seen] == CAR and semantics[other] == (CAR if mirror else 17)
 
 
@@ -194,6 +199,32 @@ def test_without_point_labels_or_map_only_boxes_have_a_class(tmp_path: Path) -> 
     assert set(np.unique(semantics)) == {CAR, 17, 255}
     assert semantics[voxel(12.0, -2.0, 0.0)] == 255
     assert semantics[voxel(26.1, 0.0, 1.0)] == 255
+
+
+BARE = OCC3D.model_copy(update={"ground": (), "driveable": None, "stuff": (), "symmetric": ()})
+"""A table that does not say which classes are ground, stuff or symmetric."""
+
+
+def test_a_table_without_ground_labels_points_and_nothing_between(tmp_path: Path) -> None:
+    full, bare = label(tmp_path), label(tmp_path, table=BARE)
+    seen = voxel(12.0, -2.0, 0.0)
+    assert full["semantics"][seen] == bare["semantics"][seen] == ROAD
+    unseen = voxel(-9.8, -9.8, 0.0)  # 0.8 m from the last points of the road, which the ground's surface covers
+    assert (full["semantics"][unseen], bare["semantics"][unseen]) == (ROAD, OCC3D.free)
+    rear = voxel(car_x(HALF_SECOND_US) - 1.9, 4.0, 0.9)
+    assert full["semantics"][rear] == bare["semantics"][rear] == CAR
+
+
+def test_a_table_without_ground_names_nothing_by_the_map(tmp_path: Path) -> None:
+    Image.fromarray(np.full((800, 800), 255, np.uint8)).save(tmp_path / "map.png")
+    records = [keyframe(tmp_path, number, labelled=False) for number in range(2)]
+    records = [record.model_copy(update={"map_mask": "map.png"}) for record in records]
+    found = {}
+    for name, table in (("full", OCC3D), ("bare", BARE)):
+        accumulated = read_scene(dataset_at(tmp_path, table), LidarConfig(), records, drop_broken=False)
+        ((_, labels, _),) = label_scene(accumulated, records, [1])
+        found[name] = set(np.unique(labels["semantics"]).tolist())
+    assert found == {"full": {CAR, ROAD, 17, 255}, "bare": {CAR, 17, 255}}
 
 
 def test_thresholds_forget_and_ignore(tmp_path: Path) -> None:
@@ -239,11 +270,11 @@ def test_broken_files_are_named_or_dropped(tmp_path: Path, damage: object) -> No
     assert callable(damage)
     message = damage(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
-        read_scene(dataset, LidarConfig(), records, drop_broken=False)
+        read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=False)
     assert "token-1" in str(caught.value) and ".bin" in str(caught.value)
-    parts = read_scene(dataset, LidarConfig(), records, drop_broken=True)
-    assert list(parts.broken) == ["token-1"]
-    assert [index for index, _, _ in label_scene(parts, records, [0, 1, 2])] == [0, 2]
+    accumulated = read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=True)
+    assert list(accumulated.broken) == ["token-1"]
+    assert [index for index, _, _ in label_scene(accumulated, records, [0, 1, 2])] == [0, 2]
 
 
 def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None:
@@ -251,10 +282,12 @@ def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None
     dataset = dataset_at(tmp_path)
     (tmp_path / "v1" / "category.json").write_text('[{"name": "vehicle.car"}]')
     with pytest.raises(DataError, match="category.json: 'index' is missing"):
-        read_scene(dataset, LidarConfig(), records, drop_broken=False)
+        read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=False)
     flat = records[0].boxes[0].model_copy(update={"size_lwh_m": (4.0, -2.0, 1.5)})
     with pytest.raises(DataError, match=r"box-0 \(sample token-0\): size"):
-        read_scene(dataset, LidarConfig(), [records[0].model_copy(update={"boxes": (flat,)})], drop_broken=False)
+        read_scene(
+            dataset, LidarConfig(), [records[0].model_copy(update={"boxes": (flat,)})], tmp_path, drop_broken=False
+        )
 
 
 def digest(folder: Path) -> str:
@@ -282,7 +315,8 @@ def test_world_agrees_with_its_exact_truth(world_dataset: DatasetSpec, made: Pat
     for index, record in enumerate(read_records(made / "records", read_index(made / "records"))):
         path = world_dataset.root / "gts" / record.scene / record.token / "labels.npz"
         with np.load(path, allow_pickle=False) as truth:
-            figures = compare_occupancy({name: np.asarray(arrays[name][index]) for name in truth}, dict(truth))
+            labels = {name: np.asarray(arrays[name][index]) for name in truth}
+            figures = compare_occupancy(labels, dict(truth), OCC3D)
         # measured: 0.82 to 0.83, 0.96 to 0.97, 0.99, 0.96; so few sweeps show little
         assert figures["occupied_iou"] > 0.78
         assert figures["semantic_accuracy"] > 0.92

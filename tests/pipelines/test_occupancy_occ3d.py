@@ -12,11 +12,17 @@ from pipelines.occupancy.occ3d import read_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
-from schemas.datasets import DatasetSpec
+from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError, StageError
+from schemas.geometry import OCC3D_GRID, VoxelGrid
 from schemas.records import read_index, read_records
 
 SHAPE = (2, 3, 4)
+DATASET = DatasetSpec(
+    name="files", format="nuscenes", root=Path("nowhere"), version="v1", work=Path("nowhere"),
+    image=ImageSpec(resize=(160, 90), crop=(0, 0, 160, 90)), splits={"train": SplitSpec(scenes=("s",))},
+    grid=VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=SHAPE),
+)  # fmt: skip
 GOOD = {name: np.zeros(SHAPE, np.uint8) for name in ("semantics", "mask_lidar", "mask_camera")}
 
 
@@ -29,7 +35,7 @@ def write(folder: Path, **changes: np.ndarray) -> Path:
 def test_reads_what_was_written(tmp_path: Path) -> None:
     semantics = np.full(SHAPE, 17, np.uint8)
     semantics[1, 2, 3] = 16
-    labels = read_labels(write(tmp_path, semantics=semantics), "token", SHAPE)
+    labels = read_labels(write(tmp_path, semantics=semantics), "token", DATASET)
     assert list(labels) == ["semantics", "mask_lidar", "mask_camera"]
     assert np.array_equal(labels["semantics"], semantics)
 
@@ -46,7 +52,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
 )
 def test_names_what_is_wrong(tmp_path: Path, changes: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        read_labels(write(tmp_path, **changes), "the-token", SHAPE)
+        read_labels(write(tmp_path, **changes), "the-token", DATASET)
     assert "the-token" in str(caught.value)
     assert "labels.npz" in str(caught.value)
 
@@ -54,20 +60,20 @@ def test_names_what_is_wrong(tmp_path: Path, changes: dict[str, np.ndarray], mes
 def test_missing_array_missing_file_and_cut_file(tmp_path: Path) -> None:
     path = tmp_path / "labels.npz"
     with pytest.raises(DataError, match="not found"):
-        read_labels(path, "token", SHAPE)
+        read_labels(path, "token", DATASET)
     np.savez_compressed(path, semantics=GOOD["semantics"])
     with pytest.raises(DataError, match="array 'mask_lidar' is missing"):
-        read_labels(path, "token", SHAPE)
+        read_labels(path, "token", DATASET)
     whole = write(tmp_path).read_bytes()
     for kept in (0, 10, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:kept])
         with pytest.raises(DataError, match="unreadable or cut short"):
-            read_labels(path, "token", SHAPE)
+            read_labels(path, "token", DATASET)
 
 
 def test_real_file(real_occ3d: Path) -> None:
     path = next(real_occ3d.glob("gts/*/*/labels.npz"))
-    labels = read_labels(path, path.parent.name, (200, 200, 16))
+    labels = read_labels(path, path.parent.name, DATASET.model_copy(update={"grid": OCC3D_GRID}))
     # the counts that the project's format notes hold for this file
     assert int((labels["semantics"] == 17).sum()) == 600_908
     assert int(labels["mask_lidar"].sum()) == 56_601

@@ -17,6 +17,7 @@ from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import Runtime
 from pipelines.synth.sensors import TRUTH_BASE
 from pipelines.zarr_io import open_store
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import VoxelGrid
@@ -47,7 +48,7 @@ def picture(label: int) -> np.ndarray:
 
 
 def refuted(semantics: np.ndarray, image: np.ndarray, min_rays: int = 2) -> list[list[int]]:
-    voxels = refuted_voxels(GRID, semantics, [(view(), image)], rays_per_voxel=1.5, min_rays=min_rays)
+    voxels = refuted_voxels(GRID, OCC3D, semantics, [(view(), image)], rays_per_voxel=1.5, min_rays=min_rays)
     return np.argwhere(voxels).tolist()
 
 
@@ -184,7 +185,8 @@ def test_a_generated_world_with_its_own_class_images(
     assert (refined["mask_camera"] <= refined["mask_lidar"]).all()
     assert (refined["mask_camera"] >= plain["mask_camera"]).all(), "fewer voxels stop fewer rays"
     records = read_records(prepared / "records", read_index(prepared / "records")[:2])
-    _, again, _ = next(label_scene(read_scene(world_dataset, config, records, drop_broken=False), records, [0]))
+    parts = read_scene(world_dataset, config, records, prepared / "records", drop_broken=False)
+    _, again, _ = next(label_scene(parts, records, [0]))
     for name, array in again.items():
         np.testing.assert_array_equal(array, refined[name][0])
     plan = json.loads((tmp_path / "plain/occupancy.zarr/plan.json").read_text())

@@ -15,19 +15,20 @@ from pipelines.prepare import prepare
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.synth import SynthConfig, generate_world
-from schemas.classes import FREE
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.records import SampleRecord, read_index, read_records
 
 Labels = dict[str, np.ndarray]
 GROUND = (11, 12, 13, 14)
+FREE = OCC3D.free
 PUBLISHED = Path(__file__).parents[2] / "../shared/data/occ3d/gts"
 
 
 def labels_of(
     dataset: DatasetSpec, records: list[SampleRecord], config: LidarConfig, wanted: list[int]
 ) -> list[Labels]:
-    parts = read_scene(dataset, config, records, drop_broken=False)
+    parts = read_scene(dataset, config, records, dataset.work / "records", drop_broken=False)
     return [dict(labels) for _, labels, _ in label_scene(parts, records, wanted)]
 
 
@@ -41,7 +42,7 @@ def means(dataset: DatasetSpec, records: list[SampleRecord], config: LidarConfig
     """Figures of a scene, mean over its keyframes."""
     frames = labels_of(dataset, records, config, list(range(len(records))))
     figures = [
-        compare_occupancy(labels, truth_of(dataset, record), swept_voxels(records, index, dataset.grid))
+        compare_occupancy(labels, truth_of(dataset, record), OCC3D, swept_voxels(records, index, dataset.grid))
         for index, (labels, record) in enumerate(zip(frames, records, strict=True))
     ]
     return {name: float(np.nanmean([frame[name] for frame in figures])) for name in figures[0]}
@@ -78,7 +79,7 @@ def test_without_boxes_movers_leave_trails(world_dataset: DatasetSpec, scene_rec
     (labels,) = labels_of(world_dataset, blind, LidarConfig(), [1])
     swept = swept_voxels(scene_records, 1, world_dataset.grid)
     assert (
-        compare_occupancy(labels, truth_of(world_dataset, scene_records[1]), swept)["trail_share"] > 0.1
+        compare_occupancy(labels, truth_of(world_dataset, scene_records[1]), OCC3D, swept)["trail_share"] > 0.1
     )  # measured: 0.27
 
 

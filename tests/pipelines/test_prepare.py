@@ -63,7 +63,7 @@ def test_records_are_ordered_and_linked(prepared: Path) -> None:
 def test_records_name_files_that_exist(prepared: Path, world: Path) -> None:
     for record in read_records(prepared / "records", read_index(prepared / "records")):
         assert tuple(record.cameras) == NUSCENES_CAMERAS
-        assert record.map_mask is not None and (world / record.map_mask).is_file()
+        assert record.map_window is not None and (prepared / "records" / record.map_window.path).is_file()
         labels = record.lidar.labels_path
         assert labels is not None and (world / labels).stat().st_size * 20 == (world / record.lidar.path).stat().st_size
         assert not Path(record.lidar.path).is_absolute()
@@ -135,6 +135,7 @@ def test_records_folder_holds_nothing_but_its_files(prepared: Path) -> None:
     assert {path.name for path in (prepared / "records").iterdir()} == {
         "samples.jsonl",
         "index.jsonl",
+        "maps",
         "manifest.json",
         "plan.json",
         "units",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,31 +17,7 @@ from pipelines.stage import Runtime
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError, ProtoOccError, StageError
 from schemas.records import SampleRecord, read_index, read_records
-
-Rows = list[dict[str, Any]]
-
-
-def link_tree(source: Path, target: Path) -> Path:
-    """A copy of a dataset whose files are links: damage one by replacing it."""
-    for path in source.rglob("*"):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir(parents=True, exist_ok=True)
-        else:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.symlink_to(path)
-    return target
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    path.unlink()
-    path.write_bytes(data)
-
-
-def edit_table(path: Path, edit: Callable[[Rows], None]) -> None:
-    rows = json.loads(path.read_text())
-    edit(rows)
-    replace_file(path, json.dumps(rows).encode())
+from tests.pipelines.world_edits import edit_table, link_tree, replace_file
 
 
 @pytest.fixture
@@ -67,6 +42,14 @@ def truncated_image(root: Path, victim: SampleRecord) -> str:
     path = root / victim.cameras["CAM_BACK"].path
     replace_file(path, path.read_bytes()[:-200])
     return rf"{victim.cameras['CAM_BACK'].path} \(\d+ bytes\) is truncated"
+
+
+def truncated_png(root: Path, victim: SampleRecord) -> str:
+    """A PNG under the name of the JPEG: what counts is what the file holds."""
+    path = root / victim.cameras["CAM_BACK"].path
+    data = cv2.imencode(".png", np.zeros((225, 400, 3), np.uint8))[1].tobytes()
+    replace_file(path, data[:-7])
+    return rf"{victim.cameras['CAM_BACK'].path} \(\d+ bytes\) is truncated: no PNG end marker"
 
 
 def empty_image(root: Path, victim: SampleRecord) -> str:
@@ -151,6 +134,7 @@ def missing_field(root: Path, victim: SampleRecord) -> str:
 BAD_SAMPLES = [
     missing_image,
     truncated_image,
+    truncated_png,
     empty_image,
     resized_image,
     missing_lidar,
@@ -249,9 +233,15 @@ def log_without_map(spec: DatasetSpec) -> DatasetSpec:
     return spec
 
 
-def missing_map_image(spec: DatasetSpec) -> DatasetSpec:
+def cut_map_image(spec: DatasetSpec) -> DatasetSpec:
     for path in (spec.root / "maps").glob("*.png"):
-        path.unlink()
+        replace_file(path, path.read_bytes()[:-40])
+    return spec
+
+
+def map_of_text(spec: DatasetSpec) -> DatasetSpec:
+    for path in (spec.root / "maps").glob("*.png"):
+        replace_file(path, b"no image")
     return spec
 
 
@@ -265,7 +255,8 @@ def missing_map_image(spec: DatasetSpec) -> DatasetSpec:
         (table_of_numbers, r"scene.json: expected a list of rows with a `token`"),
         (dangling_instance, r"row '.*' has instance_token 'nowhere', which is not in instance.json"),
         (log_without_map, r"map.json: no row lists log '.*' in `log_tokens`"),
-        (missing_map_image, r"map mask .*png does not exist"),
+        (cut_map_image, r"maps/.*.png: map mask is missing or no whole image"),
+        (map_of_text, r"maps/.*.png: map mask is missing or no whole image"),
     ],
 )
 @pytest.mark.parametrize("on_error", ["fail", "drop"])

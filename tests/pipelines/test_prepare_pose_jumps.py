@@ -27,7 +27,9 @@ def keyframe(frame: int, x_m: float | None = None, rotation: tuple[float, ...] =
     ]
     return SampleRecord(
         token=f"token-{frame}", scene="drive", frame=frame, timestamp_us=500_000 * frame, previous=None, next=None,
-        cameras={}, lidar=lidars[1], sweeps=(lidars[0],), boxes=(), map_mask=None, splits=("train",),
+        cameras={},
+        global_from_vehicle=lidars[1].global_from_ego, lidar=lidars[1],
+        sweeps=(lidars[0],), boxes=(), map_window=None, splits=("train",),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.prepare.keyframes import plan_keyframes
+from pipelines.prepare.nuscenes.keyframes import plan_keyframes
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import ConfigError, DataError
 

@@ -16,50 +16,59 @@ import pytest
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from protoocc.losses import LossConfig
 from protoocc.model import ProtoOccConfig, UpsampleStage
-from schemas.classes import OCC3D
+from schemas.classes import OCC3D, ClassTable
 from schemas.geometry import VoxelGrid
+from schemas.shards import MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, WIDS_KIND, image_member
 from schemas.store import FORMAT_VERSION
 
 GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=1.0, shape=(8, 8, 4))
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 HEIGHT, WIDTH = 32, 64
-CAR, ROAD, FREE, IGNORED = 4, 11, 17, 255
+
+KITTI = ClassTable(
+    names=("nothing", "driveable_surface", *(f"thing_{number}" for number in range(30)), "car"),
+    colors=((0, 0, 0), (255, 255, 255), *((number, 8 * number, 90) for number in range(30)), (0, 120, 245)),
+    free=0,
+    ignored=99,
+    scored=("driveable_surface", "car"),
+)
+"""Another table: free space comes first, 33 classes, and the road is white."""
 
 
-def make_occupancy(number: int) -> dict[str, np.ndarray]:
+def make_occupancy(number: int, classes: ClassTable) -> dict[str, np.ndarray]:
     """A road at z 0 and one car whose place depends on the sample; half of the world is observed."""
-    semantics = np.full(GRID.shape, FREE, np.uint8)
-    semantics[:, :, 0] = ROAD
-    semantics[4 + number % 4, 2 + number % 5, 1] = CAR
-    semantics[0, 0, 3] = IGNORED
+    semantics = np.full(GRID.shape, classes.free, np.uint8)
+    semantics[:, :, 0] = classes.index("driveable_surface")
+    semantics[4 + number % 4, 2 + number % 5, 1] = classes.index("car")
+    semantics[0, 0, 3] = classes.ignored
     mask_camera = np.zeros(GRID.shape, np.uint8)
     mask_camera[2:] = 1
     return {"semantics": semantics, "mask_lidar": np.ones(GRID.shape, np.uint8), "mask_camera": mask_camera}
 
 
-def make_members(number: int, token: str) -> dict[str, bytes]:
+def make_members(number: int, token: str, classes: ClassTable) -> dict[str, bytes]:
     random = np.random.default_rng(number)
     members = {}
     for camera, channel in enumerate(CAMERAS):
         image = np.full((HEIGHT, WIDTH, 3), (20, 40 * camera + 10 * (number % 5), 200), np.uint8)
         image += random.integers(0, 20, image.shape, np.uint8)
-        members[f"{channel.lower()}.jpg"] = _encode(".jpg", image)
+        members[image_member(channel)] = _encode(".jpg", image)
     segments = np.arange(2 * HEIGHT * WIDTH).reshape(2 * HEIGHT, WIDTH) // 512
-    members["masks.png"] = _encode(".png", (segments % 8 + 300).astype(np.uint16))
+    members[MASKS_MEMBER] = _encode(".png", (segments % 8 + 300).astype(np.uint16))
     occupancy = io.BytesIO()
-    np.savez_compressed(occupancy, **make_occupancy(number))
-    members["occupancy.npz"] = occupancy.getvalue()
+    np.savez_compressed(occupancy, **make_occupancy(number, classes))
+    members[OCCUPANCY_MEMBER] = occupancy.getvalue()
     intrinsics = [[30.0, 0.0, 32.0], [0.0, 30.0, 16.0], [0.0, 0.0, 1.0]]
     front = [[0, -1, 0, 0], [0, 0, -1, 1], [1, 0, 0, 0], [0, 0, 0, 1]]
     back = [[0, 1, 0, 0], [0, 0, -1, 1], [-1, 0, 0, 0], [0, 0, 0, 1]]
     pose = [[1, 0, 0, 2.0 * number], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     meta = {"token": token, "image_from_camera": [intrinsics] * 2, "camera_from_ego": [front, back]}
     meta["global_from_ego"] = pose
-    members["meta.json"] = json.dumps(meta).encode()
+    members[META_MEMBER] = json.dumps(meta).encode()
     return members
 
 
-def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
+def write_shards(folder: Path, counts: dict[str, list[int]], classes: ClassTable = OCC3D) -> Path:
     """Writes shards with so many samples per split and shard; sample numbers go on over all of them."""
     folder.mkdir(parents=True)
     shardlist, number = [], 0
@@ -71,7 +80,7 @@ def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
                 for frame in range(size):
                     key = f"scene-{name}-{frame:04d}"
                     places = {}
-                    for extension, data in make_members(number, f"token-{number}").items():
+                    for extension, data in make_members(number, f"token-{number}", classes).items():
                         info = tarfile.TarInfo(f"{key}.{extension}")
                         info.size = len(data)
                         places[extension] = [tar.offset + 512, len(data)]
@@ -96,7 +105,7 @@ def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
                 }
             )
     manifest = {
-        "__kind__": "wids-shard-index-v1",
+        "__kind__": WIDS_KIND,
         "wids_version": 1,
         "format_version": FORMAT_VERSION,
         "name": "tiny",
@@ -106,7 +115,7 @@ def write_shards(folder: Path, counts: dict[str, list[int]]) -> Path:
             "cameras": list(CAMERAS),
             "image_shape": [HEIGHT, WIDTH],
             "grid": GRID.model_dump(mode="json"),
-            "classes": OCC3D.model_dump(mode="json"),
+            "classes": classes.model_dump(mode="json"),
         },
         "shardlist": shardlist,
     }
@@ -153,6 +162,12 @@ def _encode(suffix: str, image: np.ndarray) -> bytes:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train: 3 + 2 samples in two shards; val: 2 samples. Read only."""
     return write_shards(tmp_path_factory.mktemp("tiny") / "shards", {"train": [3, 2], "val": [2]})
+
+
+@pytest.fixture(scope="session")
+def kitti_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same world with the labels of `KITTI`. Read only."""
+    return write_shards(tmp_path_factory.mktemp("kitti") / "shards", {"train": [3, 2], "val": [2]}, KITTI)
 
 
 @pytest.fixture

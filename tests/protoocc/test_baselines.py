@@ -6,12 +6,13 @@ import numpy as np
 
 from protoocc.baselines import FrequentClass, all_free, frequent_class
 from protoocc.data import ShardDataset, open_shards
+from schemas.classes import OCC3D, ClassTable
 
 CAR, BUS, ROAD, FREE, IGNORED = 4, 3, 11, 17, 255
 
 
 def votes(*samples: tuple[list[int], list[int]]) -> list[int]:
-    baseline = FrequentClass((4, 1, 1))
+    baseline = FrequentClass((4, 1, 1), OCC3D)
     for labels, seen in samples:
         baseline.add(np.array(labels, np.uint8).reshape(4, 1, 1), np.array(seen, bool).reshape(4, 1, 1))
     return baseline.prediction().ravel().tolist()
@@ -40,7 +41,7 @@ def test_ties_go_to_the_lower_class_and_no_votes_mean_free() -> None:
 
 
 def test_all_free() -> None:
-    assert np.array_equal(all_free((2, 3, 1)), np.full((2, 3, 1), FREE))
+    assert np.array_equal(all_free((2, 3, 1), OCC3D), np.full((2, 3, 1), FREE))
 
 
 def test_over_a_split(shards: Path) -> None:
@@ -50,3 +51,12 @@ def test_over_a_split(shards: Path) -> None:
     assert (world[:, :, 0] == ROAD).all()
     assert (world[:, :, 1:] == FREE).all()
     assert seen == [(i, 5) for i in range(1, 6)]
+
+
+def test_free_may_be_any_class() -> None:
+    """Class 0 is free and 9 unknown: what nobody knows becomes 0."""
+    table = ClassTable(names=("empty", "car"), colors=((0, 0, 0), (1, 1, 1)), free=0, ignored=9)
+    baseline = FrequentClass((3, 1, 1), table)
+    baseline.add(np.array([1, 9, 0], np.uint8).reshape(3, 1, 1), np.ones((3, 1, 1), bool))
+    assert baseline.prediction().ravel().tolist() == [1, 0, 0]
+    assert not all_free((2, 2, 2), table).any()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from protoocc.checkpoint import find_checkpoint, list_checkpoints, load_model, load_state, save_checkpoint
+from protoocc.checkpoint import find_checkpoint, list_checkpoints, load_network, load_state, save_checkpoint
 from protoocc.config import TrainConfig
 from protoocc.model import ProtoOcc
 from schemas.errors import CheckpointError, DataError
@@ -37,7 +37,7 @@ def test_round_trip(tmp_path: Path, tiny_config: TrainConfig) -> None:
     torch.manual_seed(1)
     original = ProtoOcc(tiny_config.model).state_dict()
     for path in (checkpoint, checkpoint / "model.safetensors", tmp_path, tmp_path / "checkpoints"):
-        model, config = load_model(path)
+        model, config = load_network(path)
         assert config == tiny_config
         assert not model.training
         assert all(torch.equal(value, original[name]) for name, value in model.state_dict().items())
@@ -63,7 +63,7 @@ def test_other_names_and_shapes_are_listed(tmp_path: Path, tiny_config: TrainCon
     edit_weights(checkpoint, extra=torch.zeros(2), decoder__classifier__2__bias=torch.zeros(3))
     edit_weights(checkpoint, decoder__classifier__2__weight=None)
     with pytest.raises(CheckpointError) as error:
-        load_model(checkpoint)
+        load_network(checkpoint)
     lines = str(error.value).splitlines()
     assert lines[0].endswith("does not fit the network in 3 places:")
     assert lines[1:] == [
@@ -81,13 +81,13 @@ def test_unreadable_files_are_named(tmp_path: Path, tiny_config: TrainConfig) ->
     weights = (checkpoint / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(weights[:-9])
     with pytest.raises(CheckpointError, match="no readable safetensors file"):
-        load_model(checkpoint)
+        load_network(checkpoint)
     (checkpoint / "config.json").write_text('{"modell": {}}')
     with pytest.raises(CheckpointError, match="unknown field 'modell'"):
-        load_model(checkpoint)
+        load_network(checkpoint)
     (checkpoint / "config.json").unlink()
     with pytest.raises(CheckpointError, match="config.json cannot be read"):
-        load_model(checkpoint)
+        load_network(checkpoint)
 
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, tiny_config: Trai
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == [whole]
-    load_model(whole)
+    load_network(whole)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no checkpoint and no run with one"):
-        load_model(tmp_path / "absent")
+        load_network(tmp_path / "absent")

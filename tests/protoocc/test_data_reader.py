@@ -176,3 +176,15 @@ def test_every_fourth_keyframe(shards: Path) -> None:
     """With the default interval no keyframe of a scene of three has an earlier one."""
     dataset = ShardDataset(open_shards(shards, "train"), frames=2)
     assert [dataset.earlier(index) for index in range(5)] == [[0], [1], [2], [3], [4]]
+
+
+def test_label_outside_the_class_table_names_shard_and_sample(own_shards: Path) -> None:
+    data = io.BytesIO()
+    volume = np.zeros((8, 8, 4), np.uint8)
+    np.savez_compressed(data, semantics=np.full_like(volume, 40), mask_lidar=volume, mask_camera=volume)
+    overwrite(own_shards, "occupancy.npz", data.getvalue())
+    index = json.loads((own_shards / "train-00000.index.json").read_text())
+    index["samples"][1]["members"]["occupancy.npz"][1] = len(data.getvalue())
+    (own_shards / "train-00000.index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"sample scene-train-00000-0001: 'semantics' holds class 40; .* 0..17 or 255"):
+        ShardDataset(open_shards(own_shards, "train"))[1]

@@ -44,7 +44,7 @@ def test_refuses_an_unknown_split(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=2), "format version 2; this program reads 'wids-shard-index-v1', 1"),
+        (lambda m: m.update(format_version=1), "format version 1; this program reads 'wids-shard-index-v1', 2"),
         (lambda m: m.update(__kind__="other"), "kind 'other'"),
         (lambda m: m["shardlist"][0].update(url="../a.tar"), "without path separators"),
         (lambda m: m["shardlist"][0].update(nsamples=9), "lists 3 samples, manifest.json says 9"),

@@ -12,6 +12,7 @@ from protoocc.batch import stack_batches
 from protoocc.config import TrainConfig
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model import ProtoOcc, ProtoOccConfig
+from schemas.classes import OCC3D
 from tests.protoocc.reference.arithmetic import assert_agrees
 from tests.protoocc.reference.network import PARTS, assert_close, make_network, record, train_step
 from tests.protoocc.reference.rigs import look_along, look_away, random_batch, with_cameras, with_poses
@@ -99,7 +100,7 @@ def test_batch_of_different_rigs(network: ProtoOcc, config: ProtoOccConfig) -> N
 def test_camera_that_sees_nothing_is_no_camera(network: ProtoOcc, config: ProtoOccConfig) -> None:
     """A rig with a blind camera equals the rig without it; its X is zero and unseen, its masks cost nothing."""
     batch = with_poses(random_batch(config.grid), {1: look_away()})
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     less = with_cameras(batch, [0, 2])
     one, other = network(batch, choice.all), network(less, choice.all)
     assert_close(one.logits, other.logits)

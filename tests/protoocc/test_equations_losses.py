@@ -14,7 +14,8 @@ from protoocc.losses import LossConfig, VoxelChoice, choose_voxels, compute_loss
 from protoocc.losses.consistency import consistency_loss, sharpen
 from protoocc.losses.contrastive import cell_segments, contrastive_loss, mask_contrast
 from protoocc.losses.lovasz import lovasz_softmax
-from protoocc.model import ProtoOccOutput
+from protoocc.network import NetworkOutput
+from schemas.classes import OCC3D
 from schemas.store import NO_SEGMENT
 from tests.protoocc.reference import losses as literal
 from tests.protoocc.reference.arithmetic import assert_agrees, cosine, slopes, softmax
@@ -180,7 +181,7 @@ def test_lovasz_of_equal_errors() -> None:
 # --- (6), the objective
 
 
-def make_case(views: int = 3) -> tuple[ProtoOccOutput, Batch, VoxelChoice]:
+def make_case(views: int = 3) -> tuple[NetworkOutput, Batch, VoxelChoice]:
     """Two samples of two cameras with 3 x 4 cells of 4 pixels (the last column is padding) and 2 x 3 x 2 voxels."""
     segments = integers(3, 2, 2, 12, 13)
     segments[0, 1, :5] = NO_SEGMENT
@@ -196,14 +197,14 @@ def make_case(views: int = 3) -> tuple[ProtoOccOutput, Batch, VoxelChoice]:
         mask_camera=torch.rand(2, 2, 3, 2, generator=torch.Generator().manual_seed(2)) < 0.7,
         mask_lidar=torch.ones(2, 2, 3, 2, dtype=torch.bool),
     )
-    choice = choose_voxels(batch, WEIGHTS)
+    choice = choose_voxels(batch, WEIGHTS, OCC3D)
     seen = torch.rand(2, 2, 3, 4, generator=torch.Generator().manual_seed(3)) < 0.8
     seen[1, 0] = False
     logits, features = normal(views, len(choice.all), CLASSES, seed=4), normal(2, 2, 3, 4, 5, seed=5)
-    return ProtoOccOutput(logits, choice.all, features, seen, 4), batch, choice
+    return NetworkOutput(logits, choice.all, features, seen, 4), batch, choice
 
 
-def literal_objective(output: ProtoOccOutput, batch: Batch) -> dict[str, float]:
+def literal_objective(output: NetworkOutput, batch: Batch) -> dict[str, float]:
     """Equation (6) from the labels and masks of the batch, for logits of observed voxels followed by all voxels."""
     assert batch.semantics is not None and batch.mask_camera is not None and batch.segment_id is not None
     assert output.pixel_features is not None and output.pixel_seen is not None and WEIGHTS.class_weights is not None

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from protoocc.checkpoint import load_network
 from protoocc.config import TrainConfig
-from protoocc.data import ShardDataset, open_shards
-from protoocc.evaluate import evaluate
-from protoocc.inference import predict_split
+from protoocc.data import open_shards
+from protoocc.evaluate import score
+from protoocc.inference import predict
 from protoocc.trainer import train
 from schemas.errors import ConfigError, DataError
 from schemas.settings import override
@@ -30,7 +31,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.
 
 def test_report_scores_model_and_baselines(run: Path, shards: Path) -> None:
     seen: list[tuple[int, int]] = []
-    report = evaluate(run, shards, "val", on_progress=lambda done, total: seen.append((done, total)))
+    report = score(run, shards, "val", on_progress=lambda done, total: seen.append((done, total)))
     assert [row.name for row in report.rows] == ["model", "frequent_class", "all_free"]
     # x 2..7 is observed: 6 * 8 * 4 = 192 voxels in each of 2 samples, none of them unknown.
     assert (report.samples, report.voxels, report.mask, report.baseline_split) == (2, 384, "camera", "train")
@@ -48,18 +49,16 @@ def test_report_scores_model_and_baselines(run: Path, shards: Path) -> None:
 
 
 def test_same_checkpoint_gives_the_same_report(run: Path, shards: Path) -> None:
-    assert evaluate(run, shards, "train") == evaluate(run / "checkpoints" / "step-000060", shards, "train")
+    assert score(run, shards, "train") == score(run / "checkpoints" / "step-000060", shards, "train")
 
 
-def test_predict_split_yields_keyframes_in_order(run: Path, shards: Path) -> None:
-    from protoocc.checkpoint import load_model
-
-    dataset = ShardDataset(open_shards(shards, "train"))
-    pairs = list(predict_split(load_model(run)[0], dataset, limit=3))
+def test_predict_yields_keyframes_in_order(run: Path, shards: Path) -> None:
+    train = open_shards(shards, "train")
+    pairs = list(predict(load_network(run)[0], train, limit=3))
     assert [keyframe.token for keyframe, _ in pairs] == ["token-0", "token-1", "token-2"]
     assert all(prediction.shape == (8, 8, 4) and prediction.dtype == np.uint8 for _, prediction in pairs)
     assert all(prediction.max() <= FREE for _, prediction in pairs)
-    assert len(list(predict_split(load_model(run)[0], dataset))) == 5
+    assert len(list(predict(load_network(run)[0], train))) == 5
 
 
 def test_shards_of_another_grid_are_refused(run: Path, own_shards: Path) -> None:
@@ -67,9 +66,9 @@ def test_shards_of_another_grid_are_refused(run: Path, own_shards: Path) -> None
     manifest["dataset"]["grid"]["minimum_m"] = [0.0, 0.0, 0.0]
     (own_shards / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="the network's grid is"):
-        evaluate(run, own_shards, "val")
+        score(run, own_shards, "val")
 
 
 def test_unknown_split_is_refused(run: Path, shards: Path) -> None:
     with pytest.raises(DataError, match="no split 'test'"):
-        evaluate(run, shards, "test")
+        score(run, shards, "test")

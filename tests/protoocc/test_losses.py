@@ -12,7 +12,8 @@ from protoocc.losses import LossConfig, VoxelChoice, choose_voxels, compute_loss
 from protoocc.losses.consistency import consistency_loss, sharpen
 from protoocc.losses.contrastive import cell_segments, contrastive_loss, mask_contrast
 from protoocc.losses.lovasz import lovasz_softmax
-from protoocc.model import ProtoOccOutput
+from protoocc.network import NetworkOutput
+from schemas.classes import OCC3D
 from schemas.errors import DataError
 from schemas.store import NO_SEGMENT
 
@@ -32,12 +33,12 @@ def make_batch(**changes: torch.Tensor | None) -> Batch:
     return Batch(tokens=["a", "b"], **{**fields, **changes})  # type: ignore[arg-type]
 
 
-def make_output(choice: VoxelChoice, views: int = 3) -> ProtoOccOutput:
+def make_output(choice: VoxelChoice, views: int = 3) -> NetworkOutput:
     """Random logits of three classes and random pixel features on 2 x 2 cells of 8 pixels."""
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(views, len(choice.all), 3, generator=generator)
     features = torch.randn(2, 1, 2, 2, 4, generator=generator)
-    return ProtoOccOutput(logits, choice.all, features, torch.ones(2, 1, 2, 2, dtype=torch.bool), 8)
+    return NetworkOutput(logits, choice.all, features, torch.ones(2, 1, 2, 2, dtype=torch.bool), 8)
 
 
 def test_contrast_by_hand() -> None:
@@ -117,7 +118,7 @@ def test_consistency_target_carries_no_gradient() -> None:
 
 def test_choose_voxels_takes_observed_known_ones() -> None:
     """Voxels 4 and 7 are not observed, 3 is unknown; the second sample starts at 8."""
-    choice = choose_voxels(make_batch(), LossConfig())
+    choice = choose_voxels(make_batch(), LossConfig(), OCC3D)
     assert choice.supervised.tolist() == [0, 1, 2, 5, 6, 8, 9, 10, 13, 14]
     assert choice.consistency.tolist() == list(range(16))
     assert choice.all.tolist() == choice.supervised.tolist() + list(range(16))
@@ -126,8 +127,8 @@ def test_choose_voxels_takes_observed_known_ones() -> None:
 def test_choose_voxels_draws_by_generator() -> None:
     """A subset without repetition of what is observed, the same for the same seed."""
     config = LossConfig(supervised_voxels=4, consistency_voxels=5)
-    first = choose_voxels(make_batch(), config, torch.Generator().manual_seed(3))
-    second = choose_voxels(make_batch(), config, torch.Generator().manual_seed(3))
+    first = choose_voxels(make_batch(), config, OCC3D, torch.Generator().manual_seed(3))
+    second = choose_voxels(make_batch(), config, OCC3D, torch.Generator().manual_seed(3))
     assert torch.equal(first.all, second.all)
     assert len(set(first.supervised.tolist())) == 4
     assert set(first.supervised.tolist()) <= {0, 1, 2, 5, 6, 8, 9, 10, 13, 14}
@@ -137,7 +138,7 @@ def test_choose_voxels_draws_by_generator() -> None:
 def test_total_is_the_weighted_sum() -> None:
     """Equation (6), with cross entropy from the definition over the three views."""
     batch, config = make_batch(), LossConfig(lambda_ce=3, lambda_lovasz=5, lambda_cls=7, lambda_cons=11)
-    choice = choose_voxels(batch, config)
+    choice = choose_voxels(batch, config, OCC3D)
     output = make_output(choice)
     losses = compute_losses(output, batch, choice, config)
     assert batch.semantics is not None
@@ -153,10 +154,10 @@ def test_total_is_the_weighted_sum() -> None:
 def test_unknown_label_is_ignored_everywhere() -> None:
     """Voxel 3 is 255: its logits change no supervised loss."""
     batch, config = make_batch(), LossConfig(consistency_voxels=1)
-    choice = choose_voxels(batch, config, torch.Generator().manual_seed(0))
+    choice = choose_voxels(batch, config, OCC3D, torch.Generator().manual_seed(0))
     assert 3 not in choice.supervised.tolist()
     nothing = make_batch(semantics=torch.full((2, 2, 2, 2), 255))
-    empty = choose_voxels(nothing, config, torch.Generator().manual_seed(0))
+    empty = choose_voxels(nothing, config, OCC3D, torch.Generator().manual_seed(0))
     losses = compute_losses(make_output(empty), nothing, empty, config)
     assert losses["ce"] == 0
     assert losses["lovasz"] == 0
@@ -166,8 +167,8 @@ def test_unknown_label_is_ignored_everywhere() -> None:
 def test_parts_that_are_off_are_zero() -> None:
     """One view has nothing to agree with; without pixel features there is no mask loss and no mask is needed."""
     batch = make_batch(segment_id=None)
-    choice = choose_voxels(batch, LossConfig())
-    output = ProtoOccOutput(make_output(choice, views=1).logits, choice.all, None, None, 8)
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
+    output = NetworkOutput(make_output(choice, views=1).logits, choice.all, None, None, 8)
     losses = compute_losses(output, batch, choice, LossConfig())
     assert losses["cls"] == 0
     assert losses["cons"] == 0
@@ -176,8 +177,8 @@ def test_parts_that_are_off_are_zero() -> None:
 
 def test_missing_targets_are_named() -> None:
     """The message names the samples and what to do."""
-    choice = choose_voxels(make_batch(), LossConfig())
+    choice = choose_voxels(make_batch(), LossConfig(), OCC3D)
     with pytest.raises(DataError, match=r"\['a', 'b'\].*pseudo masks.*protoocc masks"):
         compute_losses(make_output(choice), make_batch(segment_id=None), choice, LossConfig())
     with pytest.raises(DataError, match="no semantics"):
-        choose_voxels(make_batch(semantics=None), LossConfig())
+        choose_voxels(make_batch(semantics=None), LossConfig(), OCC3D)

@@ -25,6 +25,7 @@ from protoocc.model import (
     protoocc_tiny,
 )
 from protoocc.model.backbone import ImageFeatures, ResNet, padded_size
+from schemas.classes import OCC3D
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
 
@@ -155,7 +156,7 @@ def test_every_parameter_learns() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     for _ in range(2):
         optimizer.zero_grad()
-        choice = choose_voxels(batch, LossConfig())
+        choice = choose_voxels(batch, LossConfig(), OCC3D)
         losses = compute_losses(model(batch, choice.all), batch, choice, LossConfig())
         assert all(losses[name] > 0 for name in ("ce", "lovasz", "cls", "cons"))
         losses["total"].backward()
@@ -168,7 +169,7 @@ def test_mask_loss_trains_prototypes_and_backbone() -> None:
     """L_cls alone reaches the clustered features and the mapping, not the decoder."""
     torch.manual_seed(0)
     model, batch = ProtoOcc(tiny_model()).train(), make_batch()
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     compute_losses(model(batch, choice.all), batch, choice, LossConfig())["cls"].backward()
     last = model.encoder.layers[-1].mapping
     assert last.lift.weight.grad.abs().sum() > 0
@@ -205,7 +206,7 @@ def test_camera_that_sees_nothing() -> None:
     poses = batch.camera_from_ego.clone()
     poses[0, 1] = torch.tensor([[1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, -50], [0, 0, 0, 1]])
     blind = dataclasses.replace(batch, camera_from_ego=poses)
-    choice = choose_voxels(blind, LossConfig())
+    choice = choose_voxels(blind, LossConfig(), OCC3D)
     output = model(blind, choice.all)
     assert output.pixel_seen is not None
     assert output.pixel_seen.any((2, 3)).tolist() == [[True, False, True]]
@@ -219,7 +220,7 @@ def test_no_camera_sees_anything(network: ProtoOcc) -> None:
     batch = make_batch()
     away = dataclasses.replace(batch, camera_from_ego=batch.camera_from_ego * torch.tensor([1.0, 1, -1, 1])[:, None])
     away.camera_from_ego[..., 2, 3] = -100.0
-    choice = choose_voxels(away, LossConfig())
+    choice = choose_voxels(away, LossConfig(), OCC3D)
     losses = compute_losses(network(away, choice.all), away, choice, LossConfig())
     assert losses["cls"] == 0
     assert torch.isfinite(losses["total"])
@@ -253,7 +254,7 @@ def test_switches(changes: dict[str, object]) -> None:
     torch.manual_seed(0)
     config = tiny_model(**changes)
     model, batch = ProtoOcc(config).train(), make_batch()
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     output = model(batch, choice.all)
     assert len(output.logits) == config.views
     assert (output.pixel_features is None) is (not config.prototype_optimisation)
@@ -315,7 +316,7 @@ def test_memorises_two_keyframes() -> None:
     history: list[dict[str, float]] = []
     for step in range(150):
         batch = batches[step % 2]
-        choice = choose_voxels(batch, LossConfig())
+        choice = choose_voxels(batch, LossConfig(), OCC3D)
         losses = compute_losses(model(batch, choice.all), batch, choice, LossConfig())
         optimizer.zero_grad()
         losses["total"].backward()

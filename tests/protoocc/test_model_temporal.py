@@ -12,6 +12,7 @@ from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model import ProtoOcc
 from protoocc.model.projection import query_centers
 from protoocc.model.temporal import TemporalFusion, warp
+from schemas.classes import OCC3D
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
 from tests.protoocc.test_model import make_batch, tiny_model
@@ -82,7 +83,7 @@ def test_history_trains(temporal: str) -> None:
     torch.manual_seed(0)
     model = ProtoOcc(tiny_model(frames=3, temporal=temporal)).train()
     batch = with_past(make_batch(), 3, pose(x_m=2.0))
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     compute_losses(model(batch, choice.all), batch, choice, LossConfig())["total"].backward()
     used = [p for p in model.parameters() if p.grad is not None]
     assert used
@@ -132,7 +133,7 @@ def test_recomputing_changes_no_gradient(changes: dict[str, object]) -> None:
         torch.manual_seed(0)
         model = ProtoOcc(tiny_model(recompute=recompute, **changes)).train()
         batch = with_past(make_batch(), 2) if "frames" in changes else make_batch()
-        choice = choose_voxels(batch, LossConfig())
+        choice = choose_voxels(batch, LossConfig(), OCC3D)
         torch.manual_seed(1)
         compute_losses(model(batch, choice.all), batch, choice, LossConfig())["total"].backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -153,5 +154,5 @@ def test_pillars_see_through_any_of_their_heights() -> None:
     inside = ((hits.reference >= 0) & (hits.reference <= 1)).all(-1)
     assert inside.any(1).all()
     assert not inside.all()
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     compute_losses(model(batch, choice.all), batch, choice, LossConfig())["total"].backward()

@@ -22,6 +22,7 @@ from protoocc.model import ProtoOcc
 from protoocc.presets import PRESETS
 from protoocc.run_folder import read_metrics
 from protoocc.trainer import train
+from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from tests.protoocc.test_model import make_batch, tiny_model
 from tests.protoocc.test_model_temporal import pose, with_past
@@ -29,7 +30,7 @@ from tests.protoocc.test_model_temporal import pose, with_past
 
 def step(model: ProtoOcc, batch: Batch) -> torch.Tensor:
     """Loss of one training step, after its backward pass."""
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     loss = compute_losses(model(batch, choice.all), batch, choice, LossConfig())["total"]
     loss.backward()
     return loss.detach()

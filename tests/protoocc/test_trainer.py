@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from protoocc.checkpoint import load_model
+from protoocc.checkpoint import load_network
 from protoocc.config import TrainConfig
 from protoocc.model import ProtoOcc
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
@@ -54,7 +54,7 @@ def test_run_folder_holds_everything(finished: Path, base_config: TrainConfig) -
     assert set(rows[0]) >= {"lr", "ce", "lovasz", "cls", "cons", "total", "gradient_norm", "seconds"}
     # Warm-up of 2 steps up to 0.01.
     assert [row["lr"] for row in rows[:2]] == [0.005, 0.01]
-    assert load_model(finished)[1] == base_config
+    assert load_network(finished)[1] == base_config
 
 
 def test_summary_and_reports(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
@@ -150,7 +150,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
 def test_shards_without_masks_need_the_loss_off(own_shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
     manifest = json.loads((own_shards / "manifest.json").read_text())
     (own_shards / "manifest.json").write_text(json.dumps({**manifest, "masks": None}))
-    with pytest.raises(ConfigError, match="holds no pseudo masks"):
+    with pytest.raises(ConfigError, match="cannot train on .*: the shards hold no pseudo masks"):
         train(tiny_config, own_shards, tmp_path / "run")
     config = override(tiny_config, ["model.prototype_optimisation=false", "schedule.steps=1"])
     assert train(config, own_shards, tmp_path / "run").last["cls"] == 0.0

@@ -18,28 +18,30 @@ from protoocc.prototype_colors import prototype_colors
 from protoocc.view import SampleView, render_sample, sample_title, write_png
 from protoocc.view.images import camera_panel, prototype_panel, segment_borders, spatial_order
 from protoocc.view.page import MARGIN, PAGE_WIDTH
-from protoocc.view.paint import paint_errors
+from protoocc.view.paint import make_palette, paint_errors
 from protoocc.view.sample import COLUMN_PX, _class_legend, _error_legend
-from schemas.classes import OCC3D_CLASSES, OCC3D_COLORS
+from schemas.classes import OCC3D
 from schemas.datasets import NUSCENES_CAMERAS
 from schemas.errors import DataError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
 from tests.protoocc.test_model import make_batch, tiny_model
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
+PALETTE = make_palette(OCC3D)
 GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=0.4, shape=(20, 20, 4))
-CAR, ROAD, BUS = (OCC3D_CLASSES.index(name) for name in ("car", "driveable_surface", "bus"))
+CAR, ROAD, BUS = (OCC3D.index(name) for name in ("car", "driveable_surface", "bus"))
 
 
 @pytest.fixture
 def view() -> SampleView:
     images = np.stack([np.full((27, 50, 3), 40 * v, dtype=np.uint8) for v in range(6)])
-    semantics = np.full(GRID.shape, 17, dtype=np.uint8)
+    semantics = np.full(GRID.shape, OCC3D.free, dtype=np.uint8)
     semantics[:, :, 0] = ROAD
     semantics[12:15, 5:8, 1:3] = CAR
     return SampleView(
         images=images,
         cameras=NUSCENES_CAMERAS,
+        classes=OCC3D,
         segment_id=np.zeros((6, 27, 50), dtype=np.uint16),
         semantics=semantics,
         mask_camera=np.ones(GRID.shape, dtype=bool),
@@ -90,28 +92,29 @@ def test_sheet_without_prediction_is_shorter(view: SampleView) -> None:
 
 
 def test_legend_names_what_occurs(view: SampleView) -> None:
-    entries = {entry.name: entry.color for entry in _class_legend(view)}
+    entries = {entry.name: entry.color for entry in _class_legend(view, PALETTE)}
     assert list(entries)[:2] == ["car", "driveable surface"]
-    assert entries["car"] == tuple(OCC3D_COLORS[CAR].tolist())
+    assert entries["car"] == tuple(OCC3D.palette[CAR].tolist())
     assert "bus" not in entries and not any("unknown" in name for name in entries)
     semantics = view.semantics.copy()
     semantics[0, 0, 0] = 255
     prediction = np.full(GRID.shape, BUS, dtype=np.uint8)
     changed = dataclasses.replace(view, semantics=semantics, prediction=prediction)
-    names = [entry.name for entry in _class_legend(changed)]
+    names = [entry.name for entry in _class_legend(changed, PALETTE)]
     assert names[:4] == ["bus", "car", "driveable surface", "unknown class (ignored)"]
 
 
 def test_legend_colours_stand_on_the_sheet(view: SampleView) -> None:
     legend = render_sample(view)[-MARGIN - 30 : -MARGIN + 5].reshape(-1, 3)
     for label in (CAR, ROAD):
-        assert np.count_nonzero((legend == OCC3D_COLORS[label]).all(axis=1)) > 100
+        assert np.count_nonzero((legend == OCC3D.palette[label]).all(axis=1)) > 100
 
 
 def test_error_shares_by_hand(view: SampleView) -> None:
     prediction = view.semantics.copy()
-    prediction[:2, :, 0] = 17  # 2*20 = 40 road voxels missed of 400 road + 3*3*2 = 18 car = 418
-    names = [entry.name for entry in _error_legend(paint_errors(view.semantics, prediction, view.mask_camera))]
+    prediction[:2, :, 0] = OCC3D.free  # 2*20 = 40 road voxels missed of 400 road + 3*3*2 = 18 car = 418
+    errors = paint_errors(view.semantics, prediction, view.mask_camera, OCC3D)
+    names = [entry.name for entry in _error_legend(errors, PALETTE)]
     # 378 / 418 = 90.4 %, 40 / 418 = 9.6 %
     assert names == ["correct 90.4 %", "wrong class 0.0 %", "missed 9.6 %", "invented 0.0 %"]
 
@@ -167,6 +170,7 @@ def test_real_occ3d_labels() -> None:
         SampleView(
             images=np.zeros((6, 27, 50, 3), dtype=np.uint8),
             cameras=NUSCENES_CAMERAS,
+            classes=OCC3D,
             segment_id=None,
             semantics=semantics,
             mask_camera=mask,
@@ -176,7 +180,7 @@ def test_real_occ3d_labels() -> None:
         )
     )
     top = sheet[-MARGIN - 22 - 20 - COLUMN_PX : -MARGIN - 22 - 20, MARGIN : MARGIN + COLUMN_PX]
-    shown = np.count_nonzero((top == OCC3D_COLORS[ROAD]).all(axis=2)) / 9  # 3 x 3 pixels per voxel
+    shown = np.count_nonzero((top == OCC3D.palette[ROAD]).all(axis=2)) / 9  # 3 x 3 pixels per voxel
     columns = int(((semantics == ROAD) & mask).any(axis=2).sum())
     # plants hide some road and shadows or edges change the colour of some, so between a third and all of it is seen
     assert columns / 3 < shown <= columns
@@ -202,7 +206,10 @@ def test_cells_of_one_colour_share_a_prototype() -> None:
     model, batch = ProtoOcc(tiny_model()).eval(), make_batch()
     images = torch.zeros_like(batch.images)
     images[..., 40:] = 255
-    colors = prototype_colors(model, dataclasses.replace(batch, images=images))
+    with torch.no_grad():
+        found = model.image_prototypes(dataclasses.replace(batch, images=images))
+    assert found is not None
+    colors = prototype_colors(found)
     assert colors.shape == (3, 5, 9, 3)
     assert np.abs(colors[0, 2, 1].astype(int) - colors[0, 2, 2]).sum() < 60
     assert np.abs(colors[0, 2, 1].astype(int) - colors[0, 2, 7]).sum() > 100

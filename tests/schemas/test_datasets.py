@@ -51,6 +51,8 @@ def test_paths_start_at_the_file(tmp_path):
         ("scenes: [scene-0916]", "official: val, scenes: [a]", "field 'splits.train'"),
         ("every: 5", "every: 0", "field 'splits.train.every' = 0"),
         ("root: raw", "root: raw\n  categories: {vehicle.mine: lorry}", "unknown class 'lorry'"),
+        ("root: raw", "root: raw\n  point_columns: 2", "field 'point_columns' = 2"),
+        ("resize: [800, 450], ", "", "field 'image.resize' is missing"),
     ],
 )
 def test_wrong_field_is_named(tmp_path, old, new, message):
@@ -76,6 +78,13 @@ def test_select(tmp_path):
     assert select_dataset(datasets, None).name == "mine"
     with pytest.raises(ConfigError, match="known: mine"):
         select_dataset(datasets, "other")
+
+
+def test_images_may_keep_their_size(tmp_path):
+    dataset = load_datasets(write(tmp_path, ENTRY.replace("resize: [800, 450]", "resize: null")))["mine"]
+    assert dataset.image.shape == (432, 800)
+    assert dataset.image.resized((1226, 460)) == (1226, 460)
+    assert dataset.image.crop_fits((800, 450)) and not dataset.image.crop_fits((800, 449))
 
 
 def test_own_category_beats_the_table(tmp_path):

@@ -29,7 +29,7 @@ def forward(
     """Sampled values, in the dtype of ``value``."""
     dtype = working_dtype(value, locations, weights)
     out = torch.zeros(*weights.shape[:2], value.shape[3], dtype=dtype)
-    _run("forward", layout, value, locations, weights, out)
+    _run("forward", layout, (value, locations, weights), out)
     return out.to(value.dtype)
 
 
@@ -44,21 +44,32 @@ def backward(
     inputs = (value, locations, weights)
     dtype = working_dtype(*inputs)
     gradients = [torch.zeros(tensor.shape, dtype=dtype) for tensor in inputs]
-    _run("backward", layout, *inputs, grad_out, *gradients)
+    _run("backward", layout, inputs, grad_out, tuple(gradients))
     grad_value, grad_locations, grad_weights = (g.to(t.dtype) for g, t in zip(gradients, inputs, strict=True))
     return grad_value, grad_locations, grad_weights
 
 
-def _run(name: str, layout: Layout, *tensors: Tensor) -> None:
-    """Calls one kernel for every head of every map; its last tensors receive the results."""
-    maps, _, heads, channels = tensors[0].shape
-    dtype = working_dtype(*tensors)
-    arrays = [tensor.detach().to(dtype).contiguous().numpy() for tensor in tensors]
+def _run(name: str, layout: Layout, inputs: tuple[Tensor, ...], *others: Tensor | tuple[Tensor, ...]) -> None:
+    """Calls one kernel for every head of every map.
+
+    Args:
+        name: `forward` or `backward`.
+        layout: maps, levels and rows.
+        inputs: value, locations, weights.
+        others: further arguments of the kernel; the last one receives the results.
+    """
+    maps, _, heads, channels = inputs[0].shape
+    dtype = working_dtype(*inputs)
+
+    def array(tensor: Tensor) -> np.ndarray:
+        return tensor.detach().to(dtype).contiguous().numpy()
+
+    arrays = [tuple(map(array, part)) if isinstance(part, tuple) else array(part) for part in (inputs, *others)]
     levels = np.array(layout.levels(), dtype=np.int64).reshape(-1, 3)
     kernel = getattr(kernels(channels, np.float64 if dtype == torch.float64 else np.float32), name)
     rows = layout.rows()
     tasks = [(m, h, *rows[m]) for m in range(maps) for h in range(heads) if layout.counts[m]]
-    _for_each(lambda task: _call(kernel, task, levels, *arrays), tasks, cost=tensors[2].numel() * channels)
+    _for_each(lambda task: _call(kernel, task, levels, *arrays), tasks, cost=inputs[2].numel() * channels)
 
 
 def _call(kernel: Callable[..., None], *arguments: object) -> None:

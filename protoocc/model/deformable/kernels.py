@@ -56,14 +56,19 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 def kernels(channels: int, real: type) -> Kernels:
     """Kernels whose inner loop has a fixed length, so that it runs on vectors.
 
-    Both take the task (map, head, first row, last row + 1), the levels (H, W, first cell), then arrays as in
-    `deformable_attention`. ``backward`` writes the gradients of the task's own part only: grad_value of its map and
-    head, grad_locations and grad_weights of its rows and head.
+    Both take the task (map, head, first row, last row + 1), the levels (H, W, first cell) and the inputs (value,
+    locations, weights) as in `deformable_attention`.
     """
+    return Kernels(_compiled(_forward(channels, real)), _compiled(_backward(channels, real)))
+
+
+def _forward(channels: int, real: type) -> Callable[..., None]:
+    """Adds what the task's rows sample to ``out``."""
 
     @no_type_check
-    def forward(task, levels, value, locations, weights, out):
+    def forward(task, levels, inputs, out):
         m, h, first_row, last_row = task
+        value, locations, weights = inputs
         for r in range(first_row, last_row):
             for level in range(len(levels)):
                 for p in range(weights.shape[3]):
@@ -83,9 +88,17 @@ def kernels(channels: int, real: type) -> Kernels:
                             + a11 * value[m, c11, h, k]
                         )
 
+    return forward
+
+
+def _backward(channels: int, real: type) -> Callable[..., None]:
+    """Writes the gradients of the task's own part only: those of its map, of its rows and of its head."""
+
     @no_type_check
-    def backward(task, levels, value, locations, weights, grad_out, grad_value, grad_locations, grad_weights):
+    def backward(task, levels, inputs, grad_out, gradients):
         m, h, first_row, last_row = task
+        value, locations, weights = inputs
+        grad_value, grad_locations, grad_weights = gradients
         zero = real(0.0)
         for r in range(first_row, last_row):
             for level in range(len(levels)):
@@ -119,4 +132,4 @@ def kernels(channels: int, real: type) -> Kernels:
                     )
                     grad_locations[r, h, level, p, 1] = weight * levels[level, 0] * (has[3] * bottom - has[2] * top)
 
-    return Kernels(_compiled(forward), _compiled(backward))
+    return backward

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from protoocc.batch import Batch
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
-from protoocc.model import ProtoOcc, ProtoOccConfig, ProtoOccOutput
+from protoocc.model import ProtoOcc, ProtoOccConfig
+from protoocc.network import NetworkOutput
+from schemas.classes import OCC3D
 
 PARTS = ("ce", "lovasz", "cls", "cons", "total")
 """Losses that a training step reports, less the sum form of L_cls."""
@@ -34,10 +36,10 @@ def record(module: Any) -> list[tuple[tuple[Any, ...], Any]]:
     return calls
 
 
-def train_step(model: ProtoOcc, batch: Batch) -> tuple[ProtoOccOutput, dict[str, Tensor], list[Tensor | None]]:
+def train_step(model: ProtoOcc, batch: Batch) -> tuple[NetworkOutput, dict[str, Tensor], list[Tensor | None]]:
     """Output, losses and gradients of a training step whose random numbers are always the same."""
     torch.manual_seed(7)
-    choice = choose_voxels(batch, LossConfig())
+    choice = choose_voxels(batch, LossConfig(), OCC3D)
     output = model.train()(batch, choice.all)
     losses = compute_losses(output, batch, choice, LossConfig())
     gradients = torch.autograd.grad(losses["total"], list(model.parameters()), allow_unused=True)

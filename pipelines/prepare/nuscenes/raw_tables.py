@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import defaultdict
@@ -95,19 +96,36 @@ def tables_fingerprint(folder: Path) -> str:
     return sha256_of(folder / f"{name}.json" for name in names)
 
 
+def maps_fingerprint(root: Path, folder: Path) -> str:
+    """SHA-256 over the map masks that `map.json` names, by name; a missing one counts as missing."""
+    names = sorted({str(row.get("filename") or "") for row in read_table(folder, "map")} - {""})
+    states = [[name, sha256_of([root / name]) if (root / name).is_file() else None] for name in names]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
+
 def load_devkit(dataset: DatasetSpec) -> NuScenes:
-    """Loads all tables through nuscenes-devkit.
+    """Loads all tables through nuscenes-devkit; a map row whose file is missing loses its file name.
 
     Raises:
         DataError: a table is broken or a row points nowhere; names table, row, field and value.
     """
     from nuscenes import NuScenes
 
+    class Tables(NuScenes):  # type: ignore[misc]  # the devkit has no types
+        """The devkit refuses a world whose map is missing; here it costs only what needs the map."""
+
+        def __load_table__(self, table_name: str) -> list[Row]:  # noqa: N807  the devkit's name
+            rows: list[Row] = super().__load_table__(table_name)
+            for row in rows if table_name == "map" else ():
+                if not (dataset.root / row["filename"]).is_file():
+                    row["filename"] = ""
+            return rows
+
     folder = table_folder(dataset)
     try:
         # with lidarseg the devkit looks up a colour for every category, and knows none for a user's own
         colors = defaultdict[str, tuple[int, int, int]](lambda: (0, 0, 0))
-        return NuScenes(dataset.version, str(dataset.root), verbose=False, colormap=colors)
+        return Tables(dataset.version, str(dataset.root), verbose=False, colormap=colors)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         for name in TABLES:
             read_table(folder, name)

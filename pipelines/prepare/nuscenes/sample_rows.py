@@ -1,4 +1,4 @@
-"""From table rows to a `SampleRecord`: sensors, sweeps, boxes and the map mask of one keyframe."""
+"""From table rows to a `SampleRecord`: sensors, sweeps and boxes of one keyframe."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pipelines.prepare.keyframes import Keyframe
-from pipelines.prepare.raw_tables import Row, dangling_message
-from schemas.classes import OCC3D_CLASSES
+from pipelines.prepare.nuscenes.raw_tables import Row, dangling_message
+from pipelines.prepare.source import Keyframe, vehicle_pose
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, SampleRecord
@@ -17,7 +16,8 @@ from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, Sam
 if TYPE_CHECKING:
     from nuscenes import NuScenes
 
-LIDAR = "LIDAR_TOP"
+POINT_COLUMNS = 5
+"""float32 x, y, z, intensity, ring."""
 POINT_LABELS = ("panoptic", "lidarseg")
 """Optional tables of point labels; where several label the same points, the last one counts."""
 
@@ -36,10 +36,11 @@ class SampleReader:
         self.folder = dataset.root / dataset.version
         rows = [row for table in POINT_LABELS for row in getattr(nusc, table, [])]
         self.labels = {row["sample_data_token"]: row["filename"] for row in rows}
-        self.has_sweeps = (dataset.root / "sweeps" / LIDAR).is_dir()
+        self.has_sweeps = dataset.lidar is not None and (dataset.root / "sweeps" / dataset.lidar).is_dir()
+        self._scenes = {str(row["name"]): row for row in nusc.scene}
 
     def read(self, keyframe: Keyframe) -> SampleRecord:
-        """The record of one keyframe; `previous` and `next` are filled in when its scene is complete.
+        """The record of one keyframe; `previous`, `next` and `map_window` are filled in when its scene is complete.
 
         Raises:
             DataError: a row points nowhere, lacks a field or holds a bad value; names table, row and sample.
@@ -63,7 +64,10 @@ class SampleReader:
 
     def _read(self, keyframe: Keyframe) -> SampleRecord:
         sample = self.nusc.get("sample", keyframe.token)
-        lidar = self._sensor_row(sample, LIDAR)
+        channel = self.dataset.lidar
+        row = None if channel is None else self._sensor_row(sample, channel, "lidar")
+        lidar = None if row is None else self._lidar(row)
+        cameras = {name: self._camera(self._sensor_row(sample, name, "cameras")) for name in self.dataset.cameras}
         return SampleRecord(
             token=keyframe.token,
             scene=keyframe.scene,
@@ -71,11 +75,12 @@ class SampleReader:
             timestamp_us=sample["timestamp"],
             previous=None,
             next=None,
-            cameras={channel: self._camera(self._sensor_row(sample, channel)) for channel in self.dataset.cameras},
-            lidar=self._lidar(lidar),
-            sweeps=self._sweeps(lidar) if self.has_sweeps else (),
+            cameras=cameras,
+            global_from_vehicle=vehicle_pose(lidar, cameras, sample["timestamp"]),
+            lidar=lidar,
+            sweeps=self._sweeps(row) if row is not None and self.has_sweeps else (),
             boxes=tuple(self._box(token) for token in sorted(sample["anns"])),
-            map_mask=self._map_mask(sample),
+            map_window=None,
             splits=keyframe.splits,
         )
 
@@ -88,11 +93,11 @@ class SampleReader:
             raise DataError(dangling_message(self.folder, (table, row["token"], field), (target, row[field]))) from None
         return found
 
-    def _sensor_row(self, sample: Row, channel: str) -> Row:
+    def _sensor_row(self, sample: Row, channel: str, field: str) -> Row:
         if channel not in sample["data"]:
             raise DataError(
                 f"{self.folder / 'sample_data.json'} has no keyframe of {channel} for this sample; "
-                f"channels there: {', '.join(sorted(sample['data'])) or 'none'}. Correct `cameras` or restore the row."
+                f"channels there: {', '.join(sorted(sample['data'])) or 'none'}. Correct `{field}` or restore the row."
             )
         row: Row = self.nusc.get("sample_data", sample["data"][channel])
         return row
@@ -103,12 +108,14 @@ class SampleReader:
         return mounting, self._pose("calibrated_sensor", mounting), self._pose("ego_pose", vehicle)
 
     def _pose(self, table: str, row: Row) -> RigidPose:
-        pose = RigidPose(rotation_wxyz=row["rotation"], translation_m=row["translation"])
         try:
-            pose.matrix  # noqa: B018  the property checks the quaternion
-        except ValueError as error:
-            raise DataError(f"{self.folder / (table + '.json')}: row '{row['token']}': {error}") from error
-        return pose
+            return RigidPose(rotation_wxyz=row["rotation"], translation_m=row["translation"])
+        except ValidationError as error:
+            problem = error.errors()[0]
+            if problem["type"] != "value_error":
+                raise
+            reason = problem["ctx"]["error"]
+            raise DataError(f"{self.folder / (table + '.json')}: row '{row['token']}': {reason}") from error
 
     def _camera(self, row: Row) -> CameraRecord:
         mounting, ego_from_camera, global_from_ego = self._poses(row)
@@ -137,6 +144,7 @@ class SampleReader:
             timestamp_us=row["timestamp"],
             ego_from_lidar=ego_from_lidar,
             global_from_ego=global_from_ego,
+            point_columns=self.dataset.point_columns or POINT_COLUMNS,
             labels_path=self.labels.get(row["token"]),
         )
 
@@ -159,7 +167,7 @@ class SampleReader:
             raise DataError(
                 f"{self.folder / 'sample_annotation.json'}: annotation '{token}' has category '{category}', which "
                 f"has no class. Add `{category}: CLASS` to `categories:` of '{self.dataset.name}' in datasets.yaml; "
-                f"classes: {', '.join(OCC3D_CLASSES[:17])}."
+                f"classes: {', '.join(self.dataset.classes.occupied)}."
             ) from None
         width, length, height = row["size"]
         if not min(width, length, height) > 0:
@@ -177,8 +185,12 @@ class SampleReader:
             num_lidar_pts=row["num_lidar_pts"],
         )
 
-    def _map_mask(self, sample: Row) -> str | None:
-        scene = self._follow("sample", sample, "scene_token", "scene")
-        log = self._follow("scene", scene, "log_token", "log")
+    def map_file(self, scene: str) -> Path | None:
+        """Mask of a scene's map; None where there is none.
+
+        Raises:
+            DataError: the scene's row names a log that does not exist.
+        """
+        log = self._follow("scene", self._scenes[scene], "log_token", "log")
         name: str = self.nusc.get("map", log["map_token"])["filename"]
-        return Path(name).as_posix() if name else None
+        return self.dataset.root / name if name else None

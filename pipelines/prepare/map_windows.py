@@ -1,0 +1,115 @@
+"""The driveable area around each scene, cut once out of the map's mask, so that no later stage opens a whole city.
+
+A mask of nuScenes holds up to 1.2e9 pixels in a PNG, which no reader opens in part: it is decoded once per run (about
+10 s and one byte per pixel: 1.2 GB, the peak of `prepare`), and its black and white pixels are left as a raster of one
+bit per pixel, of which the tasks read their own rows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field
+
+from pipelines.files import write_bytes
+from pipelines.prepare.source import MapImage, Source
+from schemas.errors import DataError, disk_errors
+from schemas.records import MapWindow, SampleRecord
+from schemas.settings import Frozen
+
+WINDOWS: Final = "maps"
+"""Folder of the windows, below the records."""
+RASTERS: Final = "rasters"
+"""Folder of the rasters, below the records until these are finished."""
+REACH_M: Final = 120.0
+"""A window reaches so far beyond the vehicle's places: farther than any LiDAR point that is looked up in it."""
+_THRESHOLD: Final = 127
+_STRIP_ROWS: Final = 512
+
+
+class Raster(Frozen):
+    """A map's mask as a file of bits that tasks map into memory."""
+
+    path: str = Field(
+        description="Below the records folder: `.npy` of packed bits (height, width / 8 rounded up), north first."
+    )
+    size_px: tuple[int, int] = Field(description="Width and height, pixels.")
+    pixel_m: float = Field(description="Edge of a pixel, metres.")
+
+
+def unpack_maps(source: Source, scenes: Sequence[str], folder: Path) -> Mapping[str, Raster]:
+    """Decodes the masks of some scenes, each once, one after the other.
+
+    Args:
+        source: knows the masks.
+        scenes: scene names.
+        folder: the records folder; rasters are put below it.
+
+    Returns:
+        Raster of each scene that has a map.
+
+    Raises:
+        DataError: a mask is no whole image.
+    """
+    images = {scene: image for scene in scenes if (image := source.map_image(scene)) is not None}
+    rasters = {
+        image: _unpack(image, folder, f"{RASTERS}/{number:03d}.npy")
+        for number, image in enumerate(sorted(set(images.values())))
+    }
+    return {scene: rasters[image] for scene, image in images.items()}
+
+
+def _unpack(image: MapImage, folder: Path, path: str) -> Raster:
+    target = folder / path
+    Image.MAX_IMAGE_PIXELS = None  # PIL warns of images that nuScenes surpasses
+    try:
+        with Image.open(image.path) as mask:
+            mask.load()
+            width, height = mask.size
+            with disk_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shape = (height, -(-width // 8))
+                bits = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+                for top in range(0, height, _STRIP_ROWS):
+                    bottom = min(top + _STRIP_ROWS, height)
+                    strip = np.asarray(mask.crop((0, top, width, bottom)).convert("L"))
+                    bits[top:bottom] = np.packbits(strip > _THRESHOLD, axis=1)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{image.path}: map mask is missing or no whole image ({error}); copy it again") from error
+    return Raster(path=path, size_px=(width, height), pixel_m=image.pixel_m)
+
+
+def cut_window(raster: Raster, records: Sequence[SampleRecord], folder: Path) -> MapWindow | None:
+    """Writes the window around one scene's keyframes as ``folder/maps/<scene>.png``, of one bit per pixel.
+
+    Args:
+        raster: mask of the scene's map.
+        records: keyframes of one scene, at least one.
+        folder: the records folder.
+
+    Returns:
+        Where the window is and what it covers; None if the vehicle never comes near the map.
+    """
+    places_m: Float64[np.ndarray, "k 3"] = np.array([record.global_from_vehicle.translation_m for record in records])
+    low = np.floor((places_m[:, :2].min(axis=0) - REACH_M) / raster.pixel_m).astype(np.int64)
+    high = np.ceil((places_m[:, :2].max(axis=0) + REACH_M) / raster.pixel_m).astype(np.int64)
+    low, high = np.maximum(low, 0), np.minimum(high, raster.size_px)
+    (left, bottom), (right, top) = low.tolist(), high.tolist()
+    if left >= right or bottom >= top:
+        return None
+    height = raster.size_px[1]
+    bits = np.load(folder / raster.path, mmap_mode="r")
+    rows = np.unpackbits(bits[height - top : height - bottom, left // 8 : -(-right // 8)], axis=1)
+    window = rows[:, left % 8 : left % 8 + right - left].astype(bool)
+    path = f"{WINDOWS}/{records[0].scene}.png"
+    png = io.BytesIO()
+    Image.fromarray(window).save(png, format="PNG")
+    write_bytes(folder / path, png.getvalue())
+    x_m, y_m = (low * raster.pixel_m).tolist()
+    return MapWindow(path=path, corner_m=(x_m, y_m), pixel_m=raster.pixel_m)

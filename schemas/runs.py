@@ -1,0 +1,38 @@
+"""The folder of a training run: names of its files, for its writer and for programs that need no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CONFIG: Final = "config.json"
+"""All settings of the run; each checkpoint holds a copy of those it was made with."""
+METRICS: Final = "metrics.jsonl"
+"""One JSON object per step: `step` and the losses."""
+CHECKPOINTS: Final = "checkpoints"
+"""Folder of `step-<number>/`."""
+
+_STEP: Final = "step-"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings of the run, JSON."""
+        return self.root / CONFIG
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.root / CHECKPOINTS
+
+    def last_step(self) -> int:
+        """Step of the last whole checkpoint; 0 where there is none."""
+        names = [path.name.removeprefix(_STEP) for path in self.checkpoints.glob(f"{_STEP}*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)

@@ -27,6 +27,7 @@ from pipelines.prepare.scene_records import records_stage
 from pipelines.scheduler import Scheduler
 from pipelines.shard_file import write_shard
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, run_stage
+from pipelines.unit_files import Work
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.records import read_records
 from schemas.shards import sample_members
@@ -150,25 +151,25 @@ class Bench:
         (self.uses / str(os.getpid())).write_text(f"{peak_memory_mb()} {time.process_time()}")
 
 
-def _read_only(bench: Bench, unit: Unit) -> UnitReport:
+def _read_only(bench: Bench, folder: Path, unit: Unit) -> UnitReport:
     """The empty kernel."""
     read_records(bench.work.records, unit.entries)
     bench.note_use()
     return UnitReport(done=unit.size)
 
 
-def _pack_nothing(bench: Bench, unit: Unit) -> UnitReport:
+def _pack_nothing(bench: Bench, folder: Path, unit: Unit) -> UnitReport:
     """The empty kernel of `pack`: a shard whose members hold one byte each, as the manifest needs its index."""
     members = dict.fromkeys(sample_members(bench.dataset.cameras, masks=True), b"0")
     samples = ((record, members) for record in read_records(bench.work.records, unit.entries))
-    write_shard(bench.work.shards, unit.name, split_of(unit), samples)
+    write_shard(folder, unit.name, split_of(unit), samples)
     bench.note_use()
     return UnitReport(done=unit.size)
 
 
-def _check_scene(bench: Bench, check: Callable[[Unit], UnitReport], unit: Unit) -> UnitReport:
+def _check_scene(bench: Bench, check: Work, folder: Path, unit: Unit) -> UnitReport:
     """The kernel of `records`: drafts are read, linked and written as ever, but there are no files to check."""
-    report = check(unit)
+    report = check(folder, unit)
     bench.note_use()
     return report
 

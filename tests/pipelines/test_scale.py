@@ -50,9 +50,9 @@ def test_plan_reads_no_records_and_a_task_only_its_own(name: str, work: WorkFold
     stage.create(stage.folder)
     own = stage.units[0] if name == "pack" else Unit("own", 2, tuple(entries[:2]))
     assert [entry.scene for entry in own.entries] == ["synth-0000", "synth-0000"]
-    assert stage.work(own).done == 2
+    assert stage.work(stage.folder, own).done == 2
     with pytest.raises(DataError, match=r"samples.jsonl, line 3 \(bytes \d+ to \d+\) is no record"):
-        stage.work(stage.units[1] if name == "pack" else Unit("other", 2, tuple(entries[2:])))
+        stage.work(stage.folder, stage.units[1] if name == "pack" else Unit("other", 2, tuple(entries[2:])))
 
 
 def test_generated_log_is_as_large_to_read_as_nuscenes(world_dataset: DatasetSpec, tmp_path: Path) -> None:

@@ -65,12 +65,15 @@ def _keyframe(number: int) -> Keyframe:
     return Keyframe(f"{number:032x}", f"scene-{scene:05d}", number % SCENE_LENGTH, (split,))
 
 
+MOUNTING = RigidPose(
+    rotation_wxyz=(0.5720320396729045, -0.0016977771610471074, 0.011798001930183783, -0.8201446642457809),
+    translation_m=(0.94303934931981821, 0.118089037917650971, 1.8402612348742193),
+)
+
+
 @cache
 def _template() -> SampleRecord:
-    pose = RigidPose(
-        rotation_wxyz=(0.5720320396729045, -0.0016977771610471074, 0.011798001930183783, -0.8201446642457809),
-        translation_m=(411.3039349319818, 1180.8903791765097, 0.2394121348742193),
-    )
+    pose = MOUNTING.model_copy(update={"translation_m": (411.3039349319818, 1180.8903791765097, 0.2394121348742193)})
     return SampleRecord(
         token="0",
         scene="scene",
@@ -96,7 +99,7 @@ def _camera(channel: str, pose: RigidPose) -> CameraRecord:
         width=1600,
         height=900,
         intrinsics=((1266.417203046554, 0.0, 816.2670197447984), (0.0, 1266.417203046554, 491.5), (0.0, 0.0, 1.0)),
-        ego_from_camera=pose,
+        ego_from_camera=MOUNTING,
         global_from_ego=pose,
     )
 
@@ -106,7 +109,7 @@ def _sweep(number: int, pose: RigidPose) -> LidarRecord:
         token=f"{number:032x}",
         path="sweeps/LIDAR_TOP/n015-2018-07-24-11-22-45+0800__LIDAR_TOP__1532402927647951.pcd.bin",
         timestamp_us=1532402927647951 + 50_000 * number,
-        ego_from_lidar=pose,
+        ego_from_lidar=MOUNTING,
         global_from_ego=pose,
     )
 

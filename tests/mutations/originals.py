@@ -237,9 +237,10 @@ def _record(number: int) -> SampleRecord:
         next=None,
         cameras={"CAM_FRONT": camera, "CAM_BACK": camera},
         lidar=lidar,
+        global_from_vehicle=pose,
         sweeps=(lidar,),
         boxes=(box,),
-        map_mask=None,
+        map_window=None,
         splits=("train",),
     )
 

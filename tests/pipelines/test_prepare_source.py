@@ -195,11 +195,11 @@ class Counted(GeneratedSource):
 
     def _count(self, frame: int) -> None:
         if frame == KEYFRAMES_PER_SCENE - 1:
-            self.alive.append(sum(isinstance(thing, SampleRecord) for thing in gc.get_objects()))
+            self.alive.append(sum(type(thing) is SampleRecord for thing in gc.get_objects()))
 
 
 def test_memory_holds_one_scene(dataset: DatasetSpec, sync_runtime: Runtime) -> None:
-    source, before = Counted(dataset, 120), sum(isinstance(thing, SampleRecord) for thing in gc.get_objects())
+    source, before = Counted(dataset, 120), sum(type(thing) is SampleRecord for thing in gc.get_objects())
     prepare(dataset, dataset.work, sync_runtime, source)
     assert len(source.alive) == 6
     assert max(source.alive[:3]) <= before + 1, "the driver writes each draft before it reads the next"

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +186,13 @@ def test_label_outside_the_class_table_names_shard_and_sample(own_shards: Path) 
     np.savez_compressed(data, semantics=np.full_like(volume, 40), mask_lidar=volume, mask_camera=volume)
     overwrite(own_shards, "occupancy.npz", data.getvalue())
     index = json.loads((own_shards / "train-00000.index.json").read_text())
-    index["samples"][1]["members"]["occupancy.npz"][1] = len(data.getvalue())
+    place = index["samples"][1]["members"]["occupancy.npz"]
+    place[1] = len(data.getvalue())
+    header = tarfile.TarInfo("scene-train-00000-0001.occupancy.npz")
+    header.size = place[1]
+    with (own_shards / "train-00000.tar").open("r+b") as tar:
+        tar.seek(place[0] - tarfile.BLOCKSIZE)
+        tar.write(header.tobuf(tarfile.USTAR_FORMAT))
     (own_shards / "train-00000.index.json").write_text(json.dumps(index))
     with pytest.raises(DataError, match=r"sample scene-train-00000-0001: 'semantics' holds class 40; .* 0..17 or 255"):
         ShardDataset(open_shards(own_shards, "train"))[1]

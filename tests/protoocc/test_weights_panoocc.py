@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from protoocc.config import WeightsConfig
 from protoocc.model import ProtoOcc, ProtoOccConfig, UpsampleStage, panoocc_small
+from protoocc.model.encoder import CameraViews
 from protoocc.model.projection import HitQueries
 from protoocc.weights import WeightsFile, check_weights, fill
 from schemas.errors import CheckpointError
@@ -177,7 +178,7 @@ def test_encoder_layer_computes_what_the_host_computes(network: ProtoOcc, tensor
         rows = torch.tensor([(x * SIZE.h + y) * SIZE.z + z for camera in seen for x, y, z in camera])
         hits = HitQueries(rows, rows, places[:, None], torch.ones(5, 1), [3, 2])
         ours, _ = network.encoder.layers[1](
-            queries.transpose(0, 1)[None], positions.transpose(0, 1), features=scales, prototypes=None, hits=hits
+            queries.transpose(0, 1)[None], positions.transpose(0, 1), CameraViews(scales, None, hits, None)
         )
     torch.testing.assert_close(ours[0].transpose(0, 1), expected, atol=1e-5, rtol=1e-5)
 

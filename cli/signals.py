@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -41,7 +42,7 @@ def stop_on_signals() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, _do_nothing) for number in SIGNALS}
+    before = {number: signal.signal(number, _wait) for number in SIGNALS}
     _forget_in_forks()
     threading.Thread(target=_watch, args=(reader,), daemon=True, name="signals").start()
     _block(signal.SIG_BLOCK)
@@ -55,8 +56,9 @@ def stop_on_signals() -> Iterator[None]:
         os.close(writer)
 
 
-def _do_nothing(number: int, frame: Any) -> None:
-    """The number is in the pipe by now, and the thread reads it."""
+def _wait(number: int, frame: Any) -> None:
+    """The number is in the pipe by now: the main thread does nothing more while the other one ends the program."""
+    time.sleep(60)
 
 
 def _block(how: int) -> None:
@@ -100,11 +102,10 @@ def _end(number: int) -> None:
 
 def _kill_children() -> None:
     """Kills the processes below this one, and lets the one that removes their semaphores do so."""
-    import multiprocessing
-    from multiprocessing import resource_tracker
-
-    spared = getattr(getattr(resource_tracker, "_resource_tracker", None), "_pid", None)
-    own = {process.pid for process in multiprocessing.active_children() if process.pid}
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    spared = getattr(getattr(tracker, "_resource_tracker", None), "_pid", None)
+    processes = sys.modules.get("multiprocessing")  # importing it here could wait for the main thread
+    own = {process.pid for process in processes.active_children() if process.pid} if processes else set()
     for child in (own | set(_below(os.getpid()))) - {spared}:
         with suppress(OSError):
             os.kill(child, signal.SIGKILL)

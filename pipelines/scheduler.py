@@ -229,8 +229,14 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
     }
     if scheduler.kind == "processes":
         start_resource_tracker()
-        with _unchanged_environment():
-            return Client(n_workers=workers, threads_per_worker=1, **_memory(scheduler, workers), **local)
+        try:
+            with _unchanged_environment():
+                return Client(n_workers=workers, threads_per_worker=1, **_memory(scheduler, workers), **local)
+        except RuntimeError as error:
+            raise StageError(
+                f"the {workers} worker processes could not start, or died at once ({error}), which nearly always means "
+                "that memory ran out. Run fewer with --workers. Finished units are kept."
+            ) from error
     if scheduler.kind == "threads":
         return Client(n_workers=1, threads_per_worker=workers, processes=False, **local)
     try:

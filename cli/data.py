@@ -9,6 +9,7 @@ import typer
 
 from cli.options import (
     DATASETS_YAML,
+    CheckInputs,
     Dataset,
     Datasets,
     DropBad,
@@ -43,6 +44,7 @@ def run_with_bar(
     scheduler: Scheduler | None = None,
     overwrite: bool = False,
     on_error: str = "fail",
+    check_inputs: bool = False,
 ) -> StageSummary:
     """Runs a stage under a progress bar and prints its summary; on all cores unless ``scheduler`` says otherwise."""
     from pipelines.stage import Runtime
@@ -52,6 +54,7 @@ def run_with_bar(
             scheduler=scheduler or make_scheduler("processes"),
             overwrite=overwrite,
             on_error=check_on_error(on_error),
+            check_inputs=check_inputs,
             on_progress=update,
         )
         summary = stage(runtime)
@@ -133,6 +136,7 @@ def prepare(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Turn raw nuScenes data into portable records and camera geometry.
@@ -142,6 +146,8 @@ def prepare(
         protoocc prepare nuscenes
 
         protoocc prepare nuscenes-mini --root /data/nuscenes --out work/mini
+
+        protoocc prepare nuscenes --check-inputs
     """
     from pipelines.prepare import prepare as run_prepare
 
@@ -154,6 +160,7 @@ def prepare(
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
+        check_inputs=check_inputs,
     )
     print_absent(summary)
     if as_json:
@@ -191,6 +198,7 @@ def masks(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Make pseudo masks: one label map per image that covers it.
@@ -212,6 +220,7 @@ def masks(
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
+        check_inputs=check_inputs,
     )
     if as_json:
         print_json(summary)
@@ -228,6 +237,7 @@ def pack(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Pack records, labels, masks and images into WebDataset shards with index and checksums.
@@ -249,6 +259,7 @@ def pack(
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
+        check_inputs=check_inputs,
     )
     if as_json:
         print_json(summary)

@@ -64,7 +64,19 @@ def draw_with_bar(
         )
 
 
-def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work = None, as_json: Json = False) -> None:
+Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="Read every stored file and compare it with its checksum; exit code 2 if one fails."),
+]
+
+
+def status(
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    out: Work = None,
+    verify: Verify = False,
+    as_json: Json = False,
+) -> None:
     """Show what is done, what is missing, sizes, and the next command.
 
     Examples:
@@ -72,6 +84,8 @@ def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work =
         protoocc status
 
         protoocc status --dataset nuscenes --json
+
+        protoocc status --dataset nuscenes --verify
     """
     from cli.status import print_status
     from pipelines.status import stage_rows
@@ -86,6 +100,11 @@ def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work =
         typer.echo(json.dumps([dataclasses.asdict(row) for row in rows], default=str, indent=1))
     else:
         print_status(rows, Console())
+    if verify:
+        from pipelines.verify import verify_stages
+
+        with progress_bar("verify", "units") as update:
+            verify_stages([row.folder for row in rows], dataset, update)
 
 
 def doctor(as_json: Json = False) -> None:

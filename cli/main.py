@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from typing import Annotated
+from cli.signals import quiet_start, stop_on_signals
 
-import typer
-from rich.console import Console
+with quiet_start():
+    import logging
+    import sys
+    from typing import Annotated
 
-from cli import bench, data, demo, inspect, model, occupancy
+    import typer
+    from rich.console import Console
+
+    from cli import bench, data, demo, inspect, model, occupancy
 
 app = typer.Typer(
     name="protoocc",
@@ -48,7 +51,12 @@ for _group in (demo, data, occupancy, model, inspect, bench):
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 a problem that the user can solve (one message), 1 a bug."""
+    """Entry point: 0 done, 2 a problem that the user can solve (one message), 1 a bug, 130 Ctrl-C, 143 SIGTERM."""
+    with stop_on_signals():
+        _run()
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     errors = Console(stderr=True, highlight=False, soft_wrap=True)

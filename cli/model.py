@@ -41,12 +41,21 @@ def register(app: typer.Typer) -> None:
 
 
 def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
-    """The shard folder: given, or that of the dataset's entry."""
-    if shards is not None:
-        return shards
+    """The shard folder: given, or that of the dataset's entry; checked against what it was packed from.
+
+    Raises:
+        ConfigError: the entry, a store or a raw file is another one than the shards were made from.
+    """
+    from pipelines.lineage import check_packed
     from schemas.workfolder import WorkFolder
 
-    return WorkFolder(load_dataset(datasets, name, None).work).shards
+    if shards is not None:
+        check_packed(shards, None)
+        return shards
+    dataset = load_dataset(datasets, name, None)
+    folder = WorkFolder(dataset.work).shards
+    check_packed(folder, dataset)
+    return folder
 
 
 def find_run(run: Path | None, shards: Path, preset: str) -> Path:

@@ -12,6 +12,7 @@ import typer
 from cli.options import (
     DATASETS_YAML,
     Changes,
+    CheckInputs,
     Dataset,
     Datasets,
     DropBad,
@@ -83,6 +84,7 @@ def occupancy(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Make or import occupancy labels with LiDAR and camera visibility masks; write, compare and check them.
@@ -107,7 +109,7 @@ def occupancy(
 
     dataset = load_dataset(datasets, name, out)
     where = make_scheduler(scheduler, workers, memory_limit)
-    run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error)
+    run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error, check_inputs=check_inputs)
     is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
     wants_more = write_npz is not None or compare is not None or check
     summary, answer = None, dict[str, Any]()

@@ -33,10 +33,14 @@ MemoryLimit = Annotated[
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start afresh instead of refusing a changed configuration.")
+    bool, typer.Option("--overwrite", help="Make a finished stage again; the old one stays until the new one is whole.")
 ]
 DropBad = Annotated[
     str, typer.Option("--on-error", help="fail: stop on a broken sample; drop: leave it out, counted, with its reason.")
+]
+CheckInputs = Annotated[
+    bool,
+    typer.Option("--check-inputs", help="Compare the contents of all raw files with what was read, not size and time."),
 ]
 Changes = Annotated[
     list[str] | None,

@@ -30,6 +30,7 @@ from pipelines.zarr_io import write_record
 from schemas.datasets import DatasetSpec
 from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
 from schemas.voxels.visibility import see_voxels, voxel_rays
+from schemas.workfolder import MANIFEST, WorkFolder
 
 _PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
     "ego height drift": (sweep.make_reader,),
@@ -86,11 +87,11 @@ def bench_occupancy(dataset: DatasetSpec, work: Path, scratch: Path, config: Lid
         ConfigError: the dataset has no LiDAR.
     """
     require_lidar(dataset, "bench occupancy")
-    entries = read_index(work / "records")
+    entries = read_index(WorkFolder(work).records)
     scene_name = next((entry.scene for entry in entries if entry.splits), "")
-    members = read_records(work / "records", [entry for entry in entries if entry.scene == scene_name])
+    members = read_records(WorkFolder(work).records, [entry for entry in entries if entry.scene == scene_name])
     for name, count in (("warm", 1), ("measured", len(members))):
-        _write_records(scratch / name / "records", work / "records", members[:count])
+        _write_records(WorkFolder(scratch / name).records, WorkFolder(work).records, members[:count])
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(_measure, dataset, scratch, config).result()
@@ -101,7 +102,7 @@ def _write_records(folder: Path, source: Path, records: Sequence[SampleRecord]) 
     lines = [record.model_dump_json().encode() + b"\n" for record in records]
     (folder / RECORDS_FILE).write_bytes(b"".join(lines))
     (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(records, lines, strict=True))))
-    shutil.copy(source / "manifest.json", folder / "manifest.json")
+    shutil.copy(source / MANIFEST, folder / MANIFEST)
     for path in {record.map_window.path for record in records if record.map_window is not None}:
         (folder / path).parent.mkdir(exist_ok=True)
         shutil.copy(source / path, folder / path)
@@ -130,13 +131,13 @@ def _measure(dataset: DatasetSpec, scratch: Path, config: LidarConfig) -> Occupa
 
 
 def _records(work: Path) -> list[SampleRecord]:
-    return read_records(work / "records", read_index(work / "records"))
+    return read_records(WorkFolder(work).records, read_index(WorkFolder(work).records))
 
 
 def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[float, int]:
     """Casts every ray of a finished store again with bare kernels, which count voxels: core-seconds and voxels."""
     records = _records(work)
-    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=False)
+    accumulated = read_scene(dataset, config, records, WorkFolder(work).records, drop_broken=False)
     seconds, steps = 0.0, 0
     for index, record in enumerate(records):
         if record.splits:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -19,9 +19,9 @@ from pipelines.files import sha256_of
 from pipelines.manifests import command_of, content_of, read_manifest, read_marker, read_plan
 from pipelines.raw_files import changed_files
 from schemas.datasets import DatasetSpec
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.settings import flatten
-from schemas.workfolder import PLAN, UNITS, StageManifest
+from schemas.workfolder import MANIFEST, PLAN, UNITS, StageManifest
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,28 @@ def check_origin(origin: Origin, *, deep: bool = False) -> None:
         DataError: a store is not finished or damaged.
         ConfigError: something does not belong together; names the stores, what was, what is, and the repair.
     """
-    found = [stale for store in origin.stores.values() for stale in find_stale(store, origin.dataset, deep=deep)]
+    _refuse_stale(stale for store in origin.stores.values() for stale in find_stale(store, origin.dataset, deep=deep))
+
+
+def check_packed(shards: Path, dataset: DatasetSpec | None) -> None:
+    """Checks shards before they are learned from or scored: as `check_origin`, as far as their sources are there.
+
+    Args:
+        shards: folder of the stage `pack`; where it is none, whoever reads it says so.
+        dataset: its entry; None for shards that were named without one: only stores are compared then.
+
+    Raises:
+        DataError: a store that they were made from is damaged.
+        ConfigError: something does not belong together.
+    """
+    try:
+        read_manifest(shards)
+    except DataError:
+        return
+    _refuse_stale(find_stale(shards, dataset, seen_only=True))
+
+
+def _refuse_stale(found: Iterable[Stale]) -> None:
     unique = list(dict.fromkeys(found))
     if not unique:
         return
@@ -92,29 +113,34 @@ def check_origin(origin: Origin, *, deep: bool = False) -> None:
     )
 
 
-def find_stale(folder: Path, dataset: DatasetSpec, *, deep: bool = False, files: bool = True) -> Iterator[Stale]:
+def find_stale(
+    folder: Path, dataset: DatasetSpec | None, *, deep: bool = False, files: bool = True, seen_only: bool = False
+) -> Iterator[Stale]:
     """Why a finished store, or one that it was made from, does not fit what is there now; sources first.
 
     Args:
         folder: of the store.
-        dataset: its entry in `datasets.yaml` as it is now.
+        dataset: its entry in `datasets.yaml` as it is now; None: neither the entry nor raw files are compared.
         deep: compare the contents of raw files.
         files: look at raw files and at those that belong to no unit; without, only plans and manifests are read.
+        seen_only: stores that are not there are no fault: shards may travel alone.
 
     Raises:
         DataError: a store is not finished or damaged.
     """
     manifest = read_manifest(folder)
     command = f"{command_of(folder, manifest) or 'the stage that makes it,'} --overwrite"
-    own = list(_changed_fields(manifest, dataset))
+    own = list(_changed_fields(_planned_fields(folder, manifest), dataset)) if dataset else []
     for name, relative in manifest.stores.items():
         source = Path(os.path.normpath(folder / relative))
-        yield from find_stale(source, dataset, deep=deep, files=files)
+        if seen_only and not (source / MANIFEST).is_file():
+            continue
+        yield from find_stale(source, dataset, deep=deep, files=files, seen_only=seen_only)
         if content_of(read_manifest(source)) != manifest.inputs.get(name):
             own.append(f"its input {source.name} has changed since")
     if files:
         own += _damaged(folder, manifest)
-        own += changed_raw(folder, dataset.root, deep=deep)
+        own += changed_raw(folder, dataset.root, deep=deep) if dataset else []
     yield from (Stale(folder, reason, command) for reason in own)
 
 
@@ -143,9 +169,16 @@ def _damaged(folder: Path, manifest: StageManifest) -> Iterator[str]:
             yield f"{name} is damaged: its contents are not those that were written"
 
 
-def _changed_fields(manifest: StageManifest, dataset: DatasetSpec) -> Iterator[str]:
-    now = flatten(dataset_part(dataset, tuple(manifest.dataset)))
-    was = flatten(manifest.dataset)
+def _planned_fields(folder: Path, manifest: StageManifest) -> dict[str, Any]:
+    """Fields of the entry that a store was made for; the manifest of shards says something else under that name."""
+    if (folder / PLAN).is_file():
+        return dict(read_plan(folder).dataset)
+    return {name: value for name, value in manifest.dataset.items() if name.split(".")[0] in DatasetSpec.model_fields}
+
+
+def _changed_fields(fields: Mapping[str, Any], dataset: DatasetSpec) -> Iterator[str]:
+    now = flatten(dataset_part(dataset, tuple(fields)))
+    was = flatten(fields)
     yield from (f"{name}: {change}" for name, change in changes(was, now))
 
 

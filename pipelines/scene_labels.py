@@ -12,6 +12,7 @@ from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.records import read_index
+from schemas.workfolder import WorkFolder
 
 __all__ = ["label_scene"]
 
@@ -47,5 +48,5 @@ def label_scene(
     prepare(alone, work, runtime)
     make_occupancy(alone, work, LidarConfig() if source is None else source, runtime)
     dropped = dropped_tokens(alone, work)
-    kept = [entry for entry in read_index(work / "records") if entry.token not in dropped]
+    kept = [entry for entry in read_index(WorkFolder(work).records) if entry.token not in dropped]
     return {entry.token: stored_labels(work, entry.row, entry.token) for entry in kept}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
 from schemas.errors import ConfigError, StageError
@@ -93,6 +95,25 @@ class Scheduler:
                 "or a share of the machine's memory, such as 0.5"
             )
         return limit
+
+
+def start_resource_tracker() -> None:
+    """Starts Python's remover of semaphores before the first worker process, silent and without a trace.
+
+    It would complain in the terminal when this process is stopped, and starting it takes back which signals this
+    thread, and so its workers, do not see.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if hasattr(signal, "pthread_sigmask") else None
+    terminal, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(silence, 2)
+        resource_tracker.ensure_running()
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(silence)
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def worker_number() -> int:
@@ -207,8 +228,15 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
         "set_as_default": False,
     }
     if scheduler.kind == "processes":
-        with _unchanged_environment():
-            return Client(n_workers=workers, threads_per_worker=1, **_memory(scheduler, workers), **local)
+        start_resource_tracker()
+        try:
+            with _unchanged_environment():
+                return Client(n_workers=workers, threads_per_worker=1, **_memory(scheduler, workers), **local)
+        except RuntimeError as error:
+            raise StageError(
+                f"the {workers} worker processes could not start, or died at once ({error}), which nearly always means "
+                "that memory ran out. Run fewer with --workers. Finished units are kept."
+            ) from error
     if scheduler.kind == "threads":
         return Client(n_workers=1, threads_per_worker=workers, processes=False, **local)
     try:

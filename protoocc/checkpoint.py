@@ -31,6 +31,7 @@ from schemas.errors import CheckpointError, DataError, disk_errors
 from schemas.outside import Source, parse_json, read_bytes
 from schemas.outside.limits import GRID_VOXELS, JSON_BYTES, NETWORK_NUMBER, NETWORK_VALUES
 from schemas.outside.weights import check_safetensors_file, check_torch_file
+from schemas.runs import CHECKPOINTS
 from schemas.settings import describe_validation
 from schemas.shards import CHECKSUMS
 
@@ -111,7 +112,7 @@ def find_checkpoint(path: Path) -> Path:
         return path.parent
     if (path / WEIGHTS).is_file():
         return path
-    found = list_checkpoints(path / "checkpoints") or list_checkpoints(path)
+    found = list_checkpoints(path / CHECKPOINTS) or list_checkpoints(path)
     if not found:
         raise CheckpointError(f"{path} is no checkpoint and no run with one (looked for {WEIGHTS}). Train first.")
     return found[-1]

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from protoocc.config import TrainConfig, changed_fields
 from schemas.errors import ConfigError, disk_errors
 from schemas.files import write_bytes
+from schemas.lock import lock_path
 from schemas.outside import Source, parse_json, read_bytes, read_lines
 from schemas.outside.limits import JSON_BYTES, META_BYTES
 from schemas.runs import CONFIG, METRICS
@@ -36,8 +37,8 @@ def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
     path = out / CONFIG
     if path.is_file():
         _check_same(path, config, resume=resume)
-    elif out.is_dir() and any(out.iterdir()):
-        name = min(entry.name for entry in out.iterdir())
+    elif foreign := [entry.name for entry in out.glob("*") if entry != lock_path(out)]:
+        name = min(foreign)
         raise ConfigError(f"{out} holds '{name}' and no {CONFIG}: it is no run. Choose another folder.")
     write_bytes(path, f"{config.model_dump_json(indent=1)}\n".encode())
 

@@ -33,6 +33,7 @@ from protoocc.run_folder import RunLog, open_run, read_metrics
 from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
 from protoocc.weights import fill, reread_weights
 from schemas.errors import CheckpointError, ConfigError
+from schemas.lock import folder_lock
 from schemas.runs import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ def train(
     check_training(config, split)
     check_warm_up(config, len(split.samples))
     _check_split(config, split)
-    open_run(out, config, resume=resume)
-    with _reproducible(config.seed, device):
+    with folder_lock(out), _reproducible(config.seed, device):
+        open_run(out, config, resume=resume)
         run = _Run(config, split, device)
         if resume:
             run.restore(out / CHECKPOINTS)

@@ -24,6 +24,8 @@ except ImportError:  # pragma: no cover  Windows: exclusive creation alone decid
     fcntl = None  # type: ignore[assignment]
 
 LOCK_SUFFIX: Final = ".lock"
+_held: Final = set[Path]()
+"""Lock files of this process."""
 _PATIENCE_S: Final = 2.0
 """A lock that stays empty for so long belongs to a process that died while it wrote it."""
 
@@ -86,9 +88,18 @@ def folder_lock(folder: Path) -> Iterator[None]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _take(folder, path)
+    _held.add(path)
     try:
         yield
     finally:
+        _held.discard(path)
+        with suppress(OSError):
+            path.unlink()
+
+
+def release_all() -> None:
+    """Gives all locks back, for a process that ends at once."""
+    for path in list(_held):
         with suppress(OSError):
             path.unlink()
 

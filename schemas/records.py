@@ -22,6 +22,7 @@ from schemas.geometry import Pose, invert_rigid, rigid_transform
 from schemas.outside import Source, check_intrinsics, check_rigid, parse_json_value, read_lines
 from schemas.outside.limits import CAMERA_PIXELS, PLANET_M, RECORD_BYTES, VEHICLE_M
 from schemas.settings import Frozen, describe_validation
+from schemas.workfolder import MANIFEST
 
 RECORDS_FILE: Final = "samples.jsonl"
 INDEX_FILE: Final = "index.jsonl"
@@ -197,7 +198,7 @@ def read_index(folder: Path) -> list[RecordEntry]:
         DataError: `prepare` has not finished there, a line is broken or beyond its limits, or a sample is listed twice.
     """
     path = folder / INDEX_FILE
-    if not (folder / "manifest.json").is_file() or not path.is_file():
+    if not (folder / MANIFEST).is_file() or not path.is_file():
         raise DataError(f"{folder} holds no finished records. Run `protoocc prepare` first.")
     entries: list[RecordEntry] = []
     for row, line in enumerate(read_lines(Source(str(path), PREPARE_AGAIN), path, RECORD_BYTES)):

@@ -18,6 +18,7 @@ from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import SampleRecord, read_index, read_records
+from schemas.workfolder import WorkFolder
 
 __all__ = [
     "LIDAR_PRESETS",
@@ -68,7 +69,8 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     if not isinstance(source, Occ3dConfig):
         require_lidar(dataset, f"--source {source.kind}")
     _check_source(dataset, source)
-    entries = read_index(work / "records")
+    folders = WorkFolder(work)
+    entries = read_index(folders.records)
     x, y, z = dataset.grid.shape
     label_unit: Callable[[Path, Unit], UnitReport] = (
         partial(_make_scene, dataset, work, on_error, source)
@@ -77,7 +79,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     )
     return Stage(
         name="occupancy",
-        folder=work / "occupancy.zarr",
+        folder=folders.occupancy,
         config={"source": source.model_dump(mode="json", exclude_none=True)},
         inputs={},
         units=scene_units(entries),
@@ -87,7 +89,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
         origin=Origin(
             dataset,
             fields=FIELDS + (("labels",) if isinstance(source, Occ3dConfig) else ()),
-            stores={"records": work / "records"},
+            stores={"records": folders.records},
             command=f"protoocc occupancy {source_options(source)} --dataset {shlex.quote(dataset.name)}",
         ),
     )
@@ -95,7 +97,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
 
 def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list[int]]:
     """Keyframes of a unit and positions of those that a split names."""
-    records = read_records(work / "records", unit.entries)
+    records = read_records(WorkFolder(work).records, unit.entries)
     return records, [index for index, record in enumerate(records) if record.splits]
 
 
@@ -154,7 +156,7 @@ def _make_scene(
     records, wanted = _scene_records(work, unit)
     if not wanted:
         return UnitReport(done=0)
-    accumulated = read_scene(dataset, config, records, work / "records", drop_broken=on_error == "drop")
+    accumulated = read_scene(dataset, config, records, WorkFolder(work).records, drop_broken=on_error == "drop")
     counts: dict[str, float] = {}
     done = 0
     for index, labels, sources in label_scene(accumulated, records, wanted):

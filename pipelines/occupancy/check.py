@@ -25,6 +25,7 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import BoxRecord, SampleRecord
+from schemas.workfolder import WorkFolder
 
 STEP_PX: Final = 8.0
 """Every ray stands for a square of so many pixels of the camera's file."""
@@ -107,7 +108,7 @@ def check_labels(
     parts = {unit.entries[0].row: part for unit, part in each_scene(work, task, scheduler, on_progress)}
     check = sum((parts[start] for start in sorted(parts)), Check())
     if not check.keyframes:
-        raise DataError(f"{work / 'occupancy.zarr'} holds no labels; run `protoocc occupancy` first")
+        raise DataError(f"{WorkFolder(work).occupancy} holds no labels; run `protoocc occupancy` first")
     return check
 
 

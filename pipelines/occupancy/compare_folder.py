@@ -21,6 +21,7 @@ from schemas.classes import ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import read_records
+from schemas.workfolder import WorkFolder
 
 FIGURES: Final = ("occupied_iou", "semantic_accuracy", "mask_lidar_f1", "mask_camera_f1", "trail_share")
 
@@ -90,7 +91,7 @@ def gts_of(folder: Path) -> Path:
 def _compare_scene(dataset: DatasetSpec, work: Path, gts: Path, dropped: frozenset[str], unit: Unit) -> Comparison:
     per_row: dict[int, Mapping[str, float]] = {}
     confusion, missing = _no_voxels(dataset.classes), 0
-    scene = read_records(work / "records", unit.entries)
+    scene = read_records(WorkFolder(work).records, unit.entries)
     for row, record in labelled_rows(work, unit, dropped):
         if not label_file(gts, record).is_file():
             missing += 1

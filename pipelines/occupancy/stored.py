@@ -42,7 +42,7 @@ def each_scene(
         scheduler: where tasks run.
         on_progress: called with finished and total keyframes.
     """
-    units = scene_units(read_index(work / "records"))
+    units = scene_units(read_index(WorkFolder(work).records))
     total, done = sum(unit.size for unit in units), 0
     for unit, outcome in run_tasks(task, units, scheduler):
         if isinstance(outcome, Exception):
@@ -55,7 +55,7 @@ def each_scene(
 def labelled_rows(work: Path, unit: Unit, dropped: frozenset[str]) -> list[tuple[int, SampleRecord]]:
     """Number and record of each row of a unit that has labels: some split names it and it was not dropped."""
     entries = [entry for entry in unit.entries if entry.splits and entry.token not in dropped]
-    return [(e.row, record) for e, record in zip(entries, read_records(work / "records", entries), strict=True)]
+    return [(e.row, record) for e, record in zip(entries, read_records(WorkFolder(work).records, entries), strict=True)]
 
 
 def read_row(work: Path, row: int) -> tuple[SampleRecord, Labels]:
@@ -64,10 +64,10 @@ def read_row(work: Path, row: int) -> tuple[SampleRecord, Labels]:
     Raises:
         DataError: records or store are not finished or have no such row.
     """
-    entries = read_index(work / "records")[row : row + 1]
+    entries = read_index(WorkFolder(work).records)[row : row + 1]
     if not entries:
-        raise DataError(f"{work / 'records'} has no row {row}; run `protoocc prepare` again")
-    return read_records(work / "records", entries)[0], stored_labels(work, row, entries[0].token)
+        raise DataError(f"{WorkFolder(work).records} has no row {row}; run `protoocc prepare` again")
+    return read_records(WorkFolder(work).records, entries)[0], stored_labels(work, row, entries[0].token)
 
 
 def stored_labels(work: Path, row: int, token: str) -> Labels:
@@ -81,5 +81,5 @@ def stored_labels(work: Path, row: int, token: str) -> Labels:
     Raises:
         DataError: the store is not finished, or the row is damaged or belongs to another sample.
     """
-    values = StoreRows(work / "occupancy.zarr", "occupancy").read(row, token)
+    values = StoreRows(WorkFolder(work).occupancy, "occupancy").read(row, token)
     return {name: values[name] for name in LABEL_ARRAYS}

@@ -14,6 +14,7 @@ from pipelines.prepare.source import Source
 from pipelines.stage import Runtime, StageSummary, run_stage
 from schemas.datasets import DatasetSpec
 from schemas.errors import disk_errors
+from schemas.workfolder import WorkFolder
 
 __all__ = ["SOURCES", "prepare"]
 
@@ -45,7 +46,7 @@ def prepare(dataset: DatasetSpec, out: Path, runtime: Runtime, source: Source | 
         StageError: keyframes are bad (names file, sample and remedy of each), or all were dropped.
     """
     raw = SOURCES[dataset.format](dataset) if source is None else source
-    stage = records_stage(dataset, out / "records", raw, on_error=runtime.on_error, overwrite=runtime.overwrite)
+    stage = records_stage(dataset, WorkFolder(out).records, raw, on_error=runtime.on_error, overwrite=runtime.overwrite)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     records = run_stage(stage, runtime)

@@ -14,15 +14,17 @@ from pipelines.zarr_io import create_store, store_layout, write_records
 from schemas.datasets import DatasetSpec, ImageSpec
 from schemas.records import CameraRecord, SampleRecord, each_record, read_index
 from schemas.store import GEOMETRY_CHUNK
+from schemas.workfolder import WorkFolder
 
 
 def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
     """The stage that writes ``work/geometry.zarr`` from ``work/records``."""
-    entries = read_index(work / "records")
+    folders = WorkFolder(work)
+    entries = read_index(folders.records)
     sizes = {"N": len(entries), "V": len(dataset.cameras)}
     return Stage(
         name="geometry",
-        folder=work / "geometry.zarr",
+        folder=folders.geometry,
         config={},
         inputs={},
         units=units_of(entries, GEOMETRY_CHUNK),
@@ -32,7 +34,7 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
         origin=Origin(
             dataset,
             fields=("cameras", "image", "camera_images"),
-            stores={"records": work / "records"},
+            stores={"records": folders.records},
             command=shlex.join(["protoocc", "prepare", dataset.name]),
         ),
     )
@@ -40,7 +42,7 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
 
 def write_geometry(dataset: DatasetSpec, work: Path, store: Path, unit: Unit) -> UnitReport:
     """Writes the rows of one unit to a store."""
-    matrices = [_matrices(dataset, record) for record in each_record(work / "records", unit.entries)]
+    matrices = [_matrices(dataset, record) for record in each_record(WorkFolder(work).records, unit.entries)]
     arrays = {name: np.stack([one[name] for one in matrices]) for name in matrices[0]}
     write_records(store, unit.entries[0].row, arrays)
     return UnitReport(done=unit.size)

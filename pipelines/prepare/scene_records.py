@@ -66,10 +66,14 @@ def records_stage(dataset: DatasetSpec, folder: Path, source: Source, *, on_erro
         origin=Origin(
             dataset,
             fields=FIELDS,
-            read=tuple(sorted((dataset.root / dataset.version).glob("*.json"))),
+            read=(*sorted((dataset.root / dataset.version).glob("*.json")), *_sweep_folders(dataset)),
             command=shlex.join(["protoocc", "prepare", dataset.name]),
         ),
     )
+
+
+def _sweep_folders(dataset: DatasetSpec) -> list[Path]:
+    return [dataset.root / "sweeps" / dataset.lidar] if dataset.lidar else []
 
 
 def _by_scene(keyframes: Sequence[Keyframe]) -> Iterator[tuple[str, Iterator[Keyframe]]]:

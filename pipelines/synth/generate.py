@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.files import remove_partials, write_json
+from pipelines.scheduler import start_resource_tracker
 from pipelines.synth.config import SynthConfig, SynthSummary
 from pipelines.synth.keyframe import make_keyframe
 from pipelines.synth.rig import build_rig
@@ -123,6 +124,7 @@ def _run(partial: Path, config: SynthConfig, on_keyframe: Callable[[], None] | N
             if on_keyframe is not None:
                 on_keyframe()
         return
+    start_resource_tracker()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(config.workers, len(open_keyframes)), mp_context=context) as pool:
         _run_pool(pool, partial, config, open_keyframes, on_keyframe)

@@ -133,3 +133,12 @@ def test_senseless_memory_limits_are_refused(text: str) -> None:
 def test_memory_limit_that_nothing_would_keep_is_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match="--memory-limit 4GiB belongs to --scheduler processes"):
         Scheduler(kind=kind, memory_limit="4GiB")
+
+
+def test_workers_that_die_while_they_start_are_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.Client", refuse)
+    with pytest.raises(StageError, match=r"Nanny failed to start.*memory ran out.*--workers"):
+        list(run_tasks(repr, [Unit("a", 1), Unit("b", 1)], Scheduler(workers=2)))

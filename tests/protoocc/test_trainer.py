@@ -19,6 +19,7 @@ from protoocc.run_folder import open_run, read_metrics
 from protoocc.trainer import train
 from protoocc.training_report import StepReport
 from schemas.errors import CheckpointError, ConfigError, DataError, StageError
+from schemas.lock import folder_lock
 from schemas.settings import override
 
 
@@ -311,3 +312,9 @@ def test_fewer_steps_shrink_the_warm_up_of_a_preset() -> None:
     assert read_preset("demo", ["schedule.steps=400"]).schedule.warmup_steps == 7
     assert read_preset("demo", ["schedule.steps=1200"]).schedule.warmup_steps == 15
     assert read_preset("demo", ["schedule.steps=400", "schedule.warmup_steps=300"]).schedule.warmup_steps == 300
+
+
+def test_two_trainings_never_share_a_run_folder(base_config: TrainConfig, shards: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "run"), pytest.raises(ConfigError, match="being written by process"):
+        train(base_config, shards, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

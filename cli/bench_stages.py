@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.options import Json, MemoryLimit, Workers
-from cli.progress import console, make_scheduler
+from cli.progress import make_scheduler
+from cli.say import say
 
 if TYPE_CHECKING:
     from pipelines.bench_stages import StageCost
@@ -62,7 +63,7 @@ def stages(
 
 
 def _say(count: int, stage: str) -> None:
-    console.print(f"{stage} of {count} samples ...", highlight=False)
+    say(f"{stage} of {count} samples ...")
 
 
 def _figures(cost: StageCost, smaller: StageCost) -> dict[str, float | int | str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.given import refuse
 from cli.options import DATASETS_YAML, Datasets, Json, load_dataset
 from cli.progress import progress_bar
 
@@ -44,6 +45,7 @@ def table3(
     from protoocc.bench.table3 import measure_table3, with_memory
     from protoocc.inference import default_device
 
+    refuse(("datasets",), name is None, "a generated vehicle is measured; name an entry with --dataset")
     rig = generated_rig() if name is None else _dataset_rig(load_dataset(datasets, name, None))
     with progress_bar("table3", "runs") as update:
         table = measure_table3(rig, default_device(), presets=models, rounds=rounds, on_progress=update)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.given import add_command
 from cli.options import (
     DATASETS_YAML,
     Dataset,
@@ -15,13 +17,18 @@ from cli.options import (
     Json,
     MemoryLimit,
     Overwrite,
+    Root,
     SchedulerKind,
+    Version,
     Work,
     Workers,
     check_on_error,
+    check_parallel,
     load_dataset,
+    load_for_prepare,
 )
-from cli.progress import console, make_scheduler, print_summary, progress_bar
+from cli.progress import make_scheduler, print_summary, progress_bar
+from cli.say import name_of, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     for command in (synth, prepare, masks, pack):
-        app.command()(command)
+        add_command(app, command)
 
 
 def run_with_bar(
@@ -48,14 +55,14 @@ def run_with_bar(
     """Runs a stage under a progress bar and prints its summary."""
     from pipelines.stage import Runtime
 
+    check_parallel(scheduler, memory_limit)
+    runtime = Runtime(
+        scheduler=make_scheduler(scheduler, workers, memory_limit),
+        overwrite=overwrite,
+        on_error=check_on_error(on_error),
+    )
     with progress_bar(title) as update:
-        runtime = Runtime(
-            scheduler=make_scheduler(scheduler, workers, memory_limit),
-            overwrite=overwrite,
-            on_error=check_on_error(on_error),
-            on_progress=update,
-        )
-        summary = stage(runtime)
+        summary = stage(replace(runtime, on_progress=update))
     print_summary(summary)
     return summary
 
@@ -115,19 +122,17 @@ def synth(
 
         summary = generate_world(out, config, on_keyframe=count)
     done_before = "already done, " if summary.is_skipped else ""
-    console.print(
+    say(
         f"synth: {done_before}{summary.keyframes} keyframes, {len(summary.voxels)} classes, {summary.seconds:.1f} s, "
-        f"{summary.num_bytes / 1e6:.1f} MB in {out}",
-        highlight=False,
-        soft_wrap=True,
+        f"{summary.num_bytes / 1e6:.1f} MB in {name_of(out)}"
     )
 
 
 def prepare(
     name: Annotated[str | None, typer.Argument(help="Entry of datasets.yaml.", show_default=False)] = None,
     datasets: Datasets = DATASETS_YAML,
-    root: Annotated[Path | None, typer.Option("--root", help="Raw data folder, instead of the entry's.")] = None,
-    version: Annotated[str | None, typer.Option("--version", help="Table version, instead of the entry's.")] = None,
+    root: Root = None,
+    version: Version = None,
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
@@ -145,19 +150,29 @@ def prepare(
         protoocc prepare nuscenes-mini --root /data/nuscenes --out work/mini
     """
     from pipelines.prepare import prepare as run_prepare
+    from schemas.raw import write_raw
 
-    dataset = load_dataset(datasets, name, out)
-    changes = {"root": root.absolute() if root else None, "version": version}
-    dataset = dataset.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    dataset, raw = load_for_prepare(datasets, name, out, root=root, version=version)
+
+    def run(runtime: Runtime) -> StageSummary:
+        """Stores where the raw data are as soon as the stage has begun, so that a killed run goes on with them."""
+
+        def begin(done: int, total: int) -> None:
+            write_raw(dataset.work, raw)
+            runtime.on_progress(done, total)
+
+        return run_prepare(dataset, dataset.work, replace(runtime, on_progress=begin))
+
     summary = run_with_bar(
         "prepare",
-        lambda runtime: run_prepare(dataset, dataset.work, runtime),
+        run,
         scheduler=scheduler,
         workers=workers,
         memory_limit=memory_limit,
         overwrite=overwrite,
         on_error=on_error,
     )
+    write_raw(dataset.work, raw)
     print_absent(summary)
     if as_json:
         print_json(summary)
@@ -172,8 +187,8 @@ def print_absent(summary: StageSummary) -> None:
     for name, cost in costs.items():
         count = summary.counts.get(f"without_{name}", 0)
         if count:
-            text = f"  {count:.0f} of {summary.done} samples have no {name}: {cost}"
-            console.print(text.replace("lidar", "LiDAR"), style="yellow", highlight=False, soft_wrap=True)
+            sensor = name.replace("lidar", "LiDAR")
+            say(f"  {count:.0f} of {summary.done} samples have no {sensor}: {cost}", "yellow")
 
 
 def masks(
@@ -188,6 +203,8 @@ def masks(
     device: Annotated[str, typer.Option("--device", help="SAM: cpu or cuda.")] = "cpu",
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
+    root: Root = None,
+    version: Version = None,
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
@@ -207,7 +224,7 @@ def masks(
     from cli.sources import mask_generator
     from pipelines.masks import make_masks
 
-    dataset = load_dataset(datasets, name, out)
+    dataset = load_dataset(datasets, name, out, root=root, version=version)
     config = mask_generator(generator, segments=segments, checkpoint=checkpoint, model_type=model_type, device=device)
     summary = run_with_bar(
         "masks",
@@ -227,6 +244,8 @@ def pack(
     samples_per_shard: Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples per shard.")] = 64,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
+    root: Root = None,
+    version: Version = None,
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
@@ -246,7 +265,7 @@ def pack(
     from pipelines.pack import PackConfig
     from pipelines.pack import pack as run_pack
 
-    dataset = load_dataset(datasets, name, out)
+    dataset = load_dataset(datasets, name, out, root=root, version=version)
     config = PackConfig(masks=masks, samples_per_shard=samples_per_shard)
     summary = run_with_bar(
         "pack",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.progress import console
+from cli.given import add_command
+from cli.say import name_of, say
 
 if TYPE_CHECKING:
     from protoocc.evaluate import EvalReport
@@ -33,7 +34,7 @@ class DemoSize:
 
 def register(app: typer.Typer) -> None:
     """Adds the command of this module."""
-    app.command()(demo)
+    add_command(app, demo)
 
 
 def demo(
@@ -70,7 +71,7 @@ def demo(
     _write_summary(
         out / "summary.json", seconds=seconds, continued=continued, train=summary, report=report, paths=paths
     )
-    console.print(f"demo: {seconds:.0f} s, summary in {out / 'summary.json'}, pictures:", highlight=False)
+    say(f"demo: {seconds:.0f} s, summary in {name_of(out / 'summary.json')}, pictures:")
     for path in paths:
         typer.echo(path)
 

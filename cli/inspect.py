@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cli.given import add_command, is_typed, refuse
 from cli.model import Run, Shards, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Work, load_dataset
 from cli.progress import progress_bar
@@ -16,7 +17,7 @@ from cli.progress import progress_bar
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     for command in (view, status, doctor):
-        app.command()(command)
+        add_command(app, command)
 
 
 def view(
@@ -41,6 +42,7 @@ def view(
 
         protoocc view --run runs/nuscenes-protoocc-small --split val --pictures pictures/small --prototypes
     """
+    refuse(("prototypes",), run is None, "prototypes are drawn from a trained network, name its --run")
     folder = find_shards(shards, datasets, name)
     paths = draw_with_bar(folder, split, pictures, run=run, count=count, prototypes=prototypes)
     for path in paths:
@@ -64,7 +66,19 @@ def draw_with_bar(
         )
 
 
-def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work = None, as_json: Json = False) -> None:
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option("--runs", help="Folder with training runs at any depth; may be repeated.  [default: runs]", show_default=False),
+]
+
+
+def status(
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    out: Work = None,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
     """Show what is done, what is missing, sizes, and the next command.
 
     Examples:
@@ -72,13 +86,19 @@ def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work =
         protoocc status
 
         protoocc status --dataset nuscenes --json
+
+        protoocc status --dataset nuscenes --runs runs --runs /scratch/ablations
     """
+    from cli.again import words_of
     from cli.status import print_status
-    from pipelines.status import stage_rows
+    from pipelines.status import Said, stage_rows
     from schemas.datasets import load_datasets
 
     dataset = load_dataset(datasets, name, out)
-    rows = stage_rows(dataset.work, dataset.name, all_names=list(load_datasets(datasets)))
+    said = Said(datasets=datasets if is_typed("datasets") else None, out=out, words=words_of)
+    rows = stage_rows(
+        dataset.work, dataset.name, runs or [Path("runs")], all_names=list(load_datasets(datasets)), said=said
+    )
     if as_json:
         import dataclasses
         import json

@@ -7,9 +7,11 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cli import bench, data, demo, inspect, model, occupancy
+from cli.caches import ready_caches
+from cli.failures import failure_of
+from cli.say import ready_streams
 
 app = typer.Typer(
     name="protoocc",
@@ -51,20 +53,16 @@ def main() -> None:
     """Entry point: 0 done, 2 a problem that the user can solve (one message), 1 a bug."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    ready_streams()
+    ready_caches()
     try:
         app(["--debug", *arguments] if debug else arguments)
     except Exception as error:
-        from schemas.errors import ProtoOccError
-
         if debug:
             raise
-        if isinstance(error, ProtoOccError):
-            errors.print("[bold red]error:[/] ", end="")
-            errors.print(str(error), markup=False)
-            raise SystemExit(2) from None
-        errors.print(f"bug: {type(error).__name__}: {error}\nRun again with --debug for the traceback.", markup=False)
-        raise SystemExit(1) from None
+        failure = failure_of(error)
+        failure.print()
+        raise SystemExit(failure.code) from None
 
 
 if __name__ == "__main__":

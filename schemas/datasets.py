@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, did_you_mean, quoted
 from schemas.geometry import OCC3D_GRID, VoxelGrid
 from schemas.settings import Frozen, describe_validation
 
@@ -172,14 +172,26 @@ def load_datasets(path: Path) -> dict[str, DatasetSpec]:
 
 def _load_entry(path: Path, name: str, entry: object) -> DatasetSpec:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{path}, entry '{name}': expected fields such as root and version, found {entry!r}")
+        raise ConfigError(f"{path}, entry '{name}': expected fields such as root and version, found {quoted(entry)}")
     fields = {"work": f"work/{name}", **entry, "name": name}
     try:
         spec = DatasetSpec.model_validate(fields)
     except ValidationError as error:
         raise ConfigError(describe_validation(f"{path}, entry '{name}'", error)) from error
     base = path.absolute().parent
-    return spec.model_copy(update={"root": base / spec.root, "work": base / spec.work})
+    return spec.model_copy(update={"root": base / expanded(spec.root), "work": base / expanded(spec.work)})
+
+
+def expanded(path: Path) -> Path:
+    """The path with a leading `~` as the user's home folder, as shells write it.
+
+    Raises:
+        ConfigError: no such user, or a user without a home folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error}; write the folder without ~") from error
 
 
 def select_dataset(datasets: dict[str, DatasetSpec], name: str | None) -> DatasetSpec:
@@ -191,5 +203,6 @@ def select_dataset(datasets: dict[str, DatasetSpec], name: str | None) -> Datase
     if name is None:
         return next(iter(datasets.values()))
     if name not in datasets:
-        raise ConfigError(f"no dataset '{name}' in datasets.yaml; known: {', '.join(datasets)}")
+        near = did_you_mean(name, datasets)
+        raise ConfigError(f"no dataset {quoted(name)} in datasets.yaml; known: {', '.join(datasets)}.{near}")
     return datasets[name]

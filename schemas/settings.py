@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, did_you_mean, quoted
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -25,11 +25,11 @@ def describe_validation(where: str, error: ValidationError) -> str:
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"]) or "(whole entry)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown field '{field}' (value {problem['input']!r}); remove or correct it")
+            lines.append(f"{where}: unknown field '{field}' (value {quoted(problem['input'])}); remove or correct it")
         elif problem["type"] == "missing":
             lines.append(f"{where}: field '{field}' is missing")
         else:
-            lines.append(f"{where}: field '{field}' = {problem['input']!r}: {problem['msg']}")
+            lines.append(f"{where}: field '{field}' = {quoted(problem['input'])}: {problem['msg']}")
     return "\n".join(lines)
 
 
@@ -72,7 +72,8 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(node, dict) or part not in node:
             known = ", ".join(node) if isinstance(node, dict) else "none, it is a single value"
             where = ".".join([*parents, name][:depth]) or "the configuration"
-            raise ConfigError(f"--set {path}: unknown field '{part}'; known fields of {where}: {known}")
+            near = did_you_mean(part, node if isinstance(node, dict) else ())
+            raise ConfigError(f"--set {path}: unknown field '{part}'; known fields of {where}: {known}.{near}")
         if depth == len(parents):
             node[part] = value
         node = node[part]

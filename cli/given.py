@@ -1,0 +1,105 @@
+"""What the user typed: options that do not apply are refused, paths are expanded and looked at, once for all commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from schemas.errors import ConfigError
+
+FILES: Final = frozenset({"datasets", "checkpoint", "weights"})
+FOLDERS: Final = frozenset({"root", "out", "labels", "write_npz", "compare", "shards", "run", "runs", "pictures", "scratch"})
+
+_typed: ContextVar[Mapping[str, str]] = ContextVar("typed", default={})
+"""Parameter -> option as the user knows it, for each parameter that was typed."""
+
+
+class Command(TyperCommand):
+    """A command that knows which options were typed and checks its paths before it runs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        typed = {}
+        for parameter in self.params:
+            source = ctx.get_parameter_source(parameter.name)
+            if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
+                typed[parameter.name] = _option_name(parameter)
+        for name, option in typed.items():
+            ctx.params[name] = _checked(name, option, ctx.params[name])
+        token = _typed.set(typed)
+        try:
+            return super().invoke(ctx)
+        finally:
+            _typed.reset(token)
+
+
+def add_command(app: typer.Typer, function: Any, name: str | None = None) -> None:
+    """Registers a function as a command of this kind."""
+    app.command(name, cls=Command)(function)
+
+
+def is_typed(parameter: str) -> bool:
+    """Whether the user typed this option of the running command; ``parameter`` is its name in the function."""
+    return parameter in _typed.get()
+
+
+def refuse(parameters: Sequence[str], when: bool, reason: str) -> None:
+    """Refuses options that were typed and would be ignored.
+
+    Args:
+        parameters: names in the function.
+        when: whether they do not apply.
+        reason: why, to follow "--option does not apply: ".
+
+    Raises:
+        ConfigError: one of them was typed.
+    """
+    options = [_typed.get()[name] for name in parameters if when and is_typed(name)]
+    if options:
+        verb = "does" if len(options) == 1 else "do"
+        raise ConfigError(f"{', '.join(options)} {verb} not apply: {reason}")
+
+
+def quote_options(**values: object) -> str:
+    """Options for a command that is shown, quoted for the shell: ``datasets=Path("a b")`` gives ``--datasets 'a b'``."""
+    return " ".join(_words(values))
+
+
+def _words(values: Mapping[str, object]) -> Iterator[str]:
+    for name, value in values.items():
+        if value is not None:
+            yield f"--{name} {shlex.quote(str(value))}"
+
+
+def _option_name(parameter: Any) -> str:
+    longest = max(parameter.opts, key=len)
+    return str(longest if longest.startswith("-") else parameter.human_readable_name)
+
+
+def _checked(name: str, option: str, value: Any) -> Any:
+    """The value with `~` expanded.
+
+    Raises:
+        ConfigError: a file where a folder is wanted, or the other way round.
+    """
+    if isinstance(value, list | tuple):
+        return [_checked(name, option, part) for part in value]
+    if not isinstance(value, Path):
+        return value
+    from schemas.datasets import expanded
+
+    path = expanded(value)
+    if name in FILES and path.is_dir():
+        raise ConfigError(f"{option} {path}: it is a folder, a file is wanted")
+    if name in FOLDERS:
+        blocking = next((part for part in (path, *path.parents) if part.exists() or part.is_symlink()), None)
+        if blocking is not None and not blocking.is_dir():
+            where = "it" if blocking == path else str(blocking)
+            raise ConfigError(f"{option} {path}: {where} is no folder, a folder is wanted")
+    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli.bench_attention import attention
+from cli.bench_loader import loader
 from cli.bench_occupancy import occupancy
 from cli.bench_stages import stages
 from cli.bench_table3 import table3
@@ -20,6 +21,6 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (stages, occupancy, table3, attention):
+    for command in (stages, occupancy, table3, attention, loader):
         add_command(bench, command)
     app.add_typer(bench)

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Final
 
 NUMBA: Final = "NUMBA_CACHE_DIR"
-_COMPILED: Final = ("pipelines/occupancy", "pipelines/synth", "protoocc/view", "protoocc/model/deformable", "schemas/voxels")
+_COMPILED: Final = (
+    "pipelines/occupancy",
+    "pipelines/synth",
+    "protoocc/view",
+    "protoocc/model/deformable",
+    "schemas/voxels",
+)
 
 
 def ready_caches() -> None:

@@ -23,7 +23,6 @@ from cli.options import (
     Work,
     Workers,
     check_on_error,
-    check_parallel,
     load_dataset,
     load_for_prepare,
 )
@@ -33,6 +32,7 @@ from cli.say import name_of, say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipelines.scheduler import Scheduler
     from pipelines.stage import Runtime, StageSummary
 
 
@@ -46,18 +46,15 @@ def run_with_bar(
     title: str,
     stage: Callable[[Runtime], StageSummary],
     *,
-    scheduler: str = "processes",
-    workers: int | None = None,
-    memory_limit: str | None = None,
+    scheduler: Scheduler | None = None,
     overwrite: bool = False,
     on_error: str = "fail",
 ) -> StageSummary:
-    """Runs a stage under a progress bar and prints its summary."""
+    """Runs a stage under a progress bar and prints its summary; on all cores unless ``scheduler`` says otherwise."""
     from pipelines.stage import Runtime
 
-    check_parallel(scheduler, memory_limit)
     runtime = Runtime(
-        scheduler=make_scheduler(scheduler, workers, memory_limit),
+        scheduler=scheduler or make_scheduler("processes"),
         overwrite=overwrite,
         on_error=check_on_error(on_error),
     )
@@ -166,9 +163,7 @@ def prepare(
     summary = run_with_bar(
         "prepare",
         run,
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
+        scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
     )
@@ -229,9 +224,7 @@ def masks(
     summary = run_with_bar(
         "masks",
         lambda runtime: make_masks(dataset, dataset.work, config, runtime),
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
+        scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
     )
@@ -270,9 +263,7 @@ def pack(
     summary = run_with_bar(
         "pack",
         lambda runtime: run_pack(dataset, dataset.work, config, runtime),
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
+        scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
     )

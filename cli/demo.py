@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.given import add_command
+from cli.given import add_command, set_places
+from cli.progress import make_scheduler
 from cli.say import name_of, say
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def demo(
     from schemas.workfolder import WorkFolder
 
     started = time.monotonic()
+    set_places({"name": ENTRY, "datasets": out / "datasets.yaml"})
     continued = (out / "datasets.yaml").is_file()
     size = DemoSize(train_scenes, val_scenes, keyframes, width, steps, pictures)
     dataset = _make_data(out, size, seed)
@@ -91,7 +93,7 @@ def _make_data(out: Path, size: DemoSize, seed: int) -> DatasetSpec:
     write_bytes(out / "datasets.yaml", _datasets_yaml(size).encode())
     dataset = load_datasets(out / "datasets.yaml")[ENTRY]
     work = dataset.work
-    run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler="sync")
+    run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler=make_scheduler("sync"))
     run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, Occ3dConfig(), runtime))
     run_with_bar("masks", lambda runtime: make_masks(dataset, work, SeedsConfig(), runtime))
     run_with_bar("pack", lambda runtime: pack(dataset, work, PackConfig(), runtime))

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cli.say import say, shown
 from pipelines.scheduler import available_cores
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from cli.again import complete_commands
 from cli.say import console, say
 
 LIBRARIES: Final = {
@@ -46,7 +47,7 @@ def failure_of(error: BaseException) -> Failure:
     from schemas.errors import ProtoOccError, describe_os_error
 
     if isinstance(error, ProtoOccError):
-        return Failure(str(error), 2)
+        return Failure(complete_commands(str(error)), 2)
     if isinstance(error, ImportError | OSError) and (advice := missing_library(str(error))):
         return Failure(advice, 2)
     if isinstance(error, ModuleNotFoundError) and error.name:

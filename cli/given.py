@@ -1,11 +1,11 @@
-"""What the user typed: options that do not apply are refused, paths are expanded and looked at, once for all commands."""
+"""What the user typed: options that do not apply are refused, paths are expanded and looked at."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import typer
@@ -14,10 +14,17 @@ from typer.core import TyperCommand
 from schemas.errors import ConfigError
 
 FILES: Final = frozenset({"datasets", "checkpoint", "weights"})
-FOLDERS: Final = frozenset({"root", "out", "labels", "write_npz", "compare", "shards", "run", "runs", "pictures", "scratch"})
+FOLDERS: Final = frozenset(
+    {"root", "out", "labels", "write_npz", "compare", "shards", "run", "runs", "pictures", "scratch"}
+)
 
-_typed: ContextVar[Mapping[str, str]] = ContextVar("typed", default={})
+PLACES: Final = ("name", "datasets", "out", "shards", "root", "version")
+"""Parameters that say on what a command works."""
+
+_typed: ContextVar[Mapping[str, str]] = ContextVar("typed", default=MappingProxyType({}))
 """Parameter -> option as the user knows it, for each parameter that was typed."""
+
+_places: ContextVar[Mapping[str, object]] = ContextVar("places", default=MappingProxyType({}))
 
 
 class Command(TyperCommand):
@@ -32,16 +39,25 @@ class Command(TyperCommand):
                 typed[parameter.name] = _option_name(parameter)
         for name, option in typed.items():
             ctx.params[name] = _checked(name, option, ctx.params[name])
-        token = _typed.set(typed)
-        try:
-            return super().invoke(ctx)
-        finally:
-            _typed.reset(token)
+        _typed.set(typed)
+        is_of_dataset = "datasets" in ctx.params
+        set_places({name: ctx.params[name] for name in PLACES if is_of_dataset and name in typed})
+        return super().invoke(ctx)
 
 
 def add_command(app: typer.Typer, function: Any, name: str | None = None) -> None:
     """Registers a function as a command of this kind."""
     app.command(name, cls=Command)(function)
+
+
+def set_places(places: Mapping[str, object]) -> None:
+    """Says where the running command works; `PLACES` are taken from what was typed, unless it says otherwise."""
+    _places.set(places)
+
+
+def places() -> Mapping[str, object]:
+    """Dataset, files and folders of the running command that other commands need as well."""
+    return _places.get()
 
 
 def is_typed(parameter: str) -> bool:
@@ -64,17 +80,6 @@ def refuse(parameters: Sequence[str], when: bool, reason: str) -> None:
     if options:
         verb = "does" if len(options) == 1 else "do"
         raise ConfigError(f"{', '.join(options)} {verb} not apply: {reason}")
-
-
-def quote_options(**values: object) -> str:
-    """Options for a command that is shown, quoted for the shell: ``datasets=Path("a b")`` gives ``--datasets 'a b'``."""
-    return " ".join(_words(values))
-
-
-def _words(values: Mapping[str, object]) -> Iterator[str]:
-    for name, value in values.items():
-        if value is not None:
-            yield f"--{name} {shlex.quote(str(value))}"
 
 
 def _option_name(parameter: Any) -> str:

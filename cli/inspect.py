@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from cli.given import add_command, is_typed, refuse
+from cli.given import add_command, refuse
 from cli.model import Run, Shards, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Work, load_dataset
 from cli.progress import progress_bar
@@ -68,7 +69,9 @@ def draw_with_bar(
 
 Runs = Annotated[
     list[Path] | None,
-    typer.Option("--runs", help="Folder with training runs at any depth; may be repeated.  [default: runs]", show_default=False),
+    typer.Option(
+        "--runs", help="Folder with training runs at any depth; may be repeated.  [default: runs]", show_default=False
+    ),
 ]
 
 
@@ -89,16 +92,16 @@ def status(
 
         protoocc status --dataset nuscenes --runs runs --runs /scratch/ablations
     """
-    from cli.again import words_of
+    from cli.again import complete_commands
     from cli.status import print_status
-    from pipelines.status import Said, stage_rows
+    from pipelines.status import stage_rows
     from schemas.datasets import load_datasets
 
     dataset = load_dataset(datasets, name, out)
-    said = Said(datasets=datasets if is_typed("datasets") else None, out=out, words=words_of)
-    rows = stage_rows(
-        dataset.work, dataset.name, runs or [Path("runs")], all_names=list(load_datasets(datasets)), said=said
+    found = stage_rows(
+        dataset.work, dataset.name, runs or [Path("runs")], all_names=list(load_datasets(datasets)), dataset=dataset
     )
+    rows = [replace(row, next_command=complete_commands(row.next_command)) for row in found]
     if as_json:
         import dataclasses
         import json

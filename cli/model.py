@@ -26,7 +26,9 @@ Shards = Annotated[
 ]
 Run = Annotated[
     Path | None,
-    typer.Option("--run", help="Run folder or one checkpoint; `runs/<dataset>-<preset>` by default.", show_default=False),
+    typer.Option(
+        "--run", help="Run folder or one checkpoint; `runs/<dataset>-<preset>` by default.", show_default=False
+    ),
 ]
 Preset = Annotated[
     str,
@@ -207,8 +209,8 @@ def print_report(report: EvalReport) -> None:
     table.add_column("")
     for row in report.rows:
         table.add_column(row.name.replace("_", " "), justify="right")
-    shown = {"mIoU": [row.miou for row in report.rows], "IoU (occupied)": [row.iou for row in report.rows]}
-    for label, shares in shown.items():
+    means = {"mIoU": [row.miou for row in report.rows], "IoU (occupied)": [row.iou for row in report.rows]}
+    for label, shares in means.items():
         table.add_row(label, *map(_percent, shares), style="bold", end_section=label != "mIoU")
     for label in report.rows[0].classes:
         table.add_row(shown(label), *(_percent(row.classes[label]) for row in report.rows))

@@ -24,7 +24,6 @@ from cli.options import (
     Version,
     Work,
     Workers,
-    check_parallel,
     load_dataset,
 )
 
@@ -112,14 +111,8 @@ def occupancy(
     from schemas.workfolder import MANIFEST, WorkFolder
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
-    run = partial(
-        run_with_bar,
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
-        overwrite=overwrite,
-        on_error=on_error,
-    )
+    where = make_scheduler(scheduler, workers, memory_limit)
+    run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error)
     is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
     wants_more = write_npz is not None or compare is not None or check
     uses_finished = source is None and is_finished and wants_more
@@ -130,7 +123,6 @@ def occupancy(
     )
     only_looks = uses_finished and write_npz is None
     refuse(("overwrite", "on_error"), only_looks, "nothing is made; name a --source to make labels again")
-    check_parallel(scheduler, memory_limit)
     summary, answer = None, dict[str, Any]()
     if not uses_finished:
         from pipelines.occupancy import make_occupancy
@@ -150,9 +142,9 @@ def occupancy(
 
         summary = run("npz", lambda runtime: write_label_files(dataset, dataset.work, write_npz, runtime))
     if compare is not None:
-        answer |= report_comparison(dataset, compare, make_scheduler(scheduler, workers, memory_limit))
+        answer |= report_comparison(dataset, compare, where)
     if check:
-        answer |= report_check(dataset, make_scheduler(scheduler, workers, memory_limit))
+        answer |= report_check(dataset, where)
     if as_json and answer:
         typer.echo(json.dumps(answer, indent=1))
     elif as_json and summary is not None:

@@ -25,11 +25,15 @@ Work = Annotated[
 ]
 Root = Annotated[
     Path | None,
-    typer.Option("--root", help="Raw data folder instead of the entry's; later stages remember it.", show_default=False),
+    typer.Option(
+        "--root", help="Raw data folder instead of the entry's; later stages remember it.", show_default=False
+    ),
 ]
 Version = Annotated[
     str | None,
-    typer.Option("--version", help="Table version instead of the entry's; later stages remember it.", show_default=False),
+    typer.Option(
+        "--version", help="Table version instead of the entry's; later stages remember it.", show_default=False
+    ),
 ]
 SchedulerKind = Annotated[
     str, typer.Option("--scheduler", help="processes, threads, sync (for debugging) or a Dask address tcp://HOST:PORT.")
@@ -63,7 +67,7 @@ SCHEDULERS: Final = ("processes", "threads", "sync")
 def load_dataset(
     datasets: Path, name: str | None, out: Path | None, *, root: Path | None = None, version: str | None = None
 ) -> DatasetSpec:
-    """The chosen entry of datasets.yaml, with ``out`` in place of its work folder and the raw data it was prepared from.
+    """The chosen entry of datasets.yaml with ``out`` as its work folder and the raw data that it was prepared from.
 
     Raises:
         ConfigError: no such entry, or ``root`` or ``version`` are not those that `prepare` used.
@@ -84,7 +88,7 @@ def load_dataset(
 def load_for_prepare(
     datasets: Path, name: str | None, out: Path | None, *, root: Path | None, version: str | None
 ) -> tuple[DatasetSpec, RawSource]:
-    """As `load_dataset`, but ``root`` and ``version`` take the place of those used before; also what to store of them."""
+    """As `load_dataset`, but ``root`` and ``version`` replace those used before; also what to store of them."""
     from schemas.raw import RawSource
 
     entry = _entry(datasets, name, out)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines.scheduler import Scheduler
     from pipelines.stage import StageSummary
 
+
 class Update(Protocol):
     """Moves a bar; ``note`` stands behind it."""
 
@@ -72,7 +73,7 @@ def progress_bar(title: str, unit: str = "samples") -> Iterator[Update]:
         yield update
 
 
-def make_scheduler(kind: str, workers: int | None, memory_limit: str | None = None) -> Scheduler:
+def make_scheduler(kind: str, workers: int | None = None, memory_limit: str | None = None) -> Scheduler:
     """Scheduler of a stage, from `--scheduler`, `--workers` and `--memory-limit`.
 
     Raises:

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pipelines.files import folder_bytes, sha256_of
+from pipelines.files import folder_bytes
+from pipelines.lineage import find_stale
+from pipelines.manifests import command_of, content_of, read_marker
+from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.runs import CONFIG, RunFolder
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
-from schemas.workfolder import MANIFEST, PLAN, UNITS, StageManifest, UnitMarker, WorkFolder
+from schemas.workfolder import MANIFEST, PLAN, UNITS, StageManifest, WorkFolder
 
 State = Literal["done", "partial", "outdated", "missing"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,33 +53,41 @@ class StageRow:
 
 
 def stage_rows(
-    work: Path, dataset_name: str, runs: Path = Path("runs"), all_names: Sequence[str] = ()
+    work: Path,
+    dataset_name: str,
+    runs: Sequence[Path] = (Path("runs"),),
+    all_names: Sequence[str] = (),
+    dataset: DatasetSpec | None = None,
 ) -> list[StageRow]:
     """State of every stage of a dataset, in the order of the pipeline, then its training runs.
 
     Args:
         work: work folder of the dataset.
         dataset_name: its entry in `datasets.yaml`, for the commands.
-        runs: folder of the training runs; `<dataset>-<preset>` belongs to the dataset.
+        runs: folders of training runs at any depth. A run belongs to the dataset that its `trained_on.json` names;
+            without that file, `<dataset>-<preset>` directly below one of these folders does.
         all_names: all entries of `datasets.yaml`: `mini-large-demo` is a run of `mini-large`, where there is one.
+        dataset: the entry itself; stages that were made from other fields of it are outdated.
 
     Raises:
         DataError: a marker, manifest or configuration is no JSON or lacks a field.
     """
-    folder, option = WorkFolder(work), f"--dataset {dataset_name}"
-    records = _row(folder, "records", folder.records, f"protoocc prepare {dataset_name}", None)
+    name = shlex.quote(dataset_name)
+    folder, option = WorkFolder(work), f"--dataset {name}"
+    _row = partial(_stage_row, folder, dataset)
+    records = _row("records", folder.records, f"protoocc prepare {name}", None)
     total = records.done + records.dropped if records.state == "done" else None
     rows = [
         records,
-        _row(folder, "geometry", folder.geometry, f"protoocc prepare {dataset_name}", total),
-        _row(folder, "occupancy", folder.occupancy, f"protoocc occupancy {option}", total),
+        _row("geometry", folder.geometry, f"protoocc prepare {name}", total),
+        _row("occupancy", folder.occupancy, f"protoocc occupancy {option}", total),
     ]
     generators = folder.generators() or ["seeds"]
     for generator in generators:
         command = f"protoocc masks --generator {generator} {option}"
-        rows.append(_row(folder, f"masks-{generator}", folder.masks(generator), command, total))
+        rows.append(_row(f"masks-{generator}", folder.masks(generator), command, total))
     chosen = "seeds" if "seeds" in generators else generators[0]
-    rows.append(_row(folder, "shards", folder.shards, f"protoocc pack --masks {chosen} {option}", None))
+    rows.append(_row("shards", folder.shards, f"protoocc pack --masks {chosen} {option}", None))
     return rows + list(_run_rows(folder, dataset_name, runs, all_names))
 
 
@@ -82,13 +96,16 @@ def next_command(rows: Sequence[StageRow]) -> str:
     return next((row.next_command for row in rows if row.state != "done"), rows[-1].next_command)
 
 
-def _row(work: WorkFolder, stage: str, folder: Path, command: str, total: int | None) -> StageRow:
+def _stage_row(
+    work: WorkFolder, dataset: DatasetSpec | None, stage: str, folder: Path, command: str, total: int | None
+) -> StageRow:
     if (folder / MANIFEST).is_file():
-        return _finished(work, stage, folder, command)
+        return _finished(work, dataset, stage, folder, command)
     if not (folder / PLAN).is_file():
         size = folder_bytes(folder)
         return StageRow(stage=stage, folder=folder, state="missing", num_bytes=size, next_command=command)
-    markers = [_parse(path, UnitMarker) for path in sorted((folder / UNITS).glob("*.json"))]
+    names = sorted(path.stem for path in (folder / UNITS).glob("*.json"))
+    markers = [marker for name in names if (marker := read_marker(folder, name))]
     return StageRow(
         stage=stage,
         folder=folder,
@@ -102,9 +119,10 @@ def _row(work: WorkFolder, stage: str, folder: Path, command: str, total: int | 
     )
 
 
-def _finished(work: WorkFolder, stage: str, folder: Path, command: str) -> StageRow:
+def _finished(work: WorkFolder, dataset: DatasetSpec | None, stage: str, folder: Path, command: str) -> StageRow:
     manifest = _parse(folder / MANIFEST, StageManifest)
-    reason = _outdated(work, manifest)
+    reason = _outdated(work, folder, manifest, dataset)
+    command = command_of(folder, manifest) or command
     return StageRow(
         stage=stage,
         folder=folder,
@@ -118,7 +136,7 @@ def _finished(work: WorkFolder, stage: str, folder: Path, command: str) -> Stage
     )
 
 
-def _outdated(work: WorkFolder, manifest: StageManifest) -> str:
+def _outdated(work: WorkFolder, folder: Path, manifest: StageManifest, dataset: DatasetSpec | None) -> str:
     """Why a finished stage has to run again; empty when it need not."""
     if manifest.format_version != FORMAT_VERSION:
         return f"format {manifest.format_version}, this program reads {FORMAT_VERSION}"
@@ -126,38 +144,53 @@ def _outdated(work: WorkFolder, manifest: StageManifest) -> str:
     for name, fingerprint in manifest.inputs.items():
         if name in sources:
             source = sources[name] / MANIFEST
-            if not source.is_file() or sha256_of([source]) != fingerprint:
+            if not source.is_file() or content_of(_parse(source, StageManifest)) != fingerprint:
                 return f"{name} changed since"
-    return ""
+    stale = find_stale(folder, dataset, files=False) if dataset is not None else iter(())
+    return next((reason.reason for reason in stale if reason.folder == folder), "")
 
 
-def _run_rows(work: WorkFolder, dataset_name: str, runs: Path, all_names: Sequence[str]) -> Iterator[StageRow]:
+def _run_rows(
+    work: WorkFolder, dataset_name: str, runs: Sequence[Path], all_names: Sequence[str]
+) -> Iterator[StageRow]:
     longer = tuple(f"{name}-" for name in all_names if name.startswith(f"{dataset_name}-"))
-    folders = [RunFolder(path.parent) for path in sorted(runs.glob(f"{dataset_name}-*/{CONFIG}"))]
-    own = [folder for folder in folders if not folder.root.name.startswith(longer)]
-    if not own:
-        missing = runs / f"{dataset_name}-demo"
-        command = f"protoocc train --preset demo --dataset {dataset_name}"
-        yield StageRow(stage="run", folder=missing, state="missing", next_command=command)
-    for folder in own:
-        yield _run(work, folder, dataset_name)
+    found = 0
+    for folder in (folder for parent in runs for folder in _find_runs(parent)):
+        trained_on = _read(folder.trained_on) if folder.trained_on.is_file() else {}
+        name = folder.root.name
+        by_name = folder.root.parent in runs and name.startswith(f"{dataset_name}-") and not name.startswith(longer)
+        if trained_on.get("dataset") == dataset_name or (not trained_on and by_name):
+            found += 1
+            yield _run(work, folder, dataset_name, trained_on.get("shards"))
+    if not found:
+        command = f"protoocc train --preset demo --dataset {shlex.quote(dataset_name)}"
+        yield StageRow(stage="run", folder=runs[0] / f"{dataset_name}-demo", state="missing", next_command=command)
 
 
-def _run(work: WorkFolder, folder: RunFolder, dataset_name: str) -> StageRow:
+def _find_runs(parent: Path) -> Iterator[RunFolder]:
+    """Folders that hold a run's configuration, not those inside of them."""
+    for path, folders, files in os.walk(parent):
+        folders.sort()
+        if CONFIG in files:
+            folders.clear()
+            yield RunFolder(Path(path))
+
+
+def _run(work: WorkFolder, folder: RunFolder, dataset_name: str, shards: str | None) -> StageRow:
     total, done = _steps(work, _read(folder.config)), folder.last_step()
     is_done = done > 0 if total is None else done >= total
-    preset = folder.root.name.removeprefix(f"{dataset_name}-")
-    options = f"--dataset {dataset_name} --run {folder.root}"
-    resume, score = f"protoocc train --preset {preset} {options} --resume", f"protoocc eval {options}"
+    is_elsewhere = shards is not None and Path(shards) != work.shards.absolute()
+    data = f"--shards {shlex.quote(str(shards))}" if is_elsewhere else f"--dataset {shlex.quote(dataset_name)}"
+    options = f"{data} --run {shlex.quote(str(folder.root))}"
     return StageRow(
-        stage=f"run {preset}",
+        stage=f"run {folder.root.name.removeprefix(f'{dataset_name}-')}",
         folder=folder.root,
         state="done" if is_done else "partial",
         done=done,
         total=total,
         num_bytes=folder_bytes(folder.root),
         detail="steps",
-        next_command=score if is_done else resume,
+        next_command=f"protoocc eval {options}" if is_done else f"protoocc train {options} --resume",
     )
 
 

@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-LONGEST_VALUE: Final = 200
-"""Characters of a value that a message quotes whole."""
-
 
 class ProtoOccError(Exception):
     """A problem that the user can solve; the command line prints it and exits with code 2."""
@@ -69,15 +66,6 @@ def describe_os_error(error: OSError) -> str | None:
         return None if reason is None or error.errno == errno.ENOENT else reason
     names = [str(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return f"{' -> '.join(names) or error.filename}: {reason or error.strerror or type(error).__name__}"
-
-
-def quoted(value: object) -> str:
-    """A foreign value as messages quote it: escaped as Python writes it, shortened in the middle when it is long."""
-    text = repr(value)
-    if len(text) <= LONGEST_VALUE:
-        return text
-    half = LONGEST_VALUE // 2
-    return f"{text[:half]} ... {text[-half:]} ({len(text)} characters)"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

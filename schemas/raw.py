@@ -1,4 +1,4 @@
-"""Which raw data a work folder was prepared from, where `prepare --root` or `--version` named other data than its entry."""
+"""Which raw data a work folder was prepared from, where `prepare --root` or `--version` named others than its entry."""
 
 from __future__ import annotations
 

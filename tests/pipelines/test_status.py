@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.manifests import fingerprint
 from pipelines.status import StageRow, next_command, stage_rows
 from schemas.errors import DataError
 from schemas.store import FORMAT_VERSION
@@ -24,9 +24,9 @@ def _write(path: Path, value: Any) -> None:
 
 def _finish(folder: Path, inputs: dict[str, Path], **entries: Any) -> None:
     """A finished stage with 7 samples and 1 dropped one."""
-    fingerprints = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in inputs.items()}
+    fingerprints = {name: fingerprint(path.parent) for name, path in inputs.items()}
     plan = {"stage": folder.name, "format_version": FORMAT_VERSION, "config": {}, "inputs": fingerprints}
-    plan |= {"on_error": "drop", **entries}
+    plan |= entries
     marker = {"done": 7, "dropped": {"token-x": "image is truncated"}, "counts": {}}
     _write(folder / "plan.json", plan)
     _write(folder / "units" / "part-00000.json", marker)
@@ -52,14 +52,14 @@ def _states(rows: list[StageRow]) -> dict[str, str]:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    rows = stage_rows(tmp_path / "work", "mini", runs=tmp_path / "runs")
+    rows = stage_rows(tmp_path / "work", "mini", runs=[tmp_path / "runs"])
     assert [row.stage for row in rows] == ["records", "geometry", "occupancy", "masks-seeds", "shards", "run"]
     assert set(_states(rows).values()) == {"missing"}
     assert next_command(rows) == "protoocc prepare mini"
 
 
 def test_all_stages_done(work: Path, tmp_path: Path) -> None:
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     assert [row.state for row in rows] == ["done"] * 5 + ["missing"]
     assert (rows[1].done, rows[1].total, rows[1].dropped) == (7, 8, 1)
     size = sum(path.stat().st_size for path in (work / "records").rglob("*.json"))
@@ -72,7 +72,7 @@ def test_half_done_stage(work: Path, tmp_path: Path) -> None:
     (folder / "manifest.json").unlink()
     _write(folder / "units" / "part-00000.json", {"done": 3, "dropped": {}, "counts": {}})
     _write(folder / "units" / "part-00001.json", {"done": 1, "dropped": {"token-y": "no labels"}, "counts": {}})
-    row = stage_rows(work, "mini", runs=tmp_path / "runs")[2]
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[2]
     # 3 + 1 done; 8 = the 7 + 1 samples of the records
     assert (row.state, row.done, row.total, row.dropped, row.detail) == ("partial", 4, 8, 1, "2 units")
     assert row.next_command == "protoocc occupancy --dataset mini"
@@ -80,7 +80,7 @@ def test_half_done_stage(work: Path, tmp_path: Path) -> None:
 
 def test_stage_made_from_other_inputs_is_outdated(work: Path, tmp_path: Path) -> None:
     _write(work / "masks-seeds.zarr" / "manifest.json", {**_manifest(work / "masks-seeds.zarr"), "done": 8})
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     assert _states(rows)["shards"] == "outdated"
     assert rows[4].detail == "masks changed since"
     assert next_command(rows) == "protoocc pack --masks seeds --dataset mini --overwrite"
@@ -88,14 +88,14 @@ def test_stage_made_from_other_inputs_is_outdated(work: Path, tmp_path: Path) ->
 
 def test_other_format_is_outdated(work: Path, tmp_path: Path) -> None:
     _write(work / "geometry.zarr" / "manifest.json", {**_manifest(work / "geometry.zarr"), "format_version": 99})
-    row = stage_rows(work, "mini", runs=tmp_path / "runs")[1]
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[1]
     assert row.state == "outdated"
     assert row.detail == f"format 99, this program reads {FORMAT_VERSION}"
 
 
 def test_two_mask_generators(work: Path, tmp_path: Path) -> None:
     _write(work / "masks-sam.zarr" / "plan.json", {"stage": "masks"})
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     assert [row.stage for row in rows][3:5] == ["masks-sam", "masks-seeds"]
     assert rows[3].state == "partial"
     assert rows[3].next_command == "protoocc masks --generator sam --dataset mini"
@@ -109,7 +109,7 @@ def test_runs(work: Path, tmp_path: Path) -> None:
     _write(runs / "mini-small" / "config.json", {"schedule": {"steps": 200, "epochs": None}})
     (runs / "mini-small" / "checkpoints" / "step-000050").mkdir(parents=True)
     (runs / "mini-small" / "checkpoints" / "step-000200.partial").mkdir(parents=True)
-    demo, small = stage_rows(work, "mini", runs=runs)[5:]
+    demo, small = stage_rows(work, "mini", runs=[runs])[5:]
     assert (demo.stage, demo.state, demo.done, demo.total) == ("run demo", "done", 100, 100)
     assert demo.next_command == f"protoocc eval --dataset mini --run {runs / 'mini-demo'}"
     assert (small.stage, small.state, small.done, small.total) == ("run small", "partial", 50, 200)
@@ -122,11 +122,11 @@ def test_runs_of_presets_with_dashes_and_of_other_datasets(work: Path, tmp_path:
     runs = tmp_path / "runs"
     for name in ("mini-protoocc-small", "mini-large-demo", "mini-large-panoocc-small"):
         _write(runs / name / "config.json", {"schedule": {"steps": 10}})
-    rows = stage_rows(work, "mini", runs=runs, all_names=["mini", "mini-large"])
+    rows = stage_rows(work, "mini", runs=[runs], all_names=["mini", "mini-large"])
     assert [row.stage for row in rows[5:]] == ["run protoocc-small"]
-    rows = stage_rows(tmp_path / "none", "mini-large", runs=runs, all_names=["mini", "mini-large"])
+    rows = stage_rows(tmp_path / "none", "mini-large", runs=[runs], all_names=["mini", "mini-large"])
     assert [row.stage for row in rows[5:]] == ["run demo", "run panoocc-small"]
-    assert len(stage_rows(work, "mini", runs=runs)[5:]) == 3
+    assert len(stage_rows(work, "mini", runs=[runs])[5:]) == 3
 
 
 def test_run_that_counts_epochs(work: Path, tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_run_that_counts_epochs(work: Path, tmp_path: Path) -> None:
     (runs / "mini-protoocc-small" / "checkpoints" / "step-000007").mkdir(parents=True)
     shards = [{"split": "train", "nsamples": 3}, {"split": "val", "nsamples": 9}, {"split": "train", "nsamples": 2}]
     _write(work / "shards" / "manifest.json", {**_manifest(work / "shards"), "shardlist": shards})
-    row = stage_rows(work, "mini", runs=runs)[5]
+    row = stage_rows(work, "mini", runs=[runs])[5]
     assert (row.state, row.done, row.total) == ("partial", 7, 8)
     (runs / "mini-protoocc-small" / "checkpoints" / "step-000008").mkdir()
-    assert stage_rows(work, "mini", runs=runs)[5].state == "done"
+    assert stage_rows(work, "mini", runs=[runs])[5].state == "done"
 
 
 def test_size_of_a_finished_stage_is_not_counted_again(
@@ -157,7 +157,7 @@ def test_size_of_a_finished_stage_is_not_counted_again(
     real = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: scanned.append(str(path)) or real(path))
     monkeypatch.setattr(Path, "rglob", None)
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     chunks = [path for path in scanned if "/semantics/c/" in path]
     assert rows[3].num_bytes == 123
     markers = sum(path.stat().st_size for path in (work / "occupancy.zarr").glob("**/*.json"))
@@ -174,17 +174,18 @@ def test_status_loads_no_network_and_no_arrays() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_damaged_marker_is_named(work: Path, tmp_path: Path) -> None:
+def test_damaged_marker_counts_as_a_unit_to_do(work: Path, tmp_path: Path) -> None:
     (work / "occupancy.zarr" / "manifest.json").unlink()
     _write(work / "occupancy.zarr" / "units" / "part-00000.json", {"done": 3})
-    with pytest.raises(DataError, match=r"units/part-00000\.json is damaged: field 'dropped' is missing"):
-        stage_rows(work, "mini", runs=tmp_path / "runs")
+    _write(work / "occupancy.zarr" / "units" / "part-00001.json", {"done": 1, "dropped": {}, "counts": {}})
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[2]
+    assert (row.state, row.done, row.detail) == ("partial", 1, "1 units")
 
 
 def test_damaged_manifest_is_named(work: Path, tmp_path: Path) -> None:
     (work / "records" / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"records/manifest\.json is damaged"):
-        stage_rows(work, "mini", runs=tmp_path / "runs")
+        stage_rows(work, "mini", runs=[tmp_path / "runs"])
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def _wanted(command: str, known: Mapping[str, object]) -> Iterator[tuple[str, ob
     if command in _LEARNING and ("out" in known or "shards" in known):
         yield "--shards", known.get("shards") or WorkFolder(Path(str(known["out"]))).shards
         return
+    known = {"name": known["entry"], **known} if "entry" in known else known
     options = {"name": "" if command == "prepare" else "--dataset", "datasets": "--datasets"}
     if command not in _LEARNING:
         options["out"] = "--out"

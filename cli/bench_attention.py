@@ -10,7 +10,7 @@ import typer
 from cli.bench_table3 import generated_rig
 from cli.options import Json
 from cli.progress import progress_bar
-from cli.say import say
+from cli.say import answers, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,9 +47,7 @@ def attention(
 
 
 def _print(result: AttentionBench) -> None:
-    from rich.console import Console
-
-    out = Console()
+    out = answers()
     for name, rows in groupby(result.rows, key=lambda row: f"{row.attention} attention, {row.dtype}"):
         out.print(_table(name, list(rows)))
     out.print(

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cli.given import refuse
 from cli.options import DATASETS_YAML, Datasets, Json, load_dataset
-from cli.say import say
+from cli.say import answers, say
 
 if TYPE_CHECKING:
     from pipelines.bench_occupancy import OccupancyBench
@@ -103,7 +102,7 @@ def _print_table(result: OccupancyBench) -> None:
     table.add_row("all", f"{result.total:.3f}", "100 %")
     limit = result.traversal_seconds_per_keyframe
     table.add_row("limit: bare traversal of the same rays", f"{limit:.3f}", f"{100 * limit / result.total:.1f} %")
-    stdout = Console(highlight=False)
+    stdout = answers()
     stdout.print(table)
     steps = f"{result.million_steps_per_keyframe:.1f} million voxels passed per keyframe"
     stdout.print(f"{result.ratio:.1f} times the bare traversal ({steps}); peak memory {result.peak_memory_gb:.2f} GB")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.given import add_command
+from cli.given import add_command, refuse
 from cli.options import (
     DATASETS_YAML,
     Dataset,
@@ -126,7 +126,8 @@ def synth(
 
 
 def prepare(
-    name: Annotated[str | None, typer.Argument(help="Entry of datasets.yaml.", show_default=False)] = None,
+    entry: Annotated[str | None, typer.Argument(help="Entry of datasets.yaml.", show_default=False)] = None,
+    name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     root: Root = None,
     version: Version = None,
@@ -149,6 +150,8 @@ def prepare(
     from pipelines.prepare import prepare as run_prepare
     from schemas.raw import write_raw
 
+    refuse(("name",), entry is not None, f"the entry is named already: {entry}")
+    name = name or entry
     dataset, raw = load_for_prepare(datasets, name, out, root=root, version=version)
 
     def run(runtime: Runtime) -> StageSummary:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from cli.say import say, shown
+from cli.say import answers, say, shown
 from pipelines.scheduler import available_cores
 
 if TYPE_CHECKING:
@@ -52,10 +52,8 @@ def doctor(json_output: bool) -> int:
     """Prints all checks; exit code 0, or 2 when one of them fails."""
     import json
 
-    from rich.console import Console
-
     checks = run_checks()
-    console = Console()
+    console = answers()
     if json_output:
         console.print_json(json.dumps([asdict(check) for check in checks]))
     else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import typer
 from typer.core import TyperCommand
@@ -18,8 +18,11 @@ FOLDERS: Final = frozenset(
     {"root", "out", "labels", "write_npz", "compare", "shards", "run", "runs", "pictures", "scratch"}
 )
 
-PLACES: Final = ("name", "datasets", "out", "shards", "root", "version")
+PLACES: Final = ("entry", "name", "datasets", "out", "shards", "root", "version")
 """Parameters that say on what a command works."""
+
+_USAGE_ERROR: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+"""Click's error for wrong words; typer does not export it."""
 
 _typed: ContextVar[Mapping[str, str]] = ContextVar("typed", default=MappingProxyType({}))
 """Parameter -> option as the user knows it, for each parameter that was typed."""
@@ -29,6 +32,16 @@ _places: ContextVar[Mapping[str, object]] = ContextVar("places", default=Mapping
 
 class Command(TyperCommand):
     """A command that knows which options were typed and checks its paths before it runs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words; one too many may be the dataset, which most commands take as an option."""
+        try:
+            return list(super().parse_args(ctx, args))
+        except _USAGE_ERROR as error:
+            takes_name = any("--dataset" in parameter.opts for parameter in self.params)
+            if takes_name and error.message.startswith("Got unexpected extra argument"):
+                error.message += ". The dataset is named with --dataset NAME."
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
@@ -84,7 +97,7 @@ def refuse(parameters: Sequence[str], when: bool, reason: str) -> None:
 
 def _option_name(parameter: Any) -> str:
     longest = max(parameter.opts, key=len)
-    return str(longest if longest.startswith("-") else parameter.human_readable_name)
+    return str(longest if longest.startswith("-") else parameter.name.upper())
 
 
 def _checked(name: str, option: str, value: Any) -> Any:

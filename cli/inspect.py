@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cli.given import add_command, refuse
 from cli.model import Run, Shards, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Work, load_dataset
 from cli.progress import progress_bar
+from cli.say import answers
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +108,7 @@ def status(
 
         typer.echo(json.dumps([dataclasses.asdict(row) for row in rows], default=str, indent=1))
     else:
-        print_status(rows, Console())
+        print_status(rows, answers())
 
 
 def doctor(as_json: Json = False) -> None:

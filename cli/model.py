@@ -10,7 +10,7 @@ import typer
 from cli.given import add_command, is_typed, refuse
 from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
 from cli.progress import progress_bar
-from cli.say import name_of, say, shown
+from cli.say import answers, name_of, say, shown
 from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
 if TYPE_CHECKING:
@@ -196,7 +196,6 @@ def evaluate_with_bar(run: Path, shards: Path, split: str) -> EvalReport:
 
 def print_report(report: EvalReport) -> None:
     """Table: a column per predictor, a row per class, mIoU and IoU on top; percent."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -214,7 +213,7 @@ def print_report(report: EvalReport) -> None:
         table.add_row(label, *map(_percent, shares), style="bold", end_section=label != "mIoU")
     for label in report.rows[0].classes:
         table.add_row(shown(label), *(_percent(row.classes[label]) for row in report.rows))
-    Console().print(table)
+    answers().print(table)
 
 
 def _percent(share: float | None) -> str:

@@ -147,11 +147,11 @@ def check_on_error(value: str) -> OnError:
     raise expected("--on-error", value, ("fail", "drop"))
 
 
-def check_parallel(scheduler: str, memory_limit: str | None) -> None:
+def check_parallel(scheduler: str) -> None:
     """Refuses a scheduler that is none, and `--workers` where nothing would follow it, before anything is touched.
 
     Raises:
-        ConfigError: an unknown word, a limit that makes no sense, or an option that the scheduler ignores.
+        ConfigError: an unknown word, or an option that the scheduler ignores.
     """
     from cli.given import refuse
 
@@ -159,6 +159,3 @@ def check_parallel(scheduler: str, memory_limit: str | None) -> None:
         raise expected("--scheduler", scheduler, (*SCHEDULERS, "an address tcp://HOST:PORT"))
     refuse(("workers",), scheduler == "sync", "--scheduler sync works in this process alone")
     refuse(("workers",), "://" in scheduler, f"the workers of {scheduler} were started elsewhere")
-    from pipelines.scheduler import Scheduler
-
-    Scheduler(kind=scheduler, memory_limit=memory_limit)

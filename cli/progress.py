@@ -79,8 +79,10 @@ def make_scheduler(kind: str, workers: int | None = None, memory_limit: str | No
     Raises:
         ConfigError: an unknown word or a limit that makes no sense.
     """
+    from cli.options import check_parallel
     from pipelines.scheduler import Scheduler
 
+    check_parallel(kind)
     return Scheduler(kind=kind, workers=workers, memory_limit=memory_limit)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 from typing import Final
@@ -12,8 +13,16 @@ from rich.text import Text
 LONGEST_LINE: Final = 4000
 """Characters of a line that are printed whole; paths of the longest kind fit."""
 
+PIPE_WIDTH: Final = 500
+"""Characters of a table that nobody looks at on a terminal."""
+
 console = Console(stderr=True, highlight=False)
 """Standard error: bars, summaries, errors. Answers go to standard output, so that they can be piped."""
+
+
+def answers() -> Console:
+    """Standard output for tables; in a file or pipe they are as wide as they need, so that no name is cut."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
 
 
 def ready_streams() -> None:

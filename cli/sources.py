@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -74,6 +75,8 @@ def mask_generator(
     if generator not in GENERATORS:
         raise expected("--generator", generator, GENERATORS)
     refuse(("checkpoint", "model_type", "device"), generator == "seeds", "--generator seeds needs no network")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise expected("--device", device, ("cpu", "cuda", "one GPU such as cuda:0"))
     refuse(("segments",), generator == "sam", "Segment Anything decides itself how many masks an image has")
     try:
         if generator == "seeds":

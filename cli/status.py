@@ -20,7 +20,7 @@ def print_status(rows: Sequence[StageRow], console: Console) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in ("stage", "state", "done", "dropped", "size", "folder"):
-        table.add_column(header, justify="right" if header in ("done", "dropped", "size") else "left")
+        table.add_column(header, justify="right" if header in ("done", "dropped", "size") else "left", overflow="fold")
     for row in rows:
         state = shown(row.state, STYLES[row.state]) + shown(f" ({row.detail})" if row.detail else "")
         count = "" if row.state == "missing" else str(row.done)

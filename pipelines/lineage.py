@@ -106,7 +106,7 @@ def find_stale(folder: Path, dataset: DatasetSpec, *, deep: bool = False, files:
     """
     manifest = read_manifest(folder)
     command = f"{command_of(folder, manifest) or 'the stage that makes it,'} --overwrite"
-    own = list(_changed_fields(manifest, dataset))
+    own = list(_changed_fields(_planned_fields(folder, manifest), dataset))
     for name, relative in manifest.stores.items():
         source = Path(os.path.normpath(folder / relative))
         yield from find_stale(source, dataset, deep=deep, files=files)
@@ -143,9 +143,16 @@ def _damaged(folder: Path, manifest: StageManifest) -> Iterator[str]:
             yield f"{name} is damaged: its contents are not those that were written"
 
 
-def _changed_fields(manifest: StageManifest, dataset: DatasetSpec) -> Iterator[str]:
-    now = flatten(dataset_part(dataset, tuple(manifest.dataset)))
-    was = flatten(manifest.dataset)
+def _planned_fields(folder: Path, manifest: StageManifest) -> dict[str, Any]:
+    """Fields of the entry that a store was made for; the manifest of shards says something else under that name."""
+    if (folder / PLAN).is_file():
+        return dict(read_plan(folder).dataset)
+    return {name: value for name, value in manifest.dataset.items() if name.split(".")[0] in DatasetSpec.model_fields}
+
+
+def _changed_fields(fields: Mapping[str, Any], dataset: DatasetSpec) -> Iterator[str]:
+    now = flatten(dataset_part(dataset, tuple(fields)))
+    was = flatten(fields)
     yield from (f"{name}: {change}" for name, change in changes(was, now))
 
 

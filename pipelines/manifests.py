@@ -95,16 +95,17 @@ def command_of(folder: Path, plan: StagePlan) -> str:
 
 def _command(folder: Path) -> str:
     """How to make a folder again, from its plan where that can be read."""
-    command = _planned_command(folder)
+    command = planned_command(folder)
     return f"Run `{command} --overwrite`." if command else AGAIN
 
 
 def _first(folder: Path) -> str:
-    command = _planned_command(folder)
+    command = planned_command(folder)
     return f": `{command}`" if command else ""
 
 
-def _planned_command(folder: Path) -> str:
+def planned_command(folder: Path) -> str:
+    """Command line that a folder was begun with; empty where its plan does not tell or cannot be read."""
     try:
         return command_of(folder, PlanFile.model_validate_json((folder / PLAN).read_bytes()))
     except (OSError, ValidationError):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.files import folder_bytes
 from pipelines.lineage import find_stale
-from pipelines.manifests import command_of, content_of, read_marker
+from pipelines.manifests import command_of, content_of, planned_command, read_marker
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.runs import CONFIG, RunFolder
@@ -86,14 +86,25 @@ def stage_rows(
     for generator in generators:
         command = f"protoocc masks --generator {generator} {option}"
         rows.append(_row(f"masks-{generator}", folder.masks(generator), command, total))
-    chosen = "seeds" if "seeds" in generators else generators[0]
+    finished = [name for name in generators if (folder.masks(name) / MANIFEST).is_file()]
+    known = finished or generators
+    chosen = "seeds" if "seeds" in known else known[0]
     rows.append(_row("shards", folder.shards, f"protoocc pack --masks {chosen} {option}", None))
     return rows + list(_run_rows(folder, dataset_name, runs, all_names))
 
 
 def next_command(rows: Sequence[StageRow]) -> str:
-    """Command of the first row that is not done; when all are, of the last run."""
-    return next((row.next_command for row in rows if row.state != "done"), rows[-1].next_command)
+    """Command of the first row that is not done; when all are, of the last run.
+
+    One mask generator is enough: what another one has begun is not asked for.
+    """
+    has_masks = any(_is_masks(row) and row.state == "done" for row in rows)
+    needed = [row for row in rows if not (has_masks and _is_masks(row) and row.state in ("missing", "partial"))]
+    return next((row.next_command for row in needed if row.state != "done"), rows[-1].next_command)
+
+
+def _is_masks(row: StageRow) -> bool:
+    return row.stage.startswith("masks-")
 
 
 def _stage_row(
@@ -106,6 +117,7 @@ def _stage_row(
         return StageRow(stage=stage, folder=folder, state="missing", num_bytes=size, next_command=command)
     names = sorted(path.stem for path in (folder / UNITS).glob("*.json"))
     markers = [marker for name in names if (marker := read_marker(folder, name))]
+    command = planned_command(folder) or command
     return StageRow(
         stage=stage,
         folder=folder,

@@ -193,7 +193,7 @@ def expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{path}: {error}; write the folder without ~") from error
+        raise ConfigError(f"{path}: {str(error).rstrip('.')}; write the folder without ~") from error
 
 
 def select_dataset(datasets: dict[str, DatasetSpec], name: str | None) -> DatasetSpec:

@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.manifests import fingerprint
 from pipelines.status import StageRow, next_command, stage_rows
+from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.store import FORMAT_VERSION
 
@@ -99,6 +100,32 @@ def test_two_mask_generators(work: Path, tmp_path: Path) -> None:
     assert [row.stage for row in rows][3:5] == ["masks-sam", "masks-seeds"]
     assert rows[3].state == "partial"
     assert rows[3].next_command == "protoocc masks --generator sam --dataset mini"
+    assert next_command(rows) == "protoocc train --preset demo --dataset mini", "one generator is enough"
+
+
+def test_half_done_stage_goes_on_with_what_it_was_begun_with(work: Path, tmp_path: Path) -> None:
+    (work / "masks-seeds.zarr" / "manifest.json").unlink()
+    plan = json.loads((work / "masks-seeds.zarr" / "plan.json").read_text())
+    plan["command"] = "protoocc masks --generator seeds --segments 91 --dataset mini"
+    _write(work / "masks-seeds.zarr" / "plan.json", plan)
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[3]
+    assert (row.state, row.next_command) == ("partial", plan["command"])
+
+
+def test_shards_with_a_description_of_their_dataset_are_not_outdated(work: Path, tmp_path: Path) -> None:
+    """The manifest of shards has a `dataset` of its own, with an image shape that no entry of datasets.yaml has."""
+    fields = {"name": "mini", "format": "nuscenes", "root": ".", "version": "v1.0-mini", "work": str(work)}
+    image = {"resize": [128, 72], "crop": [0, 0, 128, 64]}
+    dataset = DatasetSpec.model_validate({**fields, "image": image, "splits": {"all": {"scenes": ["a"]}}})
+    plan = json.loads((work / "shards" / "plan.json").read_text())
+    _write(work / "shards" / "plan.json", {**plan, "dataset": {"name": "mini"}})
+    info = {"name": "mini", "image_shape": [64, 128]}
+    _write(work / "shards" / "manifest.json", {**_manifest(work / "shards"), "dataset": info})
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"], dataset=dataset)
+    assert _states(rows)["shards"] == "done"
+    other = dataset.model_copy(update={"name": "maxi"})
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"], dataset=other)
+    assert rows[4].detail == "name: was 'mini', now 'maxi'"
 
 
 def test_runs(work: Path, tmp_path: Path) -> None:
@@ -127,6 +154,25 @@ def test_runs_of_presets_with_dashes_and_of_other_datasets(work: Path, tmp_path:
     rows = stage_rows(tmp_path / "none", "mini-large", runs=[runs], all_names=["mini", "mini-large"])
     assert [row.stage for row in rows[5:]] == ["run demo", "run panoocc-small"]
     assert len(stage_rows(work, "mini", runs=[runs])[5:]) == 3
+
+
+def test_runs_of_any_name_and_depth(work: Path, tmp_path: Path) -> None:
+    """A run says itself what it was trained on; where it was other shards, the command names them."""
+    runs, scratch = tmp_path / "runs", tmp_path / "scratch"
+    for folder, dataset, shards in (
+        (runs / "longer", "mini", work / "shards"),
+        (scratch / "ablations" / "a b", "mini", tmp_path / "other shards"),
+        (runs / "mini-named-so", "maxi", work / "shards"),
+    ):
+        _write(folder / "config.json", {"schedule": {"steps": 10}})
+        _write(folder / "trained_on.json", {"dataset": dataset, "shards": str(shards)})
+        (folder / "checkpoints" / "step-000010").mkdir(parents=True)
+        _write(folder / "checkpoints" / "step-000010" / "config.json", {"schedule": {"steps": 10}})
+    rows = stage_rows(work, "mini", runs=[runs, scratch])[5:]
+    assert [row.stage for row in rows] == ["run longer", "run a b"]
+    assert rows[0].next_command == f"protoocc eval --dataset mini --run {runs / 'longer'}"
+    elsewhere = f"--shards '{tmp_path / 'other shards'}' --run '{scratch / 'ablations' / 'a b'}'"
+    assert rows[1].next_command == f"protoocc eval {elsewhere}"
 
 
 def test_run_that_counts_epochs(work: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import typer
 from typer.core import TyperCommand
 
+from cli.say import end_pipe
 from schemas.errors import ConfigError
 
 FILES: Final = frozenset({"datasets", "checkpoint", "weights"})
@@ -55,7 +56,10 @@ class Command(TyperCommand):
         _typed.set(typed)
         is_of_dataset = "datasets" in ctx.params
         set_places({name: ctx.params[name] for name in PLACES if is_of_dataset and name in typed})
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            end_pipe()
 
 
 def add_command(app: typer.Typer, function: Any, name: str | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
-from typing import Final
+from typing import Final, NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -20,13 +20,30 @@ console = Console(stderr=True, highlight=False)
 """Standard error: bars, summaries, errors. Answers go to standard output, so that they can be piped."""
 
 
+class _Answers(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever reads has had enough, such as `head`: nothing is wrong."""
+        end_pipe()
+
+
+def end_pipe() -> NoReturn:
+    """Ends the program when nobody reads its answer any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise SystemExit(0)
+
+
 def answers() -> Console:
     """Standard output for tables; in a file or pipe they are as wide as they need, so that no name is cut."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
+    return _Answers(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
 
 
 def ready_streams() -> None:
-    """Lets standard output and error write a character that the terminal's encoding lacks as an escape."""
+    """Lets standard output and error write a character that the terminal's encoding lacks as an escape.
+
+    Where the shell has closed one of them (`>&-`), what goes there is lost and nothing fails.
+    """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115, lives as long as the program
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

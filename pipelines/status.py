@@ -167,7 +167,8 @@ def _run_rows(
 ) -> Iterator[StageRow]:
     longer = tuple(f"{name}-" for name in all_names if name.startswith(f"{dataset_name}-"))
     found = 0
-    for folder in (folder for parent in runs for folder in _find_runs(parent)):
+    folders = {folder.root.resolve(): folder for parent in runs for folder in _find_runs(parent)}
+    for folder in folders.values():
         trained_on = _read(folder.trained_on) if folder.trained_on.is_file() else {}
         name = folder.root.name
         by_name = folder.root.parent in runs and name.startswith(f"{dataset_name}-") and not name.startswith(longer)

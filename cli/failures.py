@@ -50,6 +50,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(complete_commands(str(error)), 2)
     if isinstance(error, ImportError | OSError) and (advice := missing_library(str(error))):
         return Failure(advice, 2)
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+        return Failure(f"no memory to load a library, or its disk forbids to run it (noexec): {error}", 2)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return Failure(f"the Python package {error.name} is missing; `protoocc doctor` prints how to repair it", 2)
     if isinstance(error, OSError) and (sentence := describe_os_error(error)):

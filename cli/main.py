@@ -41,8 +41,9 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show log lines and full tracebacks.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
-    for noisy in ("numba", "matplotlib", "PIL", "distributed", "asyncio"):
+    for noisy in ("numba", "PIL", "distributed", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache is read-only, it helps itself
 
 
 for _group in (demo, data, occupancy, model, inspect, bench):

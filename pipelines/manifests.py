@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from schemas.errors import DataError
+from schemas.errors import DataError, describe_os_error
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
 from schemas.workfolder import MANIFEST, PLAN, UNITS, PlanFile, StageManifest, StagePlan, UnitMarker
@@ -76,7 +76,9 @@ def _parse(path: Path, model: type[Model], again: str) -> Model:
         raise DataError(
             f"{path.parent} is not finished (no {path.name}). Run the stage that makes it first{_first(path.parent)}."
         ) from None
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{describe_os_error(error) or error}") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}. {again}") from error
     if isinstance(values, dict) and values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise DataError(

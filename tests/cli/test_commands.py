@@ -69,8 +69,12 @@ def test_each_command_by_itself(demo, tmp_path):
     assert [row["name"] for row in report["rows"]] == ["model", "frequent_class", "all_free"]
     paths = protoocc("view", "--shards", shards, "--run", run, "--count", 1, "--pictures", tmp_path / "pictures").stdout
     assert Path(paths.strip()).is_file()
-    status = protoocc("status", *common)
-    assert "occupancy" in status.stderr + status.stdout
+    rows = json.loads(protoocc("status", *common, "--runs", tmp_path, "--json").stdout)
+    assert {row["stage"]: row["state"] for row in rows} == dict.fromkeys(
+        ("records", "geometry", "occupancy", "masks-seeds", "shards", "run run"), "done"
+    )
+    assert f"--shards {shards}" in rows[-1]["next_command"]
+    protoocc("train", "--shards", shards, "--run", run, "--resume")
 
 
 def one_message(done: subprocess.CompletedProcess[str]) -> str:
@@ -112,6 +116,25 @@ def test_bad_entry_is_one_message_and_leaves_nothing(entry, tmp_path, change, wo
 def test_unknown_dataset_names_the_known_ones(demo):
     done = protoocc("prepare", "waymo", "--datasets", demo / "datasets.yaml", expect=2)
     assert "known: demo" in one_message(done)
+
+
+def test_root_of_prepare_is_remembered(demo, entry, tmp_path):
+    """`prepare --root` names the raw data for all later stages; another root later is refused."""
+    path = write(tmp_path, {**entry, "root": "/nowhere"})
+    where = ("--datasets", path, "--scheduler", "sync")
+    protoocc("prepare", "demo", "--root", demo / "world", *where)
+    protoocc("masks", *where)
+    again = one_message(protoocc("masks", *where, "--root", tmp_path, expect=2))
+    assert f"protoocc prepare demo --root {tmp_path}" in again
+    protoocc("prepare", "--dataset", "demo", *where)
+
+
+def test_read_only_caches():
+    """Numba refuses to load where it can keep nothing; a temporary place is enough for one run."""
+    script = "from cli.caches import ready_caches; ready_caches(); import os; print(os.environ['NUMBA_CACHE_DIR'])"
+    place = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": "/proc/nothing"}
+    done = subprocess.run([sys.executable, "-c", script], env=place, capture_output=True, text=True, timeout=900)
+    assert "protoocc-numba-" in done.stdout, done.stderr
 
 
 def test_stage_before_its_input(demo, tmp_path):

@@ -11,6 +11,7 @@ import typer
 from cli.given import add_command, refuse
 from cli.options import (
     DATASETS_YAML,
+    CheckInputs,
     Dataset,
     Datasets,
     DropBad,
@@ -49,6 +50,7 @@ def run_with_bar(
     scheduler: Scheduler | None = None,
     overwrite: bool = False,
     on_error: str = "fail",
+    check_inputs: bool = False,
 ) -> StageSummary:
     """Runs a stage under a progress bar and prints its summary; on all cores unless ``scheduler`` says otherwise."""
     from pipelines.stage import Runtime
@@ -57,6 +59,7 @@ def run_with_bar(
         scheduler=scheduler or make_scheduler("processes"),
         overwrite=overwrite,
         on_error=check_on_error(on_error),
+        check_inputs=check_inputs,
     )
     with progress_bar(title) as update:
         summary = stage(replace(runtime, on_progress=update))
@@ -137,6 +140,7 @@ def prepare(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Turn raw nuScenes data into portable records and camera geometry.
@@ -169,6 +173,7 @@ def prepare(
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
+        check_inputs=check_inputs,
     )
     write_raw(dataset.work, raw)
     print_absent(summary)
@@ -209,6 +214,7 @@ def masks(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Make pseudo masks: one label map per image that covers it.
@@ -230,6 +236,7 @@ def masks(
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
+        check_inputs=check_inputs,
     )
     if as_json:
         print_json(summary)
@@ -248,6 +255,7 @@ def pack(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Pack records, labels, masks and images into WebDataset shards with index and checksums.
@@ -269,6 +277,7 @@ def pack(
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
+        check_inputs=check_inputs,
     )
     if as_json:
         print_json(summary)

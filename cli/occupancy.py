@@ -13,6 +13,7 @@ from cli.given import add_command, refuse
 from cli.options import (
     DATASETS_YAML,
     Changes,
+    CheckInputs,
     Dataset,
     Datasets,
     DropBad,
@@ -88,6 +89,7 @@ def occupancy(
     memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
+    check_inputs: CheckInputs = False,
     as_json: Json = False,
 ) -> None:
     """Make or import occupancy labels with LiDAR and camera visibility masks; write, compare and check them.
@@ -118,7 +120,7 @@ def occupancy(
             f"root of '{dataset.name}'"
         )
     where = make_scheduler(scheduler, workers, memory_limit)
-    run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error)
+    run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error, check_inputs=check_inputs)
     is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
     wants_more = write_npz is not None or compare is not None or check
     uses_finished = source is None and is_finished and wants_more
@@ -128,7 +130,9 @@ def occupancy(
         "the finished store is used as it is; name its --source to make labels",
     )
     only_looks = uses_finished and write_npz is None
-    refuse(("overwrite", "on_error"), only_looks, "nothing is made; name a --source to make labels again")
+    refuse(
+        ("overwrite", "on_error", "check_inputs"), only_looks, "nothing is made; name a --source to make labels again"
+    )
     summary, answer = None, dict[str, Any]()
     if not uses_finished:
         from pipelines.occupancy import make_occupancy

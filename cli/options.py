@@ -51,6 +51,10 @@ MemoryLimit = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start afresh instead of refusing a changed configuration.")
 ]
+CheckInputs = Annotated[
+    bool,
+    typer.Option("--check-inputs", help="Compare contents of raw files with what was read, not only size and time."),
+]
 DropBad = Annotated[
     str, typer.Option("--on-error", help="fail: stop on a broken sample; drop: leave it out, counted, with its reason.")
 ]

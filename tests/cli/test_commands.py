@@ -194,5 +194,6 @@ def test_unknown_words(demo, tmp_path, arguments):
         if arguments[0] == "pack":
             for name in ("masks-seeds.zarr", "occupancy.zarr"):
                 shutil.copytree(work / name, tmp_path / "work" / name)
-    done = protoocc(*arguments, "--datasets", demo / "datasets.yaml", *extra, *out, expect=2)
+    entry = () if arguments[0] == "train" else ("--datasets", demo / "datasets.yaml")
+    done = protoocc(*arguments, *entry, *extra, *out, expect=2)
     assert arguments[-1].split("=")[0].split(".")[-1] in one_message(done)

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import typer
 from typer.core import TyperCommand
 
-from cli.say import end_pipe
+from cli.say import end_pipe, say
 from schemas.errors import ConfigError
 
 FILES: Final = frozenset({"datasets", "checkpoint", "weights"})
@@ -60,6 +60,9 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except BrokenPipeError:
             end_pipe()
+        except KeyboardInterrupt:
+            say("stopped; run again to go on")
+            raise SystemExit(130) from None
 
 
 def add_command(app: typer.Typer, function: Any, name: str | None = None) -> None:

@@ -126,3 +126,16 @@ def test_failures_of_the_machine_are_no_bugs() -> None:
     assert failure_of(ModuleNotFoundError("No module named 'cv2'", name="cv2")).code == 2
     assert failure_of(DataError("x")).text == "x"
     assert failure_of(ZeroDivisionError("x")).code == 1
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    own = typer.Typer()
+    own.callback()(_root)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    add_command(own, interrupted)
+    result = CliRunner().invoke(own, ["interrupted"])
+    assert result.exit_code == 130
+    assert "stopped; run again to go on" in result.output + capsys.readouterr().err

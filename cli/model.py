@@ -200,10 +200,6 @@ def print_report(report: EvalReport) -> None:
 
     table = Table(
         title=shown(f"{report.dataset}, split {report.split}: {report.samples} samples, {report.mask} mask, percent"),
-        caption=shown(
-            f"{name_of(report.checkpoint)}; baseline from split {report.baseline_split}; classes absent from labels "
-            "and prediction are left out of the mean"
-        ),
     )
     table.add_column("")
     for row in report.rows:
@@ -213,7 +209,14 @@ def print_report(report: EvalReport) -> None:
         table.add_row(label, *map(_percent, shares), style="bold", end_section=label != "mIoU")
     for label in report.rows[0].classes:
         table.add_row(shown(label), *(_percent(row.classes[label]) for row in report.rows))
-    answers().print(table)
+    out = answers()
+    out.print(table)
+    say(
+        f"{name_of(report.checkpoint)}; baseline from split {report.baseline_split}; classes absent from labels and "
+        "prediction are left out of the mean",
+        "dim",
+        to=out,
+    )
 
 
 def _percent(share: float | None) -> str:

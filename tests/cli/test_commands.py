@@ -156,7 +156,7 @@ def test_checkpoint_of_another_shape(demo):
     checkpoint = other / "checkpoints/step-000001"
     shutil.copy(demo / "run/checkpoints/step-000003/config.json", checkpoint / "config.json")
     done = protoocc("eval", "--shards", demo / "work/shards", "--run", other, expect=2)
-    assert "shape" in one_message(done)
+    assert "damaged" in one_message(done)
 
 
 def test_disk_that_takes_no_more_is_one_message(demo, tmp_path):

@@ -9,6 +9,7 @@ from cli.bench_loader import loader
 from cli.bench_occupancy import occupancy
 from cli.bench_stages import stages
 from cli.bench_table3 import table3
+from cli.given import add_command
 
 bench = typer.Typer(
     name="bench",
@@ -20,9 +21,6 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    bench.command()(stages)
-    bench.command()(occupancy)
-    bench.command()(table3)
-    bench.command()(attention)
-    bench.command()(loader)
+    for command in (stages, occupancy, table3, attention, loader):
+        add_command(bench, command)
     app.add_typer(bench)

@@ -9,7 +9,8 @@ import typer
 
 from cli.bench_table3 import generated_rig
 from cli.options import Json
-from cli.progress import console, progress_bar
+from cli.progress import progress_bar
+from cli.say import answers, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,9 +47,7 @@ def attention(
 
 
 def _print(result: AttentionBench) -> None:
-    from rich.console import Console
-
-    out = Console()
+    out = answers()
     for name, rows in groupby(result.rows, key=lambda row: f"{row.attention} attention, {row.dtype}"):
         out.print(_table(name, list(rows)))
     out.print(
@@ -58,7 +57,7 @@ def _print(result: AttentionBench) -> None:
         style="dim",
     )
     for reason in result.left_out:
-        console.print(f"left out: {reason}", style="dim")
+        say(f"left out: {reason}", "dim")
 
 
 def _table(name: str, rows: list[AttentionRow]) -> Table:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cli.model import Shards, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json
 from cli.progress import progress_bar
+from cli.say import answers, say
 
 
 def loader(
@@ -39,10 +39,10 @@ def loader(
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
         return
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(
-        f"{result.samples} samples of split {result.split}, best of {result.rounds} rounds, one thread", markup=False
+    lines = (
+        f"{result.samples} samples of split {result.split}, best of {result.rounds} rounds, one thread",
+        f"  reader        {result.reader_per_s:8.1f} samples/s  ({100 * result.share:.1f} % of the limit)",
+        f"  bare decoding {result.limit_per_s:8.1f} samples/s  (the limit: the same bytes, unchecked)",
+        f"  opening       {1000 * result.open_s:8.1f} ms for manifest and indexes",
     )
-    out.print(f"  reader        {result.reader_per_s:8.1f} samples/s  ({100 * result.share:.1f} % of the limit)")
-    out.print(f"  bare decoding {result.limit_per_s:8.1f} samples/s  (the limit: the same bytes, unchecked)")
-    out.print(f"  opening       {1000 * result.open_s:8.1f} ms for manifest and indexes")
+    say("\n".join(lines), to=answers())

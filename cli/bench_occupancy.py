@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from cli.given import refuse
 from cli.options import DATASETS_YAML, Datasets, Json, load_dataset
-from cli.progress import console
+from cli.say import answers, say
 
 if TYPE_CHECKING:
     from pipelines.bench_occupancy import OccupancyBench
@@ -43,6 +43,8 @@ def occupancy(
     from pipelines.bench_occupancy import bench_occupancy
     from pipelines.occupancy import LidarConfig
 
+    refuse(("keyframes", "sweeps"), name is not None, "--dataset is measured as it was prepared")
+    refuse(("datasets",), name is None, "a generated scene is measured; name an entry with --dataset")
     config = occupancy_source("lidar", thresholds)
     if not isinstance(config, LidarConfig):
         raise TypeError(f"{config} is not for sweeps")
@@ -64,7 +66,7 @@ def _generate(scratch: Path, keyframes: int, sweeps: int) -> DatasetSpec:
     from pipelines.synth import SynthConfig, generate_world
     from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 
-    console.print(f"generating a scene of {keyframes} keyframes with {sweeps} sweeps between two ...", highlight=False)
+    say(f"generating a scene of {keyframes} keyframes with {sweeps} sweeps between two ...")
     config = SynthConfig(scenes=1, keyframes=keyframes, sweeps_per_keyframe=sweeps, image_width=160, seed=0)
     generate_world(scratch / "world", config)
     dataset = DatasetSpec(
@@ -100,7 +102,7 @@ def _print_table(result: OccupancyBench) -> None:
     table.add_row("all", f"{result.total:.3f}", "100 %")
     limit = result.traversal_seconds_per_keyframe
     table.add_row("limit: bare traversal of the same rays", f"{limit:.3f}", f"{100 * limit / result.total:.1f} %")
-    stdout = Console(highlight=False)
+    stdout = answers()
     stdout.print(table)
     steps = f"{result.million_steps_per_keyframe:.1f} million voxels passed per keyframe"
     stdout.print(f"{result.ratio:.1f} times the bare traversal ({steps}); peak memory {result.peak_memory_gb:.2f} GB")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from cli.options import Json, MemoryLimit, Workers
-from cli.progress import console, make_scheduler
+from cli.progress import make_scheduler
+from cli.say import answers, say
 
 if TYPE_CHECKING:
     from pipelines.bench_stages import StageCost
@@ -62,7 +62,7 @@ def stages(
 
 
 def _say(count: int, stage: str) -> None:
-    console.print(f"{stage} of {count} samples ...", highlight=False)
+    say(f"{stage} of {count} samples ...")
 
 
 def _figures(cost: StageCost, smaller: StageCost) -> dict[str, float | int | str]:
@@ -104,7 +104,7 @@ def _print_table(rows: list[dict[str, float | int | str]], samples: int) -> None
         table.add_row(str(row["stage"]), *(_cell(name, row[name]) for name in COLUMNS))
     table.add_section()
     table.add_row("limit", *(COLUMNS[name][1].format(LIMITS[name]) if name in LIMITS else "" for name in COLUMNS))
-    Console(highlight=False).print(table)
+    answers().print(table)
 
 
 def _cell(name: str, value: float | int | str) -> str:

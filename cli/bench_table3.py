@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.given import refuse
 from cli.options import DATASETS_YAML, Datasets, Json, load_dataset
 from cli.progress import progress_bar
+from cli.say import answers
 
 if TYPE_CHECKING:
     from protoocc.bench.table3 import Rig, Table3
@@ -44,6 +46,7 @@ def table3(
     from protoocc.bench.table3 import measure_table3, with_memory
     from protoocc.inference import default_device
 
+    refuse(("datasets",), name is None, "a generated vehicle is measured; name an entry with --dataset")
     rig = generated_rig() if name is None else _dataset_rig(load_dataset(datasets, name, None))
     with progress_bar("table3", "runs") as update:
         table = measure_table3(rig, default_device(), presets=models, rounds=rounds, on_progress=update)
@@ -86,7 +89,6 @@ def generated_rig() -> Rig:
 
 
 def _print(table: Table3) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from protoocc.bench.table3 import BASE
@@ -111,6 +113,6 @@ def _print(table: Table3) -> None:
         if row.recompute_gb is not None:
             memory = f"{row.recompute_gb:.1f} (recompute)"
         shown.add_row(name, params, gflops, f"{row.gflops_true:.1f}", f"{row.seconds:.3f}", ratio, memory)
-    console = Console()
+    console = answers()
     console.width = max(console.width, 120)
     console.print(shown)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.given import add_command, refuse
 from cli.options import (
     DATASETS_YAML,
     CheckInputs,
@@ -16,13 +18,17 @@ from cli.options import (
     Json,
     MemoryLimit,
     Overwrite,
+    Root,
     SchedulerKind,
+    Version,
     Work,
     Workers,
     check_on_error,
     load_dataset,
+    load_for_prepare,
 )
-from cli.progress import console, make_scheduler, print_summary, progress_bar
+from cli.progress import make_scheduler, print_summary, progress_bar
+from cli.say import name_of, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     for command in (synth, prepare, masks, pack):
-        app.command()(command)
+        add_command(app, command)
 
 
 def run_with_bar(
@@ -49,15 +55,14 @@ def run_with_bar(
     """Runs a stage under a progress bar and prints its summary; on all cores unless ``scheduler`` says otherwise."""
     from pipelines.stage import Runtime
 
+    runtime = Runtime(
+        scheduler=scheduler or make_scheduler("processes"),
+        overwrite=overwrite,
+        on_error=check_on_error(on_error),
+        check_inputs=check_inputs,
+    )
     with progress_bar(title) as update:
-        runtime = Runtime(
-            scheduler=scheduler or make_scheduler("processes"),
-            overwrite=overwrite,
-            on_error=check_on_error(on_error),
-            check_inputs=check_inputs,
-            on_progress=update,
-        )
-        summary = stage(runtime)
+        summary = stage(replace(runtime, on_progress=update))
     print_summary(summary)
     return summary
 
@@ -117,19 +122,18 @@ def synth(
 
         summary = generate_world(out, config, on_keyframe=count)
     done_before = "already done, " if summary.is_skipped else ""
-    console.print(
+    say(
         f"synth: {done_before}{summary.keyframes} keyframes, {len(summary.voxels)} classes, {summary.seconds:.1f} s, "
-        f"{summary.num_bytes / 1e6:.1f} MB in {out}",
-        highlight=False,
-        soft_wrap=True,
+        f"{summary.num_bytes / 1e6:.1f} MB in {name_of(out)}"
     )
 
 
 def prepare(
-    name: Annotated[str | None, typer.Argument(help="Entry of datasets.yaml.", show_default=False)] = None,
+    entry: Annotated[str | None, typer.Argument(help="Entry of datasets.yaml.", show_default=False)] = None,
+    name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
-    root: Annotated[Path | None, typer.Option("--root", help="Raw data folder, instead of the entry's.")] = None,
-    version: Annotated[str | None, typer.Option("--version", help="Table version, instead of the entry's.")] = None,
+    root: Root = None,
+    version: Version = None,
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
@@ -150,18 +154,30 @@ def prepare(
         protoocc prepare nuscenes --check-inputs
     """
     from pipelines.prepare import prepare as run_prepare
+    from schemas.raw import write_raw
 
-    dataset = load_dataset(datasets, name, out)
-    changes = {"root": root.absolute() if root else None, "version": version}
-    dataset = dataset.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    refuse(("name",), entry is not None, f"the entry is named already: {entry}")
+    name = name or entry
+    dataset, raw = load_for_prepare(datasets, name, out, root=root, version=version)
+
+    def run(runtime: Runtime) -> StageSummary:
+        """Stores where the raw data are as soon as the stage has begun, so that a killed run goes on with them."""
+
+        def begin(done: int, total: int) -> None:
+            write_raw(dataset.work, raw)
+            runtime.on_progress(done, total)
+
+        return run_prepare(dataset, dataset.work, replace(runtime, on_progress=begin))
+
     summary = run_with_bar(
         "prepare",
-        lambda runtime: run_prepare(dataset, dataset.work, runtime),
+        run,
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
         check_inputs=check_inputs,
     )
+    write_raw(dataset.work, raw)
     print_absent(summary)
     if as_json:
         print_json(summary)
@@ -176,8 +192,8 @@ def print_absent(summary: StageSummary) -> None:
     for name, cost in costs.items():
         count = summary.counts.get(f"without_{name}", 0)
         if count:
-            text = f"  {count:.0f} of {summary.done} samples have no {name}: {cost}"
-            console.print(text.replace("lidar", "LiDAR"), style="yellow", highlight=False, soft_wrap=True)
+            sensor = name.replace("lidar", "LiDAR")
+            say(f"  {count:.0f} of {summary.done} samples have no {sensor}: {cost}", "yellow")
 
 
 def masks(
@@ -192,6 +208,8 @@ def masks(
     device: Annotated[str, typer.Option("--device", help="SAM: cpu or cuda.")] = "cpu",
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
+    root: Root = None,
+    version: Version = None,
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
@@ -212,7 +230,7 @@ def masks(
     from cli.sources import mask_generator
     from pipelines.masks import make_masks
 
-    dataset = load_dataset(datasets, name, out)
+    dataset = load_dataset(datasets, name, out, root=root, version=version)
     config = mask_generator(generator, segments=segments, checkpoint=checkpoint, model_type=model_type, device=device)
     summary = run_with_bar(
         "masks",
@@ -231,6 +249,8 @@ def pack(
     samples_per_shard: Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples per shard.")] = 64,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
+    root: Root = None,
+    version: Version = None,
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
@@ -251,7 +271,7 @@ def pack(
     from pipelines.pack import PackConfig
     from pipelines.pack import pack as run_pack
 
-    dataset = load_dataset(datasets, name, out)
+    dataset = load_dataset(datasets, name, out, root=root, version=version)
     config = PackConfig(masks=masks, samples_per_shard=samples_per_shard)
     summary = run_with_bar(
         "pack",

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.progress import console, make_scheduler
+from cli.given import add_command, set_places
+from cli.progress import make_scheduler
+from cli.say import name_of, say
 
 if TYPE_CHECKING:
     from protoocc.evaluate import EvalReport
@@ -33,7 +35,7 @@ class DemoSize:
 
 def register(app: typer.Typer) -> None:
     """Adds the command of this module."""
-    app.command()(demo)
+    add_command(app, demo)
 
 
 def demo(
@@ -61,6 +63,7 @@ def demo(
     from schemas.workfolder import WorkFolder
 
     started = time.monotonic()
+    set_places({"name": ENTRY, "datasets": out / "datasets.yaml"})
     continued = (out / "datasets.yaml").is_file()
     size = DemoSize(train_scenes, val_scenes, keyframes, width, steps, pictures)
     dataset = _make_data(out, size, seed)
@@ -70,7 +73,7 @@ def demo(
     _write_summary(
         out / "summary.json", seconds=seconds, continued=continued, train=summary, report=report, paths=paths
     )
-    console.print(f"demo: {seconds:.0f} s, summary in {out / 'summary.json'}, pictures:", highlight=False)
+    say(f"demo: {seconds:.0f} s, summary in {name_of(out / 'summary.json')}, pictures:")
     for path in paths:
         typer.echo(path)
 

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cli.say import answers, say, shown
 from pipelines.scheduler import available_cores
 
 if TYPE_CHECKING:
@@ -51,10 +52,8 @@ def doctor(json_output: bool) -> int:
     """Prints all checks; exit code 0, or 2 when one of them fails."""
     import json
 
-    from rich.console import Console
-
     checks = run_checks()
-    console = Console()
+    console = answers()
     if json_output:
         console.print_json(json.dumps([asdict(check) for check in checks]))
     else:
@@ -74,12 +73,12 @@ def print_report(checks: list[Check], console: Console) -> None:
 
     table = Table("", "check", "found", box=None, pad_edge=False, header_style="bold")
     for check in checks:
-        table.add_row(f"[{STYLES[check.status]}]{check.status}[/]", check.name, check.detail)
+        table.add_row(shown(check.status, STYLES[check.status]), shown(check.name), shown(check.detail))
     console.print(table)
     troubled = [check for check in checks if check.remedy]
     for check in troubled:
-        console.print(f"\n[{STYLES[check.status]}]{check.name}[/]: {check.detail}. Repair:", soft_wrap=True)
-        console.print(f"  {check.remedy}", markup=False, highlight=False, soft_wrap=True)
+        say(f"\n{check.name}: {check.detail}. Repair:", STYLES[check.status], to=console)
+        say(f"  {check.remedy}", to=console)
     if not troubled:
         console.print("\nEverything is in order.")
 

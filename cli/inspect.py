@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cli.given import add_command, refuse
 from cli.model import Run, Shards, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Work, load_dataset
 from cli.progress import progress_bar
+from cli.say import answers
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     for command in (view, status, doctor):
-        app.command()(command)
+        add_command(app, command)
 
 
 def view(
@@ -41,6 +43,7 @@ def view(
 
         protoocc view --run runs/nuscenes-protoocc-small --split val --pictures pictures/small --prototypes
     """
+    refuse(("prototypes",), run is None, "prototypes are drawn from a trained network, name its --run")
     folder = find_shards(shards, datasets, name)
     paths = draw_with_bar(folder, split, pictures, run=run, count=count, prototypes=prototypes)
     for path in paths:
@@ -68,6 +71,12 @@ Verify = Annotated[
     bool,
     typer.Option("--verify", help="Read every stored file and compare it with its checksum; exit code 2 if one fails."),
 ]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--runs", help="Folder with training runs at any depth; may be repeated.  [default: runs]", show_default=False
+    ),
+]
 
 
 def status(
@@ -75,6 +84,7 @@ def status(
     datasets: Datasets = DATASETS_YAML,
     out: Work = None,
     verify: Verify = False,
+    runs: Runs = None,
     as_json: Json = False,
 ) -> None:
     """Show what is done, what is missing, sizes, and the next command.
@@ -86,20 +96,26 @@ def status(
         protoocc status --dataset nuscenes --json
 
         protoocc status --dataset nuscenes --verify
+
+        protoocc status --dataset nuscenes --runs runs --runs /scratch/ablations
     """
+    from cli.again import complete_commands
     from cli.status import print_status
     from pipelines.status import stage_rows
     from schemas.datasets import load_datasets
 
     dataset = load_dataset(datasets, name, out)
-    rows = stage_rows(dataset.work, dataset.name, all_names=list(load_datasets(datasets)), dataset=dataset)
+    found = stage_rows(
+        dataset.work, dataset.name, runs or [Path("runs")], all_names=list(load_datasets(datasets)), dataset=dataset
+    )
+    rows = [replace(row, next_command=complete_commands(row.next_command)) for row in found]
     if as_json:
         import dataclasses
         import json
 
         typer.echo(json.dumps([dataclasses.asdict(row) for row in rows], default=str, indent=1))
     else:
-        print_status(rows, Console())
+        print_status(rows, answers())
     if verify:
         from pipelines.verify import verify_stages
 

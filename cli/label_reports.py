@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from cli.progress import console, progress_bar
+from cli.progress import progress_bar
+from cli.say import console, name_of, say, shown
 
 if TYPE_CHECKING:
     from pipelines.occupancy.check import Check
@@ -27,7 +28,7 @@ def report_comparison(dataset: DatasetSpec, folder: Path, scheduler: Scheduler) 
     picture = dataset.work / "pictures" / "compare.png"
     draw_differences(dataset, folder, comparison, picture)
     _print_comparison(comparison, folder, dataset.classes)
-    _say(f"picture of the keyframe that agrees least: {picture}")
+    say(f"picture of the keyframe that agrees least: {name_of(picture)}")
     return {
         **comparison.figures,
         "keyframes": len(comparison.per_row),
@@ -44,19 +45,21 @@ def _class_scores(comparison: Comparison) -> list[tuple[int, dict[str, float | N
 
 
 def _print_comparison(comparison: Comparison, folder: Path, classes: ClassTable) -> None:
-    table = Table(title=f"labels against {folder}, voxels that its mask_lidar observes", title_justify="left")
+    table = Table(
+        title=shown(f"labels against {name_of(folder)}, voxels that its mask_lidar observes"), title_justify="left"
+    )
     table.add_column("class", no_wrap=True)
     for name in ("its voxels", "ours", "IoU", "precision", "recall"):
         table.add_column(name, justify="right")
     for label, scores in _class_scores(comparison):
         shares = [_percent(scores[name]) for name in ("iou", "precision", "recall")]
         voxels = [f"{scores[name]:.0f}" for name in ("theirs", "ours")]
-        table.add_row(classes.names[label], *voxels, *shares)
+        table.add_row(shown(classes.names[label]), *voxels, *shares)
     console.print(table)
     missing = f", {comparison.missing} without a file there" if comparison.missing else ""
-    _say(f"{len(comparison.per_row)} keyframes compared{missing}; means over keyframes:")
+    say(f"{len(comparison.per_row)} keyframes compared{missing}; means over keyframes:")
     for name, value in comparison.figures.items():
-        _say(f"  {name:18} {'not defined' if value is None else f'{value:.4f}'}")
+        say(f"  {name:18} {'not defined' if value is None else f'{value:.4f}'}")
 
 
 def report_check(dataset: DatasetSpec, scheduler: Scheduler) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def report_check(dataset: DatasetSpec, scheduler: Scheduler) -> dict[str, Any]:
     picture = dataset.work / "pictures" / "check.png"
     draw_first_hits(dataset, check, picture)
     _print_check(check, dataset.classes)
-    _say(f"picture of the first voxel behind each pixel: {picture}")
+    say(f"picture of the first voxel behind each pixel: {name_of(picture)}")
     classes = {
         dataset.classes.names[label]: dict(zip(OUTCOMES, counts.tolist(), strict=True))
         for label, counts in sorted(check.pixels.items())
@@ -87,7 +90,7 @@ def _print_check(check: Check, classes: ClassTable) -> None:
         table.add_column(name, justify="right")
     for label, counts in sorted(check.pixels.items()):
         shares = [_percent(share) for share in (counts / counts.sum()).tolist()]
-        table.add_row(classes.names[label], str(counts.sum()), *shares)
+        table.add_row(shown(classes.names[label]), str(counts.sum()), *shares)
     console.print(table)
     texts = {
         "lidar_hit_share": f"of {check.returns} LiDAR returns lie in an occupied voxel (aim: at least 98 %)",
@@ -95,12 +98,8 @@ def _print_check(check: Check, classes: ClassTable) -> None:
         "box_pixel_share": "of the rays in the table meet the box's class first",
     }
     for name, text in texts.items():
-        _say(f"{_percent(check.figures[name])} {text}")
+        say(f"{_percent(check.figures[name])} {text}")
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)

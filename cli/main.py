@@ -10,9 +10,11 @@ with quiet_start():
     from typing import Annotated
 
     import typer
-    from rich.console import Console
 
     from cli import bench, data, demo, inspect, model, occupancy
+    from cli.caches import ready_caches
+    from cli.failures import failure_of
+    from cli.say import ready_streams
 
 app = typer.Typer(
     name="protoocc",
@@ -42,8 +44,9 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show log lines and full tracebacks.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
-    for noisy in ("numba", "matplotlib", "PIL", "distributed", "asyncio"):
+    for noisy in ("numba", "PIL", "distributed", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache is read-only, it helps itself
 
 
 for _group in (demo, data, occupancy, model, inspect, bench):
@@ -59,20 +62,16 @@ def main() -> None:
 def _run() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    ready_streams()
+    ready_caches()
     try:
         app(["--debug", *arguments] if debug else arguments)
     except Exception as error:
-        from schemas.errors import ProtoOccError
-
         if debug:
             raise
-        if isinstance(error, ProtoOccError):
-            errors.print("[bold red]error:[/] ", end="")
-            errors.print(str(error), markup=False)
-            raise SystemExit(2) from None
-        errors.print(f"bug: {type(error).__name__}: {error}\nRun again with --debug for the traceback.", markup=False)
-        raise SystemExit(1) from None
+        failure = failure_of(error)
+        failure.print()
+        raise SystemExit(failure.code) from None
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.given import add_command, is_typed, refuse
 from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
-from cli.progress import console, progress_bar
+from cli.progress import progress_bar
+from cli.say import answers, name_of, say, shown
 from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
 if TYPE_CHECKING:
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
 Shards = Annotated[
     Path | None,
     typer.Option(
-        "--shards", help="Folder of `protoocc pack`; <work>/shards of the dataset by default.", show_default=False
+        "--shards", help="Folder of `protoocc pack`; `<work>/shards` of the dataset by default.", show_default=False
     ),
 ]
 Run = Annotated[
     Path | None,
-    typer.Option("--run", help="Run folder or one checkpoint; runs/<dataset>-<preset> by default.", show_default=False),
+    typer.Option(
+        "--run", help="Run folder or one checkpoint; `runs/<dataset>-<preset>` by default.", show_default=False
+    ),
 ]
 Preset = Annotated[
     str,
@@ -36,8 +40,8 @@ Preset = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    app.command()(train)
-    app.command("eval")(evaluate)
+    add_command(app, train)
+    add_command(app, evaluate, "eval")
 
 
 def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
@@ -49,6 +53,7 @@ def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
     from pipelines.lineage import check_packed
     from schemas.workfolder import WorkFolder
 
+    refuse(("name", "datasets"), shards is not None, "--shards names the folder already")
     if shards is not None:
         check_packed(shards, None)
         return shards
@@ -85,7 +90,8 @@ def train(
 ) -> None:
     """Train the network on packed shards.
 
-    The full configuration is stored in the run folder as config.json; its fields are what --set takes.
+    The full configuration is stored in the run folder as config.json; its fields are what --set takes. With --resume
+    they need not be repeated, and others than the stored ones are refused.
 
     Examples:
 
@@ -95,15 +101,16 @@ def train(
 
         protoocc train --preset demo --set schedule.steps=800 --set optimizer.lr=1e-3 --run runs/longer
 
-        protoocc train --preset protoocc-small --run runs/nuscenes-protoocc-small --resume
+        protoocc train --dataset nuscenes --run runs/nuscenes-protoocc-small --resume
 
         protoocc train --preset protoocc-small --weights resnet50-11ad3fa6.pth
     """
     import protoocc
 
-    config = protoocc.read_preset(preset, changes or (), ablation=ablation)
     folder = find_shards(shards, datasets, name)
     run = find_run(run, folder, preset)
+    stored = stored_config(run) if resume and not any(map(is_typed, ("preset", "changes", "ablation"))) else None
+    config = stored or protoocc.read_preset(preset, changes or (), ablation=ablation)
     config = with_weights(config, weights, weights_format, weights_share)
     if resume and weights is None:
         config = with_stored_weights(config, run)
@@ -115,13 +122,37 @@ def train(
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str, indent=1))
 
 
+def stored_config(run: Path) -> TrainConfig | None:
+    """Configuration of the run that is there; None for a folder without one."""
+    from protoocc.checkpoint import CONFIG, read_config
+
+    return read_config(run / CONFIG) if (run / CONFIG).is_file() else None
+
+
+def note_shards(run: Path, shards: Path) -> None:
+    """Stores which dataset and shards a run was trained on, for `protoocc status`."""
+    import json
+
+    from protoocc.data import read_shard_manifest
+    from schemas.files import write_bytes
+    from schemas.runs import RunFolder
+
+    found = {"dataset": read_shard_manifest(shards).name, "shards": str(shards.absolute())}
+    write_bytes(RunFolder(run).trained_on, f"{json.dumps(found, indent=1)}\n".encode())
+
+
 def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool) -> TrainSummary:
     """Trains under a progress bar that shows the four losses, and prints how they fell."""
     import protoocc
 
     with progress_bar("train", "steps") as update:
+        is_noted = False
 
         def show(report: StepReport) -> None:
+            nonlocal is_noted
+            if not is_noted:
+                note_shards(run, shards)
+                is_noted = True
             names = ("ce", "lovasz", "cls", "cons")
             update(report.step, report.steps, " ".join(f"{name} {report.losses[name]:.3f}" for name in names))
 
@@ -129,11 +160,9 @@ def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool
     falls = ", ".join(
         f"{name} {summary.first[name]:.3f} -> {summary.last[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons")
     )
-    console.print(
+    say(
         f"train: {summary.steps} steps on {summary.samples} samples in {summary.seconds:.1f} s; {falls}; "
-        f"{summary.checkpoint}",
-        highlight=False,
-        soft_wrap=True,
+        f"{name_of(summary.checkpoint)}"
     )
     return summary
 
@@ -157,6 +186,7 @@ def evaluate(
 
         protoocc eval --run runs/nuscenes-protoocc-small --json > eval.json
     """
+    refuse(("preset",), run is not None, "--run names the run already, which knows its network")
     folder = find_shards(shards, datasets, name)
     report = evaluate_with_bar(find_run(run, folder, preset), folder, split)
     if as_json:
@@ -178,20 +208,24 @@ def print_report(report: EvalReport) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"{report.dataset}, split {report.split}: {report.samples} samples, {report.mask} mask, percent",
-        caption=f"{report.checkpoint}; baseline from split {report.baseline_split}; classes absent from labels and "
-        "prediction are left out of the mean",
+        title=shown(f"{report.dataset}, split {report.split}: {report.samples} samples, {report.mask} mask, percent"),
     )
     table.add_column("")
     for row in report.rows:
         table.add_column(row.name.replace("_", " "), justify="right")
-    shown = {"mIoU": [row.miou for row in report.rows], "IoU (occupied)": [row.iou for row in report.rows]}
-    for label, shares in shown.items():
+    means = {"mIoU": [row.miou for row in report.rows], "IoU (occupied)": [row.iou for row in report.rows]}
+    for label, shares in means.items():
         table.add_row(label, *map(_percent, shares), style="bold", end_section=label != "mIoU")
     for label in report.rows[0].classes:
-        table.add_row(label, *(_percent(row.classes[label]) for row in report.rows))
-    typer_console = type(console)()
-    typer_console.print(table)
+        table.add_row(shown(label), *(_percent(row.classes[label]) for row in report.rows))
+    out = answers()
+    out.print(table)
+    say(
+        f"{name_of(report.checkpoint)}; baseline from split {report.baseline_split}; classes absent from labels and "
+        "prediction are left out of the mean",
+        "dim",
+        to=out,
+    )
 
 
 def _percent(share: float | None) -> str:

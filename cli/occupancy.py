@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.given import add_command, refuse
 from cli.options import (
     DATASETS_YAML,
     Changes,
@@ -19,7 +20,9 @@ from cli.options import (
     Json,
     MemoryLimit,
     Overwrite,
+    Root,
     SchedulerKind,
+    Version,
     Work,
     Workers,
     load_dataset,
@@ -63,7 +66,7 @@ Check = Annotated[bool, typer.Option("--check", help="Check labels against LiDAR
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(occupancy)
+    add_command(app, occupancy)
 
 
 def occupancy(
@@ -78,6 +81,8 @@ def occupancy(
     check: Check = False,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
+    root: Root = None,
+    version: Version = None,
     out: Work = None,
     scheduler: SchedulerKind = "processes",
     workers: Workers = None,
@@ -105,15 +110,31 @@ def occupancy(
     from cli.label_reports import report_check, report_comparison
     from cli.progress import make_scheduler
     from cli.sources import occupancy_source, print_label_shares
+    from schemas.errors import ConfigError
     from schemas.workfolder import MANIFEST, WorkFolder
 
-    dataset = load_dataset(datasets, name, out)
+    dataset = load_dataset(datasets, name, out, root=root, version=version)
+    if image_labels is not None and not (dataset.root / image_labels).is_dir():
+        raise ConfigError(
+            f"--image-labels {image_labels}: {dataset.root / image_labels} is no folder; a relative one starts at the "
+            f"root of '{dataset.name}'"
+        )
     where = make_scheduler(scheduler, workers, memory_limit)
     run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error, check_inputs=check_inputs)
     is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
     wants_more = write_npz is not None or compare is not None or check
+    uses_finished = source is None and is_finished and wants_more
+    refuse(
+        ("thresholds", "labels", "resample", "image_labels", "changes"),
+        uses_finished,
+        "the finished store is used as it is; name its --source to make labels",
+    )
+    only_looks = uses_finished and write_npz is None
+    refuse(
+        ("overwrite", "on_error", "check_inputs"), only_looks, "nothing is made; name a --source to make labels again"
+    )
     summary, answer = None, dict[str, Any]()
-    if source is not None or not (is_finished and wants_more):
+    if not uses_finished:
         from pipelines.occupancy import make_occupancy
 
         config = occupancy_source(

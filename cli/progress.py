@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,11 +18,12 @@ from rich.progress import (
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
+from cli.progress_lines import ProgressLines
+from cli.say import console, name_of, say
+
 if TYPE_CHECKING:
     from pipelines.scheduler import Scheduler
     from pipelines.stage import StageSummary
-
-console = Console(stderr=True)
 
 
 class Update(Protocol):
@@ -44,11 +44,15 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def progress_bar(title: str, unit: str = "samples") -> Iterator[Update]:
-    """Shows a bar while the block runs.
+    """Shows a bar while the block runs; without a terminal, a line every `LINE_EVERY_S` seconds and one at the end.
 
     Yields:
         ``update(done, total)``, to be called as work finishes.
     """
+    if not console.is_terminal:
+        with ProgressLines(title, unit) as lines:
+            yield lines.update
+        return
     columns = (
         TextColumn("[bold]{task.description:<10}"),
         BarColumn(bar_width=28),
@@ -58,9 +62,9 @@ def progress_bar(title: str, unit: str = "samples") -> Iterator[Update]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:
@@ -75,25 +79,27 @@ def make_scheduler(kind: str, workers: int | None = None, memory_limit: str | No
     Raises:
         ConfigError: an unknown word or a limit that makes no sense.
     """
+    from cli.options import check_parallel
     from pipelines.scheduler import Scheduler
 
+    check_parallel(kind)
     return Scheduler(kind=kind, workers=workers, memory_limit=memory_limit)
 
 
 def describe(summary: StageSummary) -> str:
     """One line: what was done, how fast, how much, where."""
     if summary.skipped:
-        return f"{summary.name}: already done, {summary.done} samples in {summary.folder}"
+        return f"{summary.name}: already done, {summary.done} samples in {name_of(summary.folder)}"
     rate = summary.done / max(summary.seconds, 1e-9)
     dropped = f", {len(summary.dropped)} dropped" if summary.dropped else ""
     return (
         f"{summary.name}: {summary.done} samples{dropped} in {summary.seconds:.1f} s ({rate:.2f}/s), "
-        f"{summary.num_bytes / 1e6:.1f} MB in {summary.folder}"
+        f"{summary.num_bytes / 1e6:.1f} MB in {name_of(summary.folder)}"
     )
 
 
 def print_summary(summary: StageSummary) -> None:
     """Prints `describe`, the reasons of dropped samples and the stage's own figures."""
-    console.print(describe(summary), highlight=False, soft_wrap=True)
+    say(describe(summary))
     for token, reason in list(summary.dropped.items())[:5]:
-        console.print(f"  dropped {token}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+        say(f"  dropped {name_of(token)}: {reason}", "yellow")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from cli.progress import console
+from cli.given import refuse
+from cli.options import expected
+from cli.say import say
 from schemas.errors import ConfigError
 from schemas.settings import override
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from pipelines.masks import SamConfig, SeedsConfig
     from pipelines.occupancy import OccupancyConfig
     from pipelines.stage import StageSummary
+
+SOURCES: Final = ("occ3d", "lidar", "surroundocc", "openoccupancy")
+GENERATORS: Final = ("seeds", "sam")
 
 
 def occupancy_source(
@@ -32,21 +38,23 @@ def occupancy_source(
     """
     from pipelines.occupancy import LIDAR_PRESETS, ImageLabels, ImportConfig, Occ3dConfig
 
+    if source not in SOURCES:
+        raise expected("--source", source, SOURCES)
+    made, imported = source == "lidar", source in ("surroundocc", "openoccupancy")
+    refuse(("thresholds",), not made, f"it belongs to --source lidar, not {source}")
     for option, given in (("--image-labels", image_labels), ("--set", changes)):
-        if given and source != "lidar":
+        if given and not made:
             raise ConfigError(f"{option} belongs to --source lidar, not {source}")
+    if not imported and (labels is not None or resample):
+        raise ConfigError("--labels and --resample belong to --source surroundocc and openoccupancy")
     if source == "surroundocc" or source == "openoccupancy":
         if labels is None:
             raise ConfigError(f"--source {source} needs --labels DIR, the folder of its files")
         return ImportConfig(kind=source, labels=labels.absolute(), resample=resample)
-    if labels is not None or resample:
-        raise ConfigError("--labels and --resample belong to --source surroundocc and openoccupancy")
     if source == "occ3d":
         return Occ3dConfig()
-    if source != "lidar":
-        raise ConfigError(f"--source {source}: expected occ3d, lidar, surroundocc or openoccupancy")
     if thresholds not in LIDAR_PRESETS:
-        raise ConfigError(f"--thresholds {thresholds}: expected one of {', '.join(LIDAR_PRESETS)}")
+        raise expected("--thresholds", thresholds, LIDAR_PRESETS)
     images = None if image_labels is None else ImageLabels(folder=image_labels)
     return override(LIDAR_PRESETS[thresholds].model_copy(update={"image_labels": images}), changes)
 
@@ -64,8 +72,12 @@ def mask_generator(
     from pipelines.masks import SamConfig, SeedsConfig
     from schemas.settings import describe_validation
 
-    if generator not in ("seeds", "sam"):
-        raise ConfigError(f"--generator {generator}: expected seeds or sam")
+    if generator not in GENERATORS:
+        raise expected("--generator", generator, GENERATORS)
+    refuse(("checkpoint", "model_type", "device"), generator == "seeds", "--generator seeds needs no network")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise expected("--device", device, ("cpu", "cuda", "one GPU such as cuda:0"))
+    refuse(("segments",), generator == "sam", "Segment Anything decides itself how many masks an image has")
     try:
         if generator == "seeds":
             return SeedsConfig.model_validate({"segments": segments})
@@ -80,4 +92,4 @@ def print_label_shares(summary: StageSummary) -> None:
     total = counts.pop("occupied", 0.0)
     if total:
         text = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in sorted(counts.items()))
-        console.print(f"  occupied voxels by source of their label: {text}", highlight=False, soft_wrap=True)
+        say(f"  occupied voxels by source of their label: {text}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.progress import console
+from cli.options import expected
+from cli.say import say
 
 if TYPE_CHECKING:
     from protoocc.config import TrainConfig
@@ -41,14 +42,14 @@ def with_weights(config: TrainConfig, file: Path | None, format: str | None, sha
 
     formats = {known: known for known in get_args(settings.WeightsFormat)}
     if format is not None and format not in formats:
-        raise ConfigError(f"--weights-format {format}: expected one of {', '.join(formats)}")
+        raise expected("--weights-format", format, formats)
     if file is None:
         if format is not None or share is not None:
             raise ConfigError("--weights-format and --weights-share need --weights FILE")
         return config
     weights = read_weights(file, formats[format] if format is not None else None, least_share=share)
     for line in check_weights(config.model, weights).lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     return config.model_copy(update={"weights": weights.record})
 
 

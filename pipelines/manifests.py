@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from schemas.errors import DataError
+from schemas.errors import DataError, describe_os_error
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
 from schemas.workfolder import MANIFEST, PLAN, UNITS, PlanFile, StageManifest, StagePlan, UnitMarker
@@ -76,7 +76,9 @@ def _parse(path: Path, model: type[Model], again: str) -> Model:
         raise DataError(
             f"{path.parent} is not finished (no {path.name}). Run the stage that makes it first{_first(path.parent)}."
         ) from None
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{describe_os_error(error) or error}") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}. {again}") from error
     if isinstance(values, dict) and values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise DataError(
@@ -95,16 +97,17 @@ def command_of(folder: Path, plan: StagePlan) -> str:
 
 def _command(folder: Path) -> str:
     """How to make a folder again, from its plan where that can be read."""
-    command = _planned_command(folder)
+    command = planned_command(folder)
     return f"Run `{command} --overwrite`." if command else AGAIN
 
 
 def _first(folder: Path) -> str:
-    command = _planned_command(folder)
+    command = planned_command(folder)
     return f": `{command}`" if command else ""
 
 
-def _planned_command(folder: Path) -> str:
+def planned_command(folder: Path) -> str:
+    """Command line that a folder was begun with; empty where its plan does not tell or cannot be read."""
     try:
         return command_of(folder, PlanFile.model_validate_json((folder / PLAN).read_bytes()))
     except (OSError, ValidationError):

@@ -31,7 +31,7 @@ from schemas.errors import ConfigError, DataError, StageError
 from schemas.lock import folder_lock
 from schemas.settings import flatten
 from schemas.store import FORMAT_VERSION
-from schemas.workfolder import CHECKSUMS, MANIFEST, PLAN, PlanFile, StageManifest, StagePlan, UnitMarker
+from schemas.workfolder import CHECKSUMS, MANIFEST, PLAN, UNITS, PlanFile, StageManifest, StagePlan, UnitMarker
 
 __all__ = [
     "Layout",
@@ -135,14 +135,23 @@ def run_stage(stage: Stage, runtime: Runtime) -> StageSummary:
 
 
 def _make(stage: Stage, plan: PlanFile, place: StageFolder, runtime: Runtime) -> StageManifest:
-    """Starts, continues, repairs or replaces the folder, whichever its state asks for."""
+    """Starts, continues, repairs or replaces the folder, whichever its state asks for.
+
+    A first run that fails before any unit has finished leaves no folder. A folder in which a killed one has finished
+    none is made anew with another plan.
+    """
     folder = place.folder
     if not (folder / PLAN).is_file() and not (folder / MANIFEST).is_file():
         place.refuse_any()
         place.start(plan, stage.create)
-        return _fill(stage, plan, folder, runtime, retry_dropped=True)
+        try:
+            return _fill(stage, plan, folder, runtime, retry_dropped=True)
+        except Exception:
+            if not _has_units(folder):
+                place.give_up()
+            raise
     is_finished = (folder / MANIFEST).is_file()
-    if runtime.overwrite and (is_finished or not place.has_plan(plan)):
+    if (runtime.overwrite or not (is_finished or _has_units(folder))) and (is_finished or not place.has_plan(plan)):
         place.refuse_foreign()
         place.prepare_new(plan, stage.create)
         manifest = _fill(stage, plan, place.new, runtime, retry_dropped=True)
@@ -152,6 +161,10 @@ def _make(stage: Stage, plan: PlanFile, place: StageFolder, runtime: Runtime) ->
     _require_created(stage)
     (folder / MANIFEST).unlink(missing_ok=True)
     return _fill(stage, plan, folder, runtime, retry_dropped=not is_finished)
+
+
+def _has_units(folder: Path) -> bool:
+    return any((folder / UNITS).glob("*.json"))
 
 
 def _is_whole(stage: Stage, plan: PlanFile, runtime: Runtime) -> bool:

@@ -88,6 +88,10 @@ class StageFolder:
             self.new.rename(self.folder)
         self._discard(self.old)
 
+    def give_up(self) -> None:
+        """Removes what a run began in which nothing was finished, except what is foreign."""
+        self._discard(self.folder)
+
     def has_plan(self, plan: PlanFile) -> bool:
         """Whether the folder was planned like that."""
         return _has_plan(self.folder, plan)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.files import folder_bytes
 from pipelines.lineage import find_stale
-from pipelines.manifests import command_of, content_of, read_marker
+from pipelines.manifests import command_of, content_of, planned_command, read_marker
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.runs import CONFIG, RunFolder
@@ -53,7 +55,7 @@ class StageRow:
 def stage_rows(
     work: Path,
     dataset_name: str,
-    runs: Path = Path("runs"),
+    runs: Sequence[Path] = (Path("runs"),),
     all_names: Sequence[str] = (),
     dataset: DatasetSpec | None = None,
 ) -> list[StageRow]:
@@ -62,34 +64,47 @@ def stage_rows(
     Args:
         work: work folder of the dataset.
         dataset_name: its entry in `datasets.yaml`, for the commands.
-        runs: folder of the training runs; `<dataset>-<preset>` belongs to the dataset.
+        runs: folders of training runs at any depth. A run belongs to the dataset that its `trained_on.json` names;
+            without that file, `<dataset>-<preset>` directly below one of these folders does.
         all_names: all entries of `datasets.yaml`: `mini-large-demo` is a run of `mini-large`, where there is one.
         dataset: the entry itself; stages that were made from other fields of it are outdated.
 
     Raises:
         DataError: a marker, manifest or configuration is no JSON or lacks a field.
     """
-    folder, option = WorkFolder(work), f"--dataset {dataset_name}"
+    name = shlex.quote(dataset_name)
+    folder, option = WorkFolder(work), f"--dataset {name}"
     _row = partial(_stage_row, folder, dataset)
-    records = _row("records", folder.records, f"protoocc prepare {dataset_name}", None)
+    records = _row("records", folder.records, f"protoocc prepare {name}", None)
     total = records.done + records.dropped if records.state == "done" else None
     rows = [
         records,
-        _row("geometry", folder.geometry, f"protoocc prepare {dataset_name}", total),
+        _row("geometry", folder.geometry, f"protoocc prepare {name}", total),
         _row("occupancy", folder.occupancy, f"protoocc occupancy {option}", total),
     ]
     generators = folder.generators() or ["seeds"]
     for generator in generators:
         command = f"protoocc masks --generator {generator} {option}"
         rows.append(_row(f"masks-{generator}", folder.masks(generator), command, total))
-    chosen = "seeds" if "seeds" in generators else generators[0]
+    finished = [name for name in generators if (folder.masks(name) / MANIFEST).is_file()]
+    known = finished or generators
+    chosen = "seeds" if "seeds" in known else known[0]
     rows.append(_row("shards", folder.shards, f"protoocc pack --masks {chosen} {option}", None))
     return rows + list(_run_rows(folder, dataset_name, runs, all_names))
 
 
 def next_command(rows: Sequence[StageRow]) -> str:
-    """Command of the first row that is not done; when all are, of the last run."""
-    return next((row.next_command for row in rows if row.state != "done"), rows[-1].next_command)
+    """Command of the first row that is not done; when all are, of the last run.
+
+    One mask generator is enough: what another one has begun is not asked for.
+    """
+    has_masks = any(_is_masks(row) and row.state == "done" for row in rows)
+    needed = [row for row in rows if not (has_masks and _is_masks(row) and row.state in ("missing", "partial"))]
+    return next((row.next_command for row in needed if row.state != "done"), rows[-1].next_command)
+
+
+def _is_masks(row: StageRow) -> bool:
+    return row.stage.startswith("masks-")
 
 
 def _stage_row(
@@ -102,6 +117,7 @@ def _stage_row(
         return StageRow(stage=stage, folder=folder, state="missing", num_bytes=size, next_command=command)
     names = sorted(path.stem for path in (folder / UNITS).glob("*.json"))
     markers = [marker for name in names if (marker := read_marker(folder, name))]
+    command = planned_command(folder) or command
     return StageRow(
         stage=stage,
         folder=folder,
@@ -146,33 +162,48 @@ def _outdated(work: WorkFolder, folder: Path, manifest: StageManifest, dataset: 
     return next((reason.reason for reason in stale if reason.folder == folder), "")
 
 
-def _run_rows(work: WorkFolder, dataset_name: str, runs: Path, all_names: Sequence[str]) -> Iterator[StageRow]:
+def _run_rows(
+    work: WorkFolder, dataset_name: str, runs: Sequence[Path], all_names: Sequence[str]
+) -> Iterator[StageRow]:
     longer = tuple(f"{name}-" for name in all_names if name.startswith(f"{dataset_name}-"))
-    folders = [RunFolder(path.parent) for path in sorted(runs.glob(f"{dataset_name}-*/{CONFIG}"))]
-    own = [folder for folder in folders if not folder.root.name.startswith(longer)]
-    if not own:
-        missing = runs / f"{dataset_name}-demo"
-        command = f"protoocc train --preset demo --dataset {dataset_name}"
-        yield StageRow(stage="run", folder=missing, state="missing", next_command=command)
-    for folder in own:
-        yield _run(work, folder, dataset_name)
+    found = 0
+    folders = {folder.root.resolve(): folder for parent in runs for folder in _find_runs(parent)}
+    for folder in folders.values():
+        trained_on = _read(folder.trained_on) if folder.trained_on.is_file() else {}
+        name = folder.root.name
+        by_name = folder.root.parent in runs and name.startswith(f"{dataset_name}-") and not name.startswith(longer)
+        if trained_on.get("dataset") == dataset_name or (not trained_on and by_name):
+            found += 1
+            yield _run(work, folder, dataset_name, trained_on.get("shards"))
+    if not found:
+        command = f"protoocc train --preset demo --dataset {shlex.quote(dataset_name)}"
+        yield StageRow(stage="run", folder=runs[0] / f"{dataset_name}-demo", state="missing", next_command=command)
 
 
-def _run(work: WorkFolder, folder: RunFolder, dataset_name: str) -> StageRow:
+def _find_runs(parent: Path) -> Iterator[RunFolder]:
+    """Folders that hold a run's configuration, not those inside of them."""
+    for path, folders, files in os.walk(parent):
+        folders.sort()
+        if CONFIG in files:
+            folders.clear()
+            yield RunFolder(Path(path))
+
+
+def _run(work: WorkFolder, folder: RunFolder, dataset_name: str, shards: str | None) -> StageRow:
     total, done = _steps(work, _read(folder.config)), folder.last_step()
     is_done = done > 0 if total is None else done >= total
-    preset = folder.root.name.removeprefix(f"{dataset_name}-")
-    options = f"--dataset {dataset_name} --run {folder.root}"
-    resume, score = f"protoocc train --preset {preset} {options} --resume", f"protoocc eval {options}"
+    is_elsewhere = shards is not None and Path(shards) != work.shards.absolute()
+    data = f"--shards {shlex.quote(str(shards))}" if is_elsewhere else f"--dataset {shlex.quote(dataset_name)}"
+    options = f"{data} --run {shlex.quote(str(folder.root))}"
     return StageRow(
-        stage=f"run {preset}",
+        stage=f"run {folder.root.name.removeprefix(f'{dataset_name}-')}",
         folder=folder.root,
         state="done" if is_done else "partial",
         done=done,
         total=total,
         num_bytes=folder_bytes(folder.root),
         detail="steps",
-        next_command=score if is_done else resume,
+        next_command=f"protoocc eval {options}" if is_done else f"protoocc train {options} --resume",
     )
 
 

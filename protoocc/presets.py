@@ -11,7 +11,7 @@ from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainCo
 from protoocc.losses.config import LossConfig
 from protoocc.network import NetworkConfig
 from schemas.classes import OCC3D
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, did_you_mean
 from schemas.settings import override
 
 DEMO_CLASS_WEIGHTS: Final = {
@@ -96,9 +96,10 @@ def read_preset(name: str, changes: Sequence[str] = (), *, ablation: str | None 
         ConfigError: no such preset, ablation or field (names the known ones), or a value that a field does not take.
     """
     if name not in PRESETS:
-        raise ConfigError(f"no preset '{name}': expected one of {', '.join(PRESETS)}")
+        raise ConfigError(f"no preset '{name}': expected one of {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
     if ablation is not None and ablation not in ABLATIONS:
-        raise ConfigError(f"no ablation '{ablation}': expected one of {', '.join(ABLATIONS)}")
+        near = did_you_mean(ablation, ABLATIONS)
+        raise ConfigError(f"no ablation '{ablation}': expected one of {', '.join(ABLATIONS)}.{near}")
     row = ABLATIONS[ablation].changes if ablation is not None else ()
     preset = PRESETS[name]()
     return override(preset, [*_shorter_warm_up(preset.schedule, changes), *row, *changes])

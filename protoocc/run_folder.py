@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
@@ -17,6 +18,8 @@ from schemas.lock import lock_path
 from schemas.outside import Source, parse_json, read_bytes, read_lines
 from schemas.outside.limits import JSON_BYTES, META_BYTES
 from schemas.runs import CONFIG, METRICS
+
+TENSORBOARD: Final = "tensorboard"
 
 FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file")
 """Fields that a resumed run may change, because they do not change its numbers."""
@@ -67,7 +70,8 @@ class RunLog:
         rows = [row for row in read_metrics(out) if row["step"] < first_step]
         write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self._file = self.path.open("a")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
+        with disk_errors(out / TENSORBOARD):
+            self._board = SummaryWriter(str(out / TENSORBOARD), purge_step=first_step)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Appends the numbers of one step.
@@ -78,13 +82,19 @@ class RunLog:
         with disk_errors(self.path):
             self._file.write(json.dumps({"step": step, **numbers}) + "\n")
             self._file.flush()
-        for name, value in numbers.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        with disk_errors(self.path.parent / TENSORBOARD):
+            for name, value in numbers.items():
+                self._board.add_scalar(f"train/{name}", value, step)
 
     def close(self) -> None:
-        """Closes both files."""
-        self._file.close()
-        self._board.close()
+        """Closes both files.
+
+        Raises:
+            DataError: the disk is full, so that the last lines are lost.
+        """
+        with disk_errors(self.path.parent / TENSORBOARD):
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(out: Path) -> list[dict[str, int | float]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError, DataError, did_you_mean
 from schemas.geometry import OCC3D_GRID, VoxelGrid
 from schemas.outside import Source, parse_yaml, read_bytes, shorten
 from schemas.outside.limits import YAML_BYTES
@@ -181,7 +181,19 @@ def _load_entry(path: Path, name: str, entry: object) -> DatasetSpec:
     except ValidationError as error:
         raise ConfigError(describe_validation(f"{path}, entry '{name}'", error)) from error
     base = path.absolute().parent
-    return spec.model_copy(update={"root": base / spec.root, "work": base / spec.work})
+    return spec.model_copy(update={"root": base / expanded(spec.root), "work": base / expanded(spec.work)})
+
+
+def expanded(path: Path) -> Path:
+    """The path with a leading `~` as the user's home folder, as shells write it.
+
+    Raises:
+        ConfigError: no such user, or a user without a home folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {str(error).rstrip('.')}; write the folder without ~") from error
 
 
 def select_dataset(datasets: dict[str, DatasetSpec], name: str | None) -> DatasetSpec:
@@ -193,5 +205,6 @@ def select_dataset(datasets: dict[str, DatasetSpec], name: str | None) -> Datase
     if name is None:
         return next(iter(datasets.values()))
     if name not in datasets:
-        raise ConfigError(f"no dataset '{name}' in datasets.yaml; known: {', '.join(datasets)}")
+        near = did_you_mean(name, datasets)
+        raise ConfigError(f"no dataset {shorten(name)} in datasets.yaml; known: {', '.join(datasets)}.{near}")
     return datasets[name]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 
 class ProtoOccError(Exception):
@@ -30,6 +33,46 @@ class CheckpointError(ProtoOccError):
 
 class SetupError(ProtoOccError):
     """The installation or the machine lacks something; the message holds the repair command."""
+
+
+_REASONS: Final = {
+    errno.ENOENT: "no such file or folder",
+    errno.EACCES: "permission denied; change its permissions or choose another place",
+    errno.EPERM: "operation not permitted; change its permissions or choose another place",
+    errno.EISDIR: "it is a folder, a file is wanted",
+    errno.ENOTDIR: "a part of the path is a file, a folder is wanted",
+    errno.EEXIST: "it exists already",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.ENOSPC: "the disk is full; free space or choose another place",
+    errno.EDQUOT: "the disk quota is used up; free space or choose another place",
+    errno.EFBIG: "the file grew over the allowed size; raise the limit (ulimit -f)",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n 4096) or use fewer --workers",
+    errno.ENFILE: "the machine has too many open files; close programs or use fewer --workers",
+    errno.ENOMEM: "the machine has no memory left; use fewer --workers",
+    errno.EIO: "the disk or network storage failed to read or write; check it",
+    errno.ESTALE: "the network storage lost the file; mount it again",
+}
+
+
+def describe_os_error(error: OSError) -> str | None:
+    """One sentence for a failed call of the operating system: which file and why; None where it names neither.
+
+    Failures without a file name count only where the user can do something about them, such as a full disk.
+    """
+    reason = _REASONS.get(error.errno or 0)
+    if error.filename is None:
+        return None if reason is None or error.errno == errno.ENOENT else reason
+    names = [str(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{' -> '.join(names) or error.filename}: {reason or error.strerror or type(error).__name__}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question to append to a message about an unknown word; empty where no known one is near."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    return f" Did you mean {names[near[0]]}?" if near else ""
 
 
 @contextmanager

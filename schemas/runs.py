@@ -13,6 +13,9 @@ METRICS: Final = "metrics.jsonl"
 CHECKPOINTS: Final = "checkpoints"
 """Folder of `step-<number>/`."""
 
+TRAINED_ON: Final = "trained_on.json"
+"""Dataset and shards folder of a run that the command line started, as a hint for `protoocc status`."""
+
 _STEP: Final = "step-"
 
 
@@ -31,6 +34,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.root / CHECKPOINTS
+
+    @property
+    def trained_on(self) -> Path:
+        """Where its shards are; absent for runs that Python started."""
+        return self.root / TRAINED_ON
 
     def last_step(self) -> int:
         """Step of the last whole checkpoint; 0 where there is none."""

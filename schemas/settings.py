@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, did_you_mean
 from schemas.outside import shorten
 
 _SHOWN_FIELDS: Final = 10
@@ -82,7 +82,8 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(node, dict) or part not in node:
             known = ", ".join(node) if isinstance(node, dict) else "none, it is a single value"
             where = ".".join([*parents, name][:depth]) or "the configuration"
-            raise ConfigError(f"--set {path}: unknown field '{part}'; known fields of {where}: {known}")
+            near = did_you_mean(part, node if isinstance(node, dict) else ())
+            raise ConfigError(f"--set {path}: unknown field '{part}'; known fields of {where}: {known}.{near}")
         if depth == len(parents):
             node[part] = value
         node = node[part]

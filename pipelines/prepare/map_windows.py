@@ -75,11 +75,12 @@ def _unpack(image: MapImage, folder: Path, path: str) -> Raster:
             with disk_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shape = (height, -(-width // 8))
-                bits = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
-                for top in range(0, height, _STRIP_ROWS):
-                    bottom = min(top + _STRIP_ROWS, height)
-                    strip = np.asarray(mask.crop((0, top, width, bottom)).convert("L"))
-                    bits[top:bottom] = np.packbits(strip > _THRESHOLD, axis=1)
+                with target.open("wb") as file:  # written, not mapped: a mapped file on a full disk kills the process
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+                    for top in range(0, height, _STRIP_ROWS):
+                        strip = np.asarray(mask.crop((0, top, width, min(top + _STRIP_ROWS, height))).convert("L"))
+                        file.write(np.packbits(strip > _THRESHOLD, axis=1).tobytes())
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise DataError(f"{image.path}: map mask is missing or no whole image ({error}); copy it again") from error
     return Raster(path=path, size_px=(width, height), pixel_m=image.pixel_m)

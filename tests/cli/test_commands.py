@@ -19,7 +19,7 @@ def protoocc(*arguments: object, expect: int = 0, file_limit: int | None = None)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "2"}
     if file_limit is not None:
         command = ["prlimit", f"--fsize={file_limit}", *command]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -69,8 +69,12 @@ def test_each_command_by_itself(demo, tmp_path):
     assert [row["name"] for row in report["rows"]] == ["model", "frequent_class", "all_free"]
     paths = protoocc("view", "--shards", shards, "--run", run, "--count", 1, "--pictures", tmp_path / "pictures").stdout
     assert Path(paths.strip()).is_file()
-    status = protoocc("status", *common)
-    assert "occupancy" in status.stderr + status.stdout
+    rows = json.loads(protoocc("status", *common, "--runs", tmp_path, "--json").stdout)
+    assert {row["stage"]: row["state"] for row in rows} == dict.fromkeys(
+        ("records", "geometry", "occupancy", "masks-seeds", "shards", "run run"), "done"
+    )
+    assert f"--shards {shards}" in rows[-1]["next_command"]
+    protoocc("train", "--shards", shards, "--run", run, "--resume")
 
 
 def one_message(done: subprocess.CompletedProcess[str]) -> str:
@@ -114,6 +118,25 @@ def test_unknown_dataset_names_the_known_ones(demo):
     assert "known: demo" in one_message(done)
 
 
+def test_root_of_prepare_is_remembered(demo, entry, tmp_path):
+    """`prepare --root` names the raw data for all later stages; another root later is refused."""
+    path = write(tmp_path, {**entry, "root": "/nowhere"})
+    where = ("--datasets", path, "--scheduler", "sync")
+    protoocc("prepare", "demo", "--root", demo / "world", *where)
+    protoocc("masks", *where)
+    again = one_message(protoocc("masks", *where, "--root", tmp_path, expect=2))
+    assert f"protoocc prepare demo --root {tmp_path}" in again
+    protoocc("prepare", "--dataset", "demo", *where)
+
+
+def test_read_only_caches():
+    """Numba refuses to load where it can keep nothing; a temporary place is enough for one run."""
+    script = "from cli.caches import ready_caches; ready_caches(); import os; print(os.environ['NUMBA_CACHE_DIR'])"
+    place = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": "/proc/nothing"}
+    done = subprocess.run([sys.executable, "-c", script], env=place, capture_output=True, text=True, timeout=900)
+    assert "protoocc-numba-" in done.stdout, done.stderr
+
+
 def test_stage_before_its_input(demo, tmp_path):
     done = protoocc("occupancy", "--datasets", demo / "datasets.yaml", "--out", tmp_path / "empty", expect=2)
     assert "protoocc prepare" in one_message(done)
@@ -133,7 +156,7 @@ def test_checkpoint_of_another_shape(demo):
     checkpoint = other / "checkpoints/step-000001"
     shutil.copy(demo / "run/checkpoints/step-000003/config.json", checkpoint / "config.json")
     done = protoocc("eval", "--shards", demo / "work/shards", "--run", other, expect=2)
-    assert "shape" in one_message(done)
+    assert "damaged" in one_message(done)
 
 
 def test_disk_that_takes_no_more_is_one_message(demo, tmp_path):
@@ -171,5 +194,6 @@ def test_unknown_words(demo, tmp_path, arguments):
         if arguments[0] == "pack":
             for name in ("masks-seeds.zarr", "occupancy.zarr"):
                 shutil.copytree(work / name, tmp_path / "work" / name)
-    done = protoocc(*arguments, "--datasets", demo / "datasets.yaml", *extra, *out, expect=2)
+    entry = () if arguments[0] == "train" else ("--datasets", demo / "datasets.yaml")
+    done = protoocc(*arguments, *entry, *extra, *out, expect=2)
     assert arguments[-1].split("=")[0].split(".")[-1] in one_message(done)

@@ -183,6 +183,29 @@ def test_changed_config_is_refused_by_name(tmp_path: Path, clean: dict[str, byte
     assert read_manifest(tmp_path / "clean").config == {"settings": {"factor": 2}}
 
 
+def test_run_that_finished_no_unit_claims_no_folder(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    """What failed at once may be tried with other settings, without --overwrite."""
+    bad = frozenset(range(NUM_RECORDS))
+    with pytest.raises(StageError):
+        run_stage(toy_stage(tmp_path / "toy", bad=bad, factor=2), SYNC)
+    assert not (tmp_path / "toy").exists()
+    run_stage(toy_stage(tmp_path / "toy"), SYNC)
+    assert files_below(tmp_path / "toy") == clean
+
+
+def test_killed_run_that_finished_no_unit_claims_no_folder(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    killed = replace(toy_stage(tmp_path / "toy", factor=2), work=_killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(killed, SYNC)
+    assert (tmp_path / "toy/plan.json").is_file()
+    run_stage(toy_stage(tmp_path / "toy"), SYNC)
+    assert files_below(tmp_path / "toy") == clean
+
+
+def _killed(folder: Path, unit: Unit) -> UnitReport:
+    raise KeyboardInterrupt
+
+
 def test_changed_input_is_refused_by_name(tmp_path: Path, clean: dict[str, bytes]) -> None:
     stage = replace(toy_stage(tmp_path / "clean"), inputs={"records": "xyz"})
     with pytest.raises(ConfigError, match="inputs.records: was 'abc', now 'xyz'"):

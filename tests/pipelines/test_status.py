@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.manifests import fingerprint
 from pipelines.status import StageRow, next_command, stage_rows
+from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.store import FORMAT_VERSION
 
@@ -52,14 +53,14 @@ def _states(rows: list[StageRow]) -> dict[str, str]:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    rows = stage_rows(tmp_path / "work", "mini", runs=tmp_path / "runs")
+    rows = stage_rows(tmp_path / "work", "mini", runs=[tmp_path / "runs"])
     assert [row.stage for row in rows] == ["records", "geometry", "occupancy", "masks-seeds", "shards", "run"]
     assert set(_states(rows).values()) == {"missing"}
     assert next_command(rows) == "protoocc prepare mini"
 
 
 def test_all_stages_done(work: Path, tmp_path: Path) -> None:
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     assert [row.state for row in rows] == ["done"] * 5 + ["missing"]
     assert (rows[1].done, rows[1].total, rows[1].dropped) == (7, 8, 1)
     size = sum(path.stat().st_size for path in (work / "records").rglob("*.json"))
@@ -72,7 +73,7 @@ def test_half_done_stage(work: Path, tmp_path: Path) -> None:
     (folder / "manifest.json").unlink()
     _write(folder / "units" / "part-00000.json", {"done": 3, "dropped": {}, "counts": {}})
     _write(folder / "units" / "part-00001.json", {"done": 1, "dropped": {"token-y": "no labels"}, "counts": {}})
-    row = stage_rows(work, "mini", runs=tmp_path / "runs")[2]
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[2]
     # 3 + 1 done; 8 = the 7 + 1 samples of the records
     assert (row.state, row.done, row.total, row.dropped, row.detail) == ("partial", 4, 8, 1, "2 units")
     assert row.next_command == "protoocc occupancy --dataset mini"
@@ -80,7 +81,7 @@ def test_half_done_stage(work: Path, tmp_path: Path) -> None:
 
 def test_stage_made_from_other_inputs_is_outdated(work: Path, tmp_path: Path) -> None:
     _write(work / "masks-seeds.zarr" / "manifest.json", {**_manifest(work / "masks-seeds.zarr"), "done": 8})
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     assert _states(rows)["shards"] == "outdated"
     assert rows[4].detail == "masks changed since"
     assert next_command(rows) == "protoocc pack --masks seeds --dataset mini --overwrite"
@@ -88,17 +89,43 @@ def test_stage_made_from_other_inputs_is_outdated(work: Path, tmp_path: Path) ->
 
 def test_other_format_is_outdated(work: Path, tmp_path: Path) -> None:
     _write(work / "geometry.zarr" / "manifest.json", {**_manifest(work / "geometry.zarr"), "format_version": 99})
-    row = stage_rows(work, "mini", runs=tmp_path / "runs")[1]
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[1]
     assert row.state == "outdated"
     assert row.detail == f"format 99, this program reads {FORMAT_VERSION}"
 
 
 def test_two_mask_generators(work: Path, tmp_path: Path) -> None:
     _write(work / "masks-sam.zarr" / "plan.json", {"stage": "masks"})
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     assert [row.stage for row in rows][3:5] == ["masks-sam", "masks-seeds"]
     assert rows[3].state == "partial"
     assert rows[3].next_command == "protoocc masks --generator sam --dataset mini"
+    assert next_command(rows) == "protoocc train --preset demo --dataset mini", "one generator is enough"
+
+
+def test_half_done_stage_goes_on_with_what_it_was_begun_with(work: Path, tmp_path: Path) -> None:
+    (work / "masks-seeds.zarr" / "manifest.json").unlink()
+    plan = json.loads((work / "masks-seeds.zarr" / "plan.json").read_text())
+    plan["command"] = "protoocc masks --generator seeds --segments 91 --dataset mini"
+    _write(work / "masks-seeds.zarr" / "plan.json", plan)
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[3]
+    assert (row.state, row.next_command) == ("partial", plan["command"])
+
+
+def test_shards_with_a_description_of_their_dataset_are_not_outdated(work: Path, tmp_path: Path) -> None:
+    """The manifest of shards has a `dataset` of its own, with an image shape that no entry of datasets.yaml has."""
+    fields = {"name": "mini", "format": "nuscenes", "root": ".", "version": "v1.0-mini", "work": str(work)}
+    image = {"resize": [128, 72], "crop": [0, 0, 128, 64]}
+    dataset = DatasetSpec.model_validate({**fields, "image": image, "splits": {"all": {"scenes": ["a"]}}})
+    plan = json.loads((work / "shards" / "plan.json").read_text())
+    _write(work / "shards" / "plan.json", {**plan, "dataset": {"name": "mini"}})
+    info = {"name": "mini", "image_shape": [64, 128]}
+    _write(work / "shards" / "manifest.json", {**_manifest(work / "shards"), "dataset": info})
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"], dataset=dataset)
+    assert _states(rows)["shards"] == "done"
+    other = dataset.model_copy(update={"name": "maxi"})
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"], dataset=other)
+    assert rows[4].detail == "name: was 'mini', now 'maxi'"
 
 
 def test_runs(work: Path, tmp_path: Path) -> None:
@@ -109,7 +136,7 @@ def test_runs(work: Path, tmp_path: Path) -> None:
     _write(runs / "mini-small" / "config.json", {"schedule": {"steps": 200, "epochs": None}})
     (runs / "mini-small" / "checkpoints" / "step-000050").mkdir(parents=True)
     (runs / "mini-small" / "checkpoints" / "step-000200.partial").mkdir(parents=True)
-    demo, small = stage_rows(work, "mini", runs=runs)[5:]
+    demo, small = stage_rows(work, "mini", runs=[runs])[5:]
     assert (demo.stage, demo.state, demo.done, demo.total) == ("run demo", "done", 100, 100)
     assert demo.next_command == f"protoocc eval --dataset mini --run {runs / 'mini-demo'}"
     assert (small.stage, small.state, small.done, small.total) == ("run small", "partial", 50, 200)
@@ -122,11 +149,30 @@ def test_runs_of_presets_with_dashes_and_of_other_datasets(work: Path, tmp_path:
     runs = tmp_path / "runs"
     for name in ("mini-protoocc-small", "mini-large-demo", "mini-large-panoocc-small"):
         _write(runs / name / "config.json", {"schedule": {"steps": 10}})
-    rows = stage_rows(work, "mini", runs=runs, all_names=["mini", "mini-large"])
+    rows = stage_rows(work, "mini", runs=[runs], all_names=["mini", "mini-large"])
     assert [row.stage for row in rows[5:]] == ["run protoocc-small"]
-    rows = stage_rows(tmp_path / "none", "mini-large", runs=runs, all_names=["mini", "mini-large"])
+    rows = stage_rows(tmp_path / "none", "mini-large", runs=[runs], all_names=["mini", "mini-large"])
     assert [row.stage for row in rows[5:]] == ["run demo", "run panoocc-small"]
-    assert len(stage_rows(work, "mini", runs=runs)[5:]) == 3
+    assert len(stage_rows(work, "mini", runs=[runs])[5:]) == 3
+
+
+def test_runs_of_any_name_and_depth(work: Path, tmp_path: Path) -> None:
+    """A run says itself what it was trained on; where it was other shards, the command names them."""
+    runs, scratch = tmp_path / "runs", tmp_path / "scratch"
+    for folder, dataset, shards in (
+        (runs / "longer", "mini", work / "shards"),
+        (scratch / "ablations" / "a b", "mini", tmp_path / "other shards"),
+        (runs / "mini-named-so", "maxi", work / "shards"),
+    ):
+        _write(folder / "config.json", {"schedule": {"steps": 10}})
+        _write(folder / "trained_on.json", {"dataset": dataset, "shards": str(shards)})
+        (folder / "checkpoints" / "step-000010").mkdir(parents=True)
+        _write(folder / "checkpoints" / "step-000010" / "config.json", {"schedule": {"steps": 10}})
+    rows = stage_rows(work, "mini", runs=[runs, scratch])[5:]
+    assert [row.stage for row in rows] == ["run longer", "run a b"]
+    assert rows[0].next_command == f"protoocc eval --dataset mini --run {runs / 'longer'}"
+    elsewhere = f"--shards '{tmp_path / 'other shards'}' --run '{scratch / 'ablations' / 'a b'}'"
+    assert rows[1].next_command == f"protoocc eval {elsewhere}"
 
 
 def test_run_that_counts_epochs(work: Path, tmp_path: Path) -> None:
@@ -137,10 +183,10 @@ def test_run_that_counts_epochs(work: Path, tmp_path: Path) -> None:
     (runs / "mini-protoocc-small" / "checkpoints" / "step-000007").mkdir(parents=True)
     shards = [{"split": "train", "nsamples": 3}, {"split": "val", "nsamples": 9}, {"split": "train", "nsamples": 2}]
     _write(work / "shards" / "manifest.json", {**_manifest(work / "shards"), "shardlist": shards})
-    row = stage_rows(work, "mini", runs=runs)[5]
+    row = stage_rows(work, "mini", runs=[runs])[5]
     assert (row.state, row.done, row.total) == ("partial", 7, 8)
     (runs / "mini-protoocc-small" / "checkpoints" / "step-000008").mkdir()
-    assert stage_rows(work, "mini", runs=runs)[5].state == "done"
+    assert stage_rows(work, "mini", runs=[runs])[5].state == "done"
 
 
 def test_size_of_a_finished_stage_is_not_counted_again(
@@ -157,7 +203,7 @@ def test_size_of_a_finished_stage_is_not_counted_again(
     real = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: scanned.append(str(path)) or real(path))
     monkeypatch.setattr(Path, "rglob", None)
-    rows = stage_rows(work, "mini", runs=tmp_path / "runs")
+    rows = stage_rows(work, "mini", runs=[tmp_path / "runs"])
     chunks = [path for path in scanned if "/semantics/c/" in path]
     assert rows[3].num_bytes == 123
     markers = sum(path.stat().st_size for path in (work / "occupancy.zarr").glob("**/*.json"))
@@ -178,14 +224,14 @@ def test_damaged_marker_counts_as_a_unit_to_do(work: Path, tmp_path: Path) -> No
     (work / "occupancy.zarr" / "manifest.json").unlink()
     _write(work / "occupancy.zarr" / "units" / "part-00000.json", {"done": 3})
     _write(work / "occupancy.zarr" / "units" / "part-00001.json", {"done": 1, "dropped": {}, "counts": {}})
-    row = stage_rows(work, "mini", runs=tmp_path / "runs")[2]
+    row = stage_rows(work, "mini", runs=[tmp_path / "runs"])[2]
     assert (row.state, row.done, row.detail) == ("partial", 1, "1 units")
 
 
 def test_damaged_manifest_is_named(work: Path, tmp_path: Path) -> None:
     (work / "records" / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"records/manifest\.json is damaged"):
-        stage_rows(work, "mini", runs=tmp_path / "runs")
+        stage_rows(work, "mini", runs=[tmp_path / "runs"])
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from pipelines.files import folder_bytes, remove_partials, sha256_of, write_json
 from pipelines.scheduler import Scheduler, run_tasks
 from schemas.errors import ConfigError, DataError, StageError
+from schemas.names import file_key
 from schemas.records import RecordEntry
 from schemas.settings import describe_validation, flatten
 from schemas.store import FORMAT_VERSION
@@ -194,7 +195,7 @@ def units_of(entries: Sequence[RecordEntry], size: int) -> list[Unit]:
 def scene_units(entries: Sequence[RecordEntry]) -> list[Unit]:
     """One unit per scene; entries of a scene stand next to each other."""
     scenes = [(scene, tuple(members)) for scene, members in groupby(entries, key=lambda entry: entry.scene)]
-    return [Unit(scene, len(members), members) for scene, members in scenes]
+    return [Unit(file_key(scene), len(members), members) for scene, members in scenes]
 
 
 def _plan(stage: Stage, runtime: Runtime) -> StagePlan:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
 from schemas.errors import ConfigError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.names import file_key
 from schemas.settings import Frozen, describe_validation
 
 NUSCENES_CAMERAS = (
@@ -99,6 +100,16 @@ class DatasetSpec(Frozen):
     labels: str = Field("gts", description="Folder of Occ3D labels below root (<labels>/<scene>/<token>/labels.npz).")
     splits: dict[str, SplitSpec] = Field(description="Named splits; training uses `train`, evaluation `val`.")
 
+    @field_validator("root", "work")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        if "\\" in str(value):
+            raise ValueError("folders are separated by / here, not by backslashes")
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{error} (the part behind ~ names no user)") from error
+
     @field_validator("classes", mode="before")
     @classmethod
     def _named_table(cls, value: Any) -> Any:
@@ -116,6 +127,10 @@ class DatasetSpec(Frozen):
         twice = [channel for index, channel in enumerate(self.cameras) if channel in self.cameras[:index]]
         if twice:
             raise ValueError(f"cameras: {twice[0]} is listed twice")
+        keys = [file_key(channel.lower()) for channel in self.cameras]
+        alike = [channel for index, channel in enumerate(self.cameras) if keys[index] in keys[:index]]
+        if alike:
+            raise ValueError(f"cameras: {alike[0]} differs from another one in capital letters alone; rename it")
         if self.lidar is None and self.grid.frame == "lidar":
             raise ValueError("grid.frame: lidar needs a LiDAR, and `lidar` is null")
         for channel, image in self.camera_images.items():
@@ -163,7 +178,9 @@ def load_datasets(path: Path) -> dict[str, DatasetSpec]:
         raise ConfigError(
             f"{path.absolute()} not found. Copy the repository's datasets.yaml to it or pass --datasets PATH."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path.absolute()} cannot be read: {error.strerror}. Pass --datasets PATH.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise ConfigError(f"{path}: expected a mapping `name: {{format: nuscenes, root: ..., ...}}`")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator
 
 from schemas.errors import DataError
 from schemas.geometry import Pose, invert_rigid, rigid_transform
@@ -22,20 +22,36 @@ from schemas.settings import Frozen
 
 RECORDS_FILE: Final = "samples.jsonl"
 INDEX_FILE: Final = "index.jsonl"
+FARTHEST_M: Final = 2e7
+"""No coordinate of a pose is larger: global frames that start anywhere on a planet stay below."""
+LENGTH_TOLERANCE: Final = 0.01
+"""Rotations may differ so much from unit length; they are normalised when a matrix is made."""
+LONGEST_FOCUS_PX: Final = 1e6
+LARGEST_BOX_M: Final = 200.0
+_LATEST_US: Final = 2**62
+_TOKEN: Final = r"^(?!\.\.?$)[^/\\\x00]{1,200}$"
+"""Tokens become folders of label sets, so they hold no separators."""
 PREPARE_AGAIN: Final = "Run `protoocc prepare --overwrite`."
 
 
 class RigidPose(Frozen):
     """A rigid pose as stored: the matrix is `dst_from_src` of the field's name."""
 
-    rotation_wxyz: tuple[float, float, float, float] = Field(description="Unit quaternion (w, x, y, z).")
-    translation_m: tuple[float, float, float] = Field(description="(x, y, z) metres.")
+    rotation_wxyz: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat] = Field(description="Unit quaternion (w, x, y, z).")
+    translation_m: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = Field(description="(x, y, z) metres.")
 
     @field_validator("rotation_wxyz")
     @classmethod
     def _has_length(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        if not 1e-9 <= math.hypot(*value) < math.inf:
-            raise ValueError(f"rotation {value} is no quaternion (w, x, y, z)")
+        if not abs(math.hypot(*value) - 1) <= LENGTH_TOLERANCE:
+            raise ValueError(f"rotation {value} is no unit quaternion (w, x, y, z): length {math.hypot(*value):.4g}")
+        return value
+
+    @field_validator("translation_m")
+    @classmethod
+    def _is_on_a_planet(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not max(map(abs, value)) <= FARTHEST_M:
+            raise ValueError(f"translation {value} lies more than {FARTHEST_M:.0f} m away")
         return value
 
     @property
@@ -49,14 +65,25 @@ class CameraRecord(Frozen):
 
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Image file, relative to the dataset root.")
-    timestamp_us: int = Field(description="Exposure time, microseconds.")
-    width: int = Field(description="Width of the file's image, pixels.")
-    height: int = Field(description="Height of the file's image, pixels.")
-    intrinsics: tuple[tuple[float, float, float], ...] = Field(
-        description="3x3 camera matrix of the file's image, pixels."
+    timestamp_us: int = Field(ge=0, le=_LATEST_US, description="Exposure time, microseconds.")
+    width: int = Field(gt=0, le=65535, description="Width of the file's image, pixels.")
+    height: int = Field(gt=0, le=65535, description="Height of the file's image, pixels.")
+    intrinsics: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat], ...] = Field(
+        min_length=3, max_length=3, description="3x3 camera matrix of the file's image, pixels."
     )
     ego_from_camera: RigidPose = Field(description="Mounting of the camera.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the camera's time, not the LiDAR's.")
+
+    @field_validator("intrinsics")
+    @classmethod
+    def _has_focus(cls, value: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float, float], ...]:
+        focus = (value[0][0], value[1][1])
+        if not 0 < min(focus) <= max(focus) <= LONGEST_FOCUS_PX or value[2] != (0.0, 0.0, 1.0):
+            raise ValueError(
+                f"{value} is no camera matrix: expected focal lengths above 0 and up to {LONGEST_FOCUS_PX:.0f} pixels "
+                "and the last row (0, 0, 1)"
+            )
+        return value
 
 
 class LidarRecord(Frozen):
@@ -65,7 +92,7 @@ class LidarRecord(Frozen):
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Point file: float32 in little-endian order, relative to the dataset root.")
     point_columns: int = Field(5, ge=3, description="float32 values of each point in the file; x, y, z come first.")
-    timestamp_us: int = Field(description="Time of the sweep, microseconds.")
+    timestamp_us: int = Field(ge=0, le=_LATEST_US, description="Time of the sweep, microseconds.")
     ego_from_lidar: RigidPose = Field(description="Mounting of the LiDAR.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the sweep's time.")
     labels_path: str | None = Field(
@@ -88,8 +115,15 @@ class BoxRecord(Frozen):
     global_from_box: RigidPose = Field(
         description="Box frame: origin in the middle, x along the length, y width, z up."
     )
-    size_lwh_m: tuple[float, float, float] = Field(description="Length, width, height, metres.")
+    size_lwh_m: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = Field(description="Length, width, height, metres.")
     num_lidar_pts: int = Field(description="LiDAR points inside, as the table says.")
+
+    @field_validator("size_lwh_m")
+    @classmethod
+    def _is_a_thing(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not 0 < min(value) <= max(value) <= LARGEST_BOX_M:
+            raise ValueError(f"length, width, height {value}: expected above 0 and up to {LARGEST_BOX_M:.0f} m")
+        return value
 
 
 class MapWindow(Frozen):
@@ -103,10 +137,10 @@ class MapWindow(Frozen):
 class SampleRecord(Frozen):
     """One keyframe: sensors, boxes, neighbours in time."""
 
-    token: str = Field(description="sample token.")
+    token: str = Field(pattern=_TOKEN, description="sample token: no separators, at most 200 letters.")
     scene: str = Field(description="Scene name.")
     frame: int = Field(ge=0, description="Number of the keyframe within its scene.")
-    timestamp_us: int = Field(description="Time of the keyframe, microseconds.")
+    timestamp_us: int = Field(ge=0, le=_LATEST_US, description="Time of the keyframe, microseconds.")
     previous: str | None = Field(description="Token of the keyframe before, None at the start of a scene.")
     next: str | None = Field(description="Token of the keyframe after, None at the end of a scene.")
     cameras: dict[str, CameraRecord] = Field(description="By channel name, in the dataset's camera order.")

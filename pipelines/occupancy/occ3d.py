@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
+from schemas.names import folder_of
 from schemas.records import SampleRecord
 
 LABEL_ARRAYS: Final = ("semantics", "mask_lidar", "mask_camera")
@@ -47,7 +48,7 @@ def labels_from_occ3d(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
 
 def label_file(gts: Path, record: SampleRecord) -> Path:
     """Where a folder of Occ3D labels has those of a keyframe."""
-    return gts / record.scene / record.token / "labels.npz"
+    return gts / folder_of(record.scene) / record.token / "labels.npz"
 
 
 def read_labels(path: Path, token: str, dataset: DatasetSpec) -> Labels:

@@ -20,6 +20,7 @@ from pydantic import Field
 from pipelines.files import write_bytes
 from pipelines.prepare.source import MapImage, Source
 from schemas.errors import DataError, disk_errors
+from schemas.names import file_key
 from schemas.records import MapWindow, SampleRecord
 from schemas.settings import Frozen
 
@@ -86,7 +87,7 @@ def _unpack(image: MapImage, folder: Path, path: str) -> Raster:
 
 
 def cut_window(raster: Raster, records: Sequence[SampleRecord], folder: Path) -> MapWindow | None:
-    """Writes the window around one scene's keyframes as ``folder/maps/<scene>.png``, of one bit per pixel.
+    """Writes the window around one scene's keyframes as ``folder/maps/<key of the scene>.png``, of one bit per pixel.
 
     Args:
         raster: mask of the scene's map.
@@ -107,7 +108,7 @@ def cut_window(raster: Raster, records: Sequence[SampleRecord], folder: Path) ->
     bits = np.load(folder / raster.path, mmap_mode="r")
     rows = np.unpackbits(bits[height - top : height - bottom, left // 8 : -(-right // 8)], axis=1)
     window = rows[:, left % 8 : left % 8 + right - left].astype(bool)
-    path = f"{WINDOWS}/{records[0].scene}.png"
+    path = f"{WINDOWS}/{file_key(records[0].scene)}.png"
     png = io.BytesIO()
     Image.fromarray(window).save(png, format="PNG")
     write_bytes(folder / path, png.getvalue())

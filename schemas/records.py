@@ -12,46 +12,56 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from pydantic import Field, FiniteFloat, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from schemas.errors import DataError
 from schemas.geometry import Pose, invert_rigid, rigid_transform
-from schemas.settings import Frozen
+from schemas.outside import Source, check_nesting, parse_json_value, read_lines
+from schemas.outside.limits import (
+    CAMERA_PIXELS,
+    CENTER_PX,
+    FOCAL_PX,
+    LATEST_US,
+    PLANET_M,
+    QUATERNION_ERROR,
+    RECORD_BYTES,
+    VEHICLE_M,
+)
+from schemas.settings import Frozen, describe_validation
 
 RECORDS_FILE: Final = "samples.jsonl"
 INDEX_FILE: Final = "index.jsonl"
-FARTHEST_M: Final = 2e7
-"""No coordinate of a pose is larger: global frames that start anywhere on a planet stay below."""
-LENGTH_TOLERANCE: Final = 0.01
-"""Rotations may differ so much from unit length; they are normalised when a matrix is made."""
-LONGEST_FOCUS_PX: Final = 1e6
-LARGEST_BOX_M: Final = 200.0
-_LATEST_US: Final = 2**62
-_TOKEN: Final = r"^(?!\.\.?$)[^/\\\x00]{1,200}$"
-"""Tokens become folders of label sets, so they hold no separators."""
+_TOKEN: Final = r"^[^/\\.\x00][^/\\\x00]{0,199}$"
+"""Tokens become folders of label sets, so they hold no separators and start with no dot."""
 PREPARE_AGAIN: Final = "Run `protoocc prepare --overwrite`."
 
 
-class RigidPose(Frozen):
+class _Measured(Frozen):
+    """Values that sensors and annotators gave: numbers are finite and within `schemas.outside.limits`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class RigidPose(_Measured):
     """A rigid pose as stored: the matrix is `dst_from_src` of the field's name."""
 
-    rotation_wxyz: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat] = Field(description="Unit quaternion (w, x, y, z).")
-    translation_m: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = Field(description="(x, y, z) metres.")
+    rotation_wxyz: tuple[float, float, float, float] = Field(description="Unit quaternion (w, x, y, z).")
+    translation_m: tuple[float, float, float] = Field(description="(x, y, z) metres.")
 
     @field_validator("rotation_wxyz")
     @classmethod
     def _has_length(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        if not abs(math.hypot(*value) - 1) <= LENGTH_TOLERANCE:
-            raise ValueError(f"rotation {value} is no unit quaternion (w, x, y, z): length {math.hypot(*value):.4g}")
+        if not abs(math.hypot(*value) - 1) <= QUATERNION_ERROR:
+            raise ValueError(f"no rotation: the quaternion (w, x, y, z) has length {math.hypot(*value):g} instead of 1")
         return value
 
     @field_validator("translation_m")
     @classmethod
     def _is_on_a_planet(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if not max(map(abs, value)) <= FARTHEST_M:
-            raise ValueError(f"translation {value} lies more than {FARTHEST_M:.0f} m away")
+        if max(value) > PLANET_M or min(value) < -PLANET_M:
+            raise ValueError(f"a place beyond {PLANET_M:g} m, the size of this planet")
         return value
 
     @property
@@ -60,15 +70,21 @@ class RigidPose(Frozen):
         return rigid_transform(self.rotation_wxyz, self.translation_m)
 
 
-class CameraRecord(Frozen):
+def _check_mounting(pose: RigidPose) -> RigidPose:
+    if max(map(abs, pose.translation_m)) > VEHICLE_M:
+        raise ValueError(f"a sensor beyond {VEHICLE_M:g} m from its vehicle")
+    return pose
+
+
+class CameraRecord(_Measured):
     """One camera image of a keyframe, at the camera's own time."""
 
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Image file, relative to the dataset root.")
-    timestamp_us: int = Field(ge=0, le=_LATEST_US, description="Exposure time, microseconds.")
-    width: int = Field(gt=0, le=65535, description="Width of the file's image, pixels.")
-    height: int = Field(gt=0, le=65535, description="Height of the file's image, pixels.")
-    intrinsics: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat], ...] = Field(
+    timestamp_us: int = Field(ge=0, le=LATEST_US, description="Exposure time, microseconds.")
+    width: int = Field(gt=0, description="Width of the file's image, pixels.")
+    height: int = Field(gt=0, description="Height of the file's image, pixels.")
+    intrinsics: tuple[tuple[float, float, float], ...] = Field(
         min_length=3, max_length=3, description="3x3 camera matrix of the file's image, pixels."
     )
     ego_from_camera: RigidPose = Field(description="Mounting of the camera.")
@@ -76,28 +92,47 @@ class CameraRecord(Frozen):
 
     @field_validator("intrinsics")
     @classmethod
-    def _has_focus(cls, value: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float, float], ...]:
-        focus = (value[0][0], value[1][1])
-        if not 0 < min(focus) <= max(focus) <= LONGEST_FOCUS_PX or value[2] != (0.0, 0.0, 1.0):
+    def _is_a_camera(cls, value: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float, float], ...]:
+        (focal_u, skew, center_u), (below, focal_v, center_v), last = value
+        if not (FOCAL_PX[0] <= min(focal_u, focal_v) and max(focal_u, focal_v) <= FOCAL_PX[1]):
             raise ValueError(
-                f"{value} is no camera matrix: expected focal lengths above 0 and up to {LONGEST_FOCUS_PX:.0f} pixels "
-                "and the last row (0, 0, 1)"
+                f"no camera matrix: focal lengths of {FOCAL_PX[0]:g} to {FOCAL_PX[1]:g} pixels are possible"
             )
+        if max(map(abs, (skew, center_u, center_v))) > CENTER_PX:
+            raise ValueError(f"no camera matrix: a principal point or skew beyond {CENTER_PX:g} pixels")
+        if below != 0 or last != (0, 0, 1):
+            raise ValueError("no camera matrix: entries below the diagonal are not 0 0 and 0 0 1")
         return value
 
+    @field_validator("ego_from_camera")
+    @classmethod
+    def _is_on_the_vehicle(cls, value: RigidPose) -> RigidPose:
+        return _check_mounting(value)
 
-class LidarRecord(Frozen):
+    @model_validator(mode="after")
+    def _is_an_image(self) -> CameraRecord:
+        if self.width * self.height > CAMERA_PIXELS:
+            raise ValueError(f"{self.width} x {self.height} pixels, at most {CAMERA_PIXELS:,} are allowed")
+        return self
+
+
+class LidarRecord(_Measured):
     """One LiDAR sweep at its own time."""
 
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Point file: float32 in little-endian order, relative to the dataset root.")
     point_columns: int = Field(5, ge=3, description="float32 values of each point in the file; x, y, z come first.")
-    timestamp_us: int = Field(ge=0, le=_LATEST_US, description="Time of the sweep, microseconds.")
+    timestamp_us: int = Field(ge=0, le=LATEST_US, description="Time of the sweep, microseconds.")
     ego_from_lidar: RigidPose = Field(description="Mounting of the LiDAR.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the sweep's time.")
     labels_path: str | None = Field(
         None, description="Point labels (lidarseg .bin or panoptic .npz), if there are any."
     )
+
+    @field_validator("ego_from_lidar")
+    @classmethod
+    def _is_on_the_vehicle(cls, value: RigidPose) -> RigidPose:
+        return _check_mounting(value)
 
     @property
     def global_from_lidar(self) -> Pose:
@@ -105,7 +140,7 @@ class LidarRecord(Frozen):
         return self.global_from_ego.matrix @ self.ego_from_lidar.matrix
 
 
-class BoxRecord(Frozen):
+class BoxRecord(_Measured):
     """One annotated box at the LiDAR keyframe's time."""
 
     token: str = Field(description="sample_annotation token.")
@@ -115,18 +150,18 @@ class BoxRecord(Frozen):
     global_from_box: RigidPose = Field(
         description="Box frame: origin in the middle, x along the length, y width, z up."
     )
-    size_lwh_m: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = Field(description="Length, width, height, metres.")
+    size_lwh_m: tuple[float, float, float] = Field(description="Length, width, height, metres.")
     num_lidar_pts: int = Field(description="LiDAR points inside, as the table says.")
 
     @field_validator("size_lwh_m")
     @classmethod
     def _is_a_thing(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if not 0 < min(value) <= max(value) <= LARGEST_BOX_M:
-            raise ValueError(f"length, width, height {value}: expected above 0 and up to {LARGEST_BOX_M:.0f} m")
+        if not (min(value) > 0 and max(value) <= VEHICLE_M):
+            raise ValueError(f"length, width and height must be above 0 and at most {VEHICLE_M:g} m")
         return value
 
 
-class MapWindow(Frozen):
+class MapWindow(_Measured):
     """The driveable area around a scene, cut out of its map by `prepare`; all keyframes of the scene share it."""
 
     path: str = Field(description="PNG, white where one may drive, first row in the north; below the records folder.")
@@ -134,13 +169,13 @@ class MapWindow(Frozen):
     pixel_m: float = Field(gt=0, description="Edge of a pixel, metres.")
 
 
-class SampleRecord(Frozen):
+class SampleRecord(_Measured):
     """One keyframe: sensors, boxes, neighbours in time."""
 
     token: str = Field(pattern=_TOKEN, description="sample token: no separators, at most 200 letters.")
     scene: str = Field(description="Scene name.")
     frame: int = Field(ge=0, description="Number of the keyframe within its scene.")
-    timestamp_us: int = Field(ge=0, le=_LATEST_US, description="Time of the keyframe, microseconds.")
+    timestamp_us: int = Field(ge=0, le=LATEST_US, description="Time of the keyframe, microseconds.")
     previous: str | None = Field(description="Token of the keyframe before, None at the start of a scene.")
     next: str | None = Field(description="Token of the keyframe after, None at the end of a scene.")
     cameras: dict[str, CameraRecord] = Field(description="By channel name, in the dataset's camera order.")
@@ -225,20 +260,30 @@ def read_index(folder: Path) -> list[RecordEntry]:
         folder: the `records` folder.
 
     Raises:
-        DataError: `prepare` has not finished there, or a line is broken.
+        DataError: `prepare` has not finished there, a line is broken or beyond its limits, or a sample is listed twice.
     """
     path = folder / INDEX_FILE
     if not (folder / "manifest.json").is_file() or not path.is_file():
         raise DataError(f"{folder} holds no finished records. Run `protoocc prepare` first.")
-    entries = []
-    with path.open("rb") as lines:
-        for row, line in enumerate(lines):
-            try:
-                token, scene, frame, splits, start, stop = json.loads(line)
-                entries.append(RecordEntry(row, token, scene, frame, tuple(splits), start, stop))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{path}, line {row + 1} is no index entry: {error}. {PREPARE_AGAIN}") from error
+    entries: list[RecordEntry] = []
+    for row, line in enumerate(read_lines(Source(str(path), PREPARE_AGAIN), path, RECORD_BYTES)):
+        source = Source(f"{path}, line {row + 1}", PREPARE_AGAIN)
+        entries.append(_entry(source, row, parse_json_value(source, line), entries[-1].stop if entries else 0))
+    tokens = {entry.token for entry in entries}
+    if len(tokens) < len(entries):
+        raise DataError(f"{path} lists {len(entries)} samples, only {len(tokens)} different ones. {PREPARE_AGAIN}")
     return entries
+
+
+def _entry(source: Source, row: int, values: Any, start: int) -> RecordEntry:
+    """One line of the index; its record starts where the one before ends."""
+    fits = isinstance(values, list) and [type(value) for value in values] == [str, str, int, list, int, int]
+    if not fits or not all(isinstance(split, str) for split in values[3]):
+        raise source.error("is no index entry: token, scene, frame, splits, start, stop")
+    token, scene, frame, splits, first, stop = values
+    if frame < 0 or first != start or not 0 < stop - start <= RECORD_BYTES:
+        raise source.error(f"is no index entry: frame {frame}, bytes {first} to {stop}, the one before ends at {start}")
+    return RecordEntry(row, token, scene, frame, tuple(splits), first, stop)
 
 
 def read_records(folder: Path, entries: Sequence[RecordEntry]) -> list[SampleRecord]:
@@ -249,7 +294,7 @@ def read_records(folder: Path, entries: Sequence[RecordEntry]) -> list[SampleRec
         entries: from `read_index`.
 
     Raises:
-        DataError: the file is missing, or a line is broken or belongs to another sample.
+        DataError: the file is missing, or a line is broken, belongs to another sample or holds what no sensor has.
     """
     return list(each_record(folder, entries))
 
@@ -267,11 +312,15 @@ def each_record(folder: Path, entries: Iterable[RecordEntry]) -> Iterator[Sample
 
 
 def _parse(path: Path, entry: RecordEntry, line: bytes) -> SampleRecord:
-    where = f"{path}, line {entry.row + 1} (bytes {entry.start} to {entry.stop})"
+    source = Source(f"{path}, line {entry.row + 1} (bytes {entry.start} to {entry.stop})", PREPARE_AGAIN)
     try:
+        check_nesting(source, line, RECORD_BYTES)
         record = SampleRecord.model_validate_json(line)
     except ValidationError as error:
-        raise DataError(f"{where} is no record: {error.errors()[0]['msg']}. {PREPARE_AGAIN}") from error
-    if record.token != entry.token:
-        raise DataError(f"{where} is sample {record.token}, the index says {entry.token}. {PREPARE_AGAIN}")
+        raise DataError(f"{describe_validation(source.where, error)}\n{PREPARE_AGAIN}") from error
+    if (record.token, record.scene, record.frame) != (entry.token, entry.scene, entry.frame):
+        raise source.error(
+            f"is sample {record.token}, {record.scene} {record.frame}, the index says {entry.token}, {entry.scene} "
+            f"{entry.frame}"
+        )
     return record

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import math
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +13,14 @@ from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.names import folder_of
+from schemas.outside import Source, read_bytes, read_npz
+from schemas.outside.limits import MEMBER_FACTOR, MEMBER_SLACK
 from schemas.records import SampleRecord
 
 LABEL_ARRAYS: Final = ("semantics", "mask_lidar", "mask_camera")
 _HIGHEST: Final = {"semantics": OCC3D.free, "mask_lidar": 1, "mask_camera": 1, "unknown": 3}
+_WIDEST: Final = 8
+"""Bytes of a value: wider numbers than uint8 are read, so that their type can be told."""
 
 Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
 """`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
@@ -70,16 +73,13 @@ def read_labels(path: Path, token: str, dataset: DatasetSpec) -> Labels:
     Source: Occ3D-nuScenes (CVPR 2023 challenge), axis order x, y, z in the ego frame of the LIDAR_TOP keyframe.
     """
     where = f"{path} (sample {token})"
-    try:
-        with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-            missing = [name for name in LABEL_ARRAYS if name not in file]
-            if missing:
-                raise DataError(f"{where}: array '{missing[0]}' is missing; expected {', '.join(LABEL_ARRAYS)}")
-            labels = {name: file[name] for name in (*LABEL_ARRAYS, "unknown") if name in file}
-    except FileNotFoundError:
-        raise DataError(f"{where}: not found. Check `labels` and `root` in datasets.yaml.") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
+    source = Source(where, "Check `labels` and `root` in datasets.yaml, or copy it again.")
+    largest = math.prod(dataset.grid.shape)
+    data = read_bytes(source, path, len(_HIGHEST) * MEMBER_FACTOR * _WIDEST * largest + MEMBER_SLACK)
+    labels = read_npz(source, data, _HIGHEST, _WIDEST * largest)
+    missing = [name for name in LABEL_ARRAYS if name not in labels]
+    if missing:
+        raise DataError(f"{where}: array '{missing[0]}' is missing; expected {', '.join(LABEL_ARRAYS)}")
     for name, values in labels.items():
         _check(where, name, values, dataset.grid.shape)
     labels["semantics"] = labels_from_occ3d(dataset)[labels["semantics"]]

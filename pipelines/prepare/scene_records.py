@@ -5,12 +5,13 @@ Neither the driver nor a task holds more than one scene.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import BaseModel
 
@@ -19,15 +20,25 @@ from pipelines.prepare.image_sizes import check_image_sizes
 from pipelines.prepare.map_windows import RASTERS, WINDOWS, Raster, cut_window, unpack_maps
 from pipelines.prepare.pose_jumps import find_jumps
 from pipelines.prepare.source import FileCheck, Keyframe, Source
-from pipelines.stage import OnError, Stage, Unit, UnitReport
+from pipelines.stage import Layout, OnError, Origin, Stage, Unit, UnitReport
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, disk_errors
+from schemas.names import file_key
 from schemas.records import INDEX_FILE, RECORDS_FILE, MapWindow, SampleRecord, index_lines, shift_index
 from schemas.settings import Frozen
 from schemas.workfolder import MANIFEST
 
 _DRAFTS: Final = "drafts"
 _SCENES: Final = "scenes"
+_LAYOUT: Final = Layout(
+    patterns=(RECORDS_FILE, INDEX_FILE, f"{WINDOWS}/*.png", f"{RASTERS}/*", f"{_DRAFTS}/*.json*", f"{_SCENES}/*"),
+    joined=(RECORDS_FILE, INDEX_FILE, f"{WINDOWS}/*.png"),
+)
+FIELDS: Final = (
+    *("format", "version", "cameras", "lidar", "point_columns", "classes.names", "classes.free"),
+    *("categories", "splits"),
+)
+"""Fields of the dataset's entry that decide the records."""
 
 
 class _Draft(Frozen):
@@ -42,20 +53,23 @@ def records_stage(dataset: DatasetSpec, folder: Path, source: Source, *, on_erro
     """The stage that writes ``folder``; where it has finished before, the source is asked for its fingerprint alone."""
     is_finished = (folder / MANIFEST).is_file() and not overwrite
     keyframes = [] if is_finished else source.keyframes()
-    units = [Unit(scene, sum(1 for _ in members)) for scene, members in _by_scene(keyframes)]
-    fields: dict[str, Any] = dataset.model_dump(
-        mode="json",
-        include={"format", "version", "cameras", "lidar", "point_columns", "classes", "categories", "splits"},
-    )
+    units = [Unit(file_key(scene), sum(1 for _ in members)) for scene, members in _by_scene(keyframes)]
     return Stage(
         name="records",
         folder=folder,
-        config=fields,
+        config={},
         inputs=source.fingerprint(),
         units=units,
-        work=partial(check_scene, source.file_check(), folder, on_error),
+        work=partial(check_scene, source.file_check(), on_error),
         create=partial(write_drafts, dataset, source, keyframes),
         finish=partial(join_scenes, [unit.name for unit in units]),
+        layout=_LAYOUT,
+        origin=Origin(
+            dataset,
+            fields=FIELDS,
+            read=tuple(sorted((dataset.root / dataset.version).glob("*.json"))),
+            command=shlex.join(["protoocc", "prepare", dataset.name]),
+        ),
     )
 
 
@@ -64,7 +78,7 @@ def _by_scene(keyframes: Sequence[Keyframe]) -> Iterator[tuple[str, Iterator[Key
 
 
 def write_drafts(dataset: DatasetSpec, source: Source, keyframes: Sequence[Keyframe], folder: Path) -> None:
-    """Reads all keyframes and writes ``drafts/<scene>.jsonl`` and the maps as rasters; problems wait in the draft.
+    """Reads all keyframes; writes a file of drafts per scene, in which problems wait, and the maps as rasters.
 
     Maps come first: what is wrong with the dataset as a whole then shows before anything is written.
 
@@ -76,9 +90,11 @@ def write_drafts(dataset: DatasetSpec, source: Source, keyframes: Sequence[Keyfr
     with disk_errors(folder):
         (folder / "units").mkdir(parents=True, exist_ok=True)
     for scene, members in _by_scene(keyframes):
-        _write_lines(folder / _DRAFTS / f"{scene}.jsonl", (_draft(dataset, source, member) for member in members))
+        _write_lines(
+            folder / _DRAFTS / f"{file_key(scene)}.jsonl", (_draft(dataset, source, member) for member in members)
+        )
         if scene in rasters:
-            write_bytes(_raster_file(folder, scene), rasters[scene].model_dump_json().encode())
+            write_bytes(_raster_file(folder, file_key(scene)), rasters[scene].model_dump_json().encode())
 
 
 def _draft(dataset: DatasetSpec, source: Source, keyframe: Keyframe) -> _Draft:
@@ -90,12 +106,12 @@ def _draft(dataset: DatasetSpec, source: Source, keyframe: Keyframe) -> _Draft:
     return _Draft(token=keyframe.token, record=record)
 
 
-def _raster_file(folder: Path, scene: str) -> Path:
-    return folder / _DRAFTS / f"{scene}.map.json"
+def _raster_file(folder: Path, unit: str) -> Path:
+    return folder / _DRAFTS / f"{unit}.map.json"
 
 
-def check_scene(check_files: FileCheck, folder: Path, on_error: OnError, unit: Unit) -> UnitReport:
-    """Checks the files of one scene's keyframes; writes ``scenes/<scene>.jsonl``, its index and the map's window.
+def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: Unit) -> UnitReport:
+    """Checks the files of one scene's keyframes; writes ``scenes/<unit>.jsonl``, its index and the map's window.
 
     Raises:
         DataError: a keyframe is bad and ``on_error`` is `fail`.
@@ -129,8 +145,8 @@ def _checked(check_files: FileCheck, draft: _Draft, jumps: Mapping[str, str]) ->
     return draft.record
 
 
-def _window(folder: Path, scene: str, records: Sequence[SampleRecord]) -> MapWindow | None:
-    raster = _raster_file(folder, scene)
+def _window(folder: Path, unit: str, records: Sequence[SampleRecord]) -> MapWindow | None:
+    raster = _raster_file(folder, unit)
     if not records or not raster.is_file():
         return None
     return cut_window(Raster.model_validate_json(raster.read_bytes()), records, folder)

@@ -35,7 +35,7 @@ def name(*parts: object) -> str:
 
 def pose(x_m: float) -> RigidPose:
     return RigidPose(
-        rotation_wxyz=(0.5123456789, 0.4987654321, 0.5012345678, 0.4876543219), translation_m=(x_m, 0.1, 0)
+        rotation_wxyz=(0.5123456789, 0.4987654321, 0.5012345678, 0.4876543218), translation_m=(x_m, 0.1, 0)
     )
 
 

@@ -48,7 +48,7 @@ NO_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "1" * 5000, '"far"', "nul
 def test_records_hold_finite_numbers(number: str, tmp_path: Path) -> None:
     """The line of a record is parsed by pydantic, which takes NaN where nobody forbids it."""
     line = record("a").model_dump_json().replace("[5.0,0.0,0.0]", f"[{number},0.0,0.0]").encode() + b"\n"
-    assert len(line) != len(record("a").model_dump_json()) + 1
+    assert f"[{number},0.0,0.0]".encode() in line
     with pytest.raises(DataError, match=r"samples.jsonl, line 1 .*(global_from_vehicle.translation_m|Invalid JSON)"):
         read_records(tmp_path, write_records_file(tmp_path, line))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -19,12 +20,12 @@ from pipelines.files import sha256_of, write_blocks, write_bytes
 from pipelines.prepare.image_sizes import check_image_sizes
 from pipelines.prepare.map_windows import RASTERS, WINDOWS, Raster, cut_window, unpack_maps
 from pipelines.prepare.pose_jumps import find_jumps
-from pipelines.prepare.source import FileCheck, Keyframe, Source
+from pipelines.prepare.source import FileCheck, Hole, Keyframe, Source
 from pipelines.stage import Layout, OnError, Origin, Stage, Unit, UnitReport
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, disk_errors
 from schemas.names import file_key
-from schemas.records import INDEX_FILE, RECORDS_FILE, MapWindow, SampleRecord, index_lines, shift_index
+from schemas.records import INDEX_FILE, RECORDS_FILE, LidarRecord, MapWindow, SampleRecord, index_lines, shift_index
 from schemas.settings import Frozen
 from schemas.workfolder import MANIFEST
 
@@ -118,12 +119,17 @@ def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: U
     """
     kept: list[SampleRecord] = []
     dropped: dict[str, str] = {}
+    holes = Counter({"sweeps_missing": 0, "point_labels_missing": 0})
     with (folder / _DRAFTS / f"{unit.name}.jsonl").open("rb") as lines:
         drafts = [_Draft.model_validate_json(line) for line in lines]
     jumps = find_jumps([draft.record for draft in drafts if draft.record is not None])
     for draft in drafts:
         try:
-            kept.append(_checked(check_files, draft, jumps))
+            record, found = _checked(check_files, draft, jumps)
+            if found and on_error == "fail":
+                raise DataError(_explain(found))
+            kept.append(_without(record, found))
+            holes.update(f"{hole.kind}_missing" for hole in found)
         except DataError as error:
             if on_error == "fail":
                 raise
@@ -133,16 +139,36 @@ def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: U
     written = [record.model_dump_json().encode() + b"\n" for record in linked]
     write_blocks(path, written)
     write_blocks(_index_of(path), index_lines(zip(linked, written, strict=True)))
-    return UnitReport(done=len(linked), dropped=dropped, counts=_counts(linked))
+    return UnitReport(done=len(linked), dropped=dropped, counts=_counts(linked) | dict(holes))
 
 
-def _checked(check_files: FileCheck, draft: _Draft, jumps: Mapping[str, str]) -> SampleRecord:
+def _checked(check_files: FileCheck, draft: _Draft, jumps: Mapping[str, str]) -> tuple[SampleRecord, Sequence[Hole]]:
     if draft.record is None:
         raise DataError(draft.problem or f"sample {draft.token}: no record")
     if draft.token in jumps:
         raise DataError(jumps[draft.token])
-    check_files(draft.record)
-    return draft.record
+    return draft.record, check_files(draft.record)
+
+
+def _explain(holes: Sequence[Hole]) -> str:
+    rest = f" ({len(holes) - 1} more of this sample)" if len(holes) > 1 else ""
+    return f"{holes[0].problem} The keyframe itself is whole{rest}: --on-error drop leaves out this file alone."
+
+
+def _without(record: SampleRecord, holes: Sequence[Hole]) -> SampleRecord:
+    """The record without the sweeps and point labels that are not there."""
+    sweeps = {hole.token for hole in holes if hole.kind == "sweeps"}
+    labels = {hole.token for hole in holes if hole.kind == "point_labels"}
+
+    def kept(lidar: LidarRecord) -> LidarRecord:
+        return lidar.model_copy(update={"labels_path": None}) if lidar.token in labels else lidar
+
+    return record.model_copy(
+        update={
+            "lidar": None if record.lidar is None else kept(record.lidar),
+            "sweeps": tuple(kept(sweep) for sweep in record.sweeps if sweep.token not in sweeps),
+        }
+    )
 
 
 def _window(folder: Path, unit: str, records: Sequence[SampleRecord]) -> MapWindow | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.prepare import prepare
-from pipelines.prepare.source import FileCheck, Keyframe, MapImage, Source
+from pipelines.prepare.source import FileCheck, Hole, Keyframe, MapImage, Source
 from pipelines.stage import Runtime
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import ConfigError
@@ -39,8 +39,9 @@ def pose(x_m: float) -> RigidPose:
     )
 
 
-def check_nothing(record: SampleRecord) -> None:
+def check_nothing(record: SampleRecord) -> Sequence[Hole]:
     """There are no files."""
+    return ()
 
 
 class GeneratedSource:
@@ -193,9 +194,10 @@ class Counted(GeneratedSource):
     def file_check(self) -> FileCheck:
         return lambda record: self._count(record.frame)
 
-    def _count(self, frame: int) -> None:
+    def _count(self, frame: int) -> Sequence[Hole]:
         if frame == KEYFRAMES_PER_SCENE - 1:
             self.alive.append(sum(isinstance(thing, SampleRecord) for thing in gc.get_objects()))
+        return ()
 
 
 def test_memory_holds_one_scene(dataset: DatasetSpec, sync_runtime: Runtime) -> None:

@@ -66,6 +66,8 @@ def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"sample {token}: {path} ({num_bytes} bytes) is no readable image. {_remedy()}") from error
+    if kind not in _ENDS:
+        raise DataError(f"sample {token}: {path} is a {kind} file; images are JPEG or PNG. Convert it.")
     if size != (camera.width, camera.height):
         raise DataError(
             f"sample {token}: {path} is {size[0]}x{size[1]} pixels, sample_data.json row '{camera.token}' says "
@@ -77,7 +79,7 @@ def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
 
 def _is_whole(path: Path, kind: str) -> bool:
     """Whether an image has its end, at the end of the file or before whatever an encoder padded it with."""
-    end = _ENDS.get(kind, b"")
+    end = _ENDS[kind]
     with path.open("rb") as file:
         file.seek(-len(end), 2)
         if file.read() == end:

@@ -43,6 +43,11 @@ class Raster(Frozen):
     size_px: tuple[int, int] = Field(description="Width and height, pixels.")
     pixel_m: float = Field(description="Edge of a pixel, metres.")
 
+    def covers(self, record: SampleRecord) -> bool:
+        """Whether the vehicle stands on the map."""
+        place = zip(record.global_from_vehicle.translation_m, self.size_px, strict=False)
+        return all(0 <= value_m < pixels * self.pixel_m for value_m, pixels in place)
+
 
 def unpack_maps(source: Source, scenes: Sequence[str], folder: Path) -> Mapping[str, Raster]:
     """Decodes the masks of some scenes, each once, one after the other.

@@ -134,12 +134,15 @@ def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: U
             if on_error == "fail":
                 raise
             dropped[draft.token] = str(error)
-    linked = _complete(kept, _window(folder, unit.name, kept))
+    window, outside = _window(folder, unit.name, kept)
+    linked = _complete(kept, window)
     path = folder / _SCENES / f"{unit.name}.jsonl"
     written = [record.model_dump_json().encode() + b"\n" for record in linked]
     write_blocks(path, written)
     write_blocks(_index_of(path), index_lines(zip(linked, written, strict=True)))
-    return UnitReport(done=len(linked), dropped=dropped, counts=_counts(linked) | dict(holes))
+    return UnitReport(
+        done=len(linked), dropped=dropped, counts=_counts(linked) | dict(holes) | {"outside_map": float(outside)}
+    )
 
 
 def _checked(check_files: FileCheck, draft: _Draft, jumps: Mapping[str, str]) -> tuple[SampleRecord, Sequence[Hole]]:
@@ -171,11 +174,13 @@ def _without(record: SampleRecord, holes: Sequence[Hole]) -> SampleRecord:
     )
 
 
-def _window(folder: Path, unit: str, records: Sequence[SampleRecord]) -> MapWindow | None:
-    raster = _raster_file(folder, unit)
-    if not records or not raster.is_file():
-        return None
-    return cut_window(Raster.model_validate_json(raster.read_bytes()), records, folder)
+def _window(folder: Path, unit: str, records: Sequence[SampleRecord]) -> tuple[MapWindow | None, int]:
+    """Window of a scene, and how many of its keyframes lie beside the map."""
+    path = _raster_file(folder, unit)
+    if not records or not path.is_file():
+        return None, 0
+    raster = Raster.model_validate_json(path.read_bytes())
+    return cut_window(raster, records, folder), sum(not raster.covers(record) for record in records)
 
 
 def _complete(records: Sequence[SampleRecord], window: MapWindow | None) -> list[SampleRecord]:
@@ -194,6 +199,7 @@ def _counts(records: Sequence[SampleRecord]) -> dict[str, float]:
         "point_labels": sum(record.lidar is not None and record.lidar.labels_path is not None for record in records),
         "without_lidar": sum(record.lidar is None for record in records),
         "without_map": sum(record.map_window is None for record in records),
+        "without_boxes": sum(not record.boxes for record in records),
         "outside_splits": sum(not record.splits for record in records),
     }
     for record in records:

@@ -7,11 +7,11 @@ nothing that was made from it: whoever needs it finds out, and sweeps may be del
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipelines.files import sha256_of
-from schemas.errors import DataError
 from schemas.workfolder import FileStamp
 
 
@@ -26,18 +26,12 @@ def stamp_files(root: Path | None, paths: Iterable[Path]) -> dict[str, FileStamp
 
 
 def stamp(path: Path) -> FileStamp | None:
-    """Size, time and contents of a file; None where there is none.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Size, time and contents of a file; None where there is none that can be read: whoever needed it has said so."""
     try:
         status = path.stat()
         return status.st_size, status.st_mtime_ns, sha256_of([path])
-    except FileNotFoundError:
+    except OSError:
         return None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Correct its permissions or restore it.") from error
 
 
 def changed_files(root: Path | None, read: Mapping[str, FileStamp | None], *, deep: bool) -> Iterator[str]:
@@ -55,7 +49,8 @@ def changed_files(root: Path | None, read: Mapping[str, FileStamp | None], *, de
         except OSError:
             continue
         if old is None:
-            yield f"{path}: was not there, now is a file of {status.st_size:,} bytes"
+            if path.is_file() and os.access(path, os.R_OK):
+                yield f"{path}: was not there, now is a file of {status.st_size:,} bytes"
         elif status.st_size != old[0]:
             yield f"{path}: was {old[0]:,} bytes, now {status.st_size:,}"
         elif (deep or status.st_mtime_ns != old[1]) and sha256_of([path]) != old[2]:

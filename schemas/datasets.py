@@ -26,6 +26,10 @@ NUSCENES_CAMERAS = (
 """Camera order of every array with a V axis, unless a dataset entry names another one."""
 
 
+NO_LABEL = 255
+"""Voxels of unknown class in every label store, those that nobody wrote included."""
+
+
 class ImageSpec(Frozen):
     """From the camera file to the network's image: resize first, then crop."""
 
@@ -132,6 +136,8 @@ class DatasetSpec(Frozen):
         alike = [channel for index, channel in enumerate(self.cameras) if keys[index] in keys[:index]]
         if alike:
             raise ValueError(f"cameras: {alike[0]} differs from another one in capital letters alone; rename it")
+        if self.classes.ignored != NO_LABEL:
+            raise ValueError(f"classes.ignored: {self.classes.ignored}; stored labels say {NO_LABEL} for unknown")
         if self.lidar is None and self.grid.frame == "lidar":
             raise ValueError("grid.frame: lidar needs a LiDAR, and `lidar` is null")
         for channel, image in self.camera_images.items():

@@ -9,6 +9,8 @@ from schemas.errors import ConfigError
 
 REPOSITORY_YAML = Path(__file__).parents[2] / "datasets.yaml"
 
+TABLE = "names: [road, free], colors: [[0, 0, 0], [1, 1, 1]], free: 1"
+
 ENTRY = """
 mine:
   format: nuscenes
@@ -48,11 +50,20 @@ def test_paths_start_at_the_file(tmp_path):
         ("  version: v1.0-mini\n", "", "field 'version' is missing"),
         ("[0, 18, 800, 432]", "[0, 19, 800, 432]", "leaves the resized image"),
         ("format: nuscenes", "format: waymo", "field 'format' = 'waymo'"),
+        ("root: raw", "root: 'data\\\\raw'", "separated by /"),
+        ("root: raw", "root: ~nobody-of-that-name/raw", "names no user"),
+        ("format: n", "cameras: [a, A]\n  format: n", "capital letters alone"),
         ("scenes: [scene-0916]", "official: val, scenes: [a]", "field 'splits.train'"),
         ("every: 5", "every: 0", "field 'splits.train.every' = 0"),
         ("root: raw", "root: raw\n  categories: {vehicle.mine: lorry}", "unknown class 'lorry'"),
         ("root: raw", "root: raw\n  point_columns: 2", "field 'point_columns' = 2"),
         ("resize: [800, 450], ", "", "field 'image.resize' is missing"),
+        (
+            "root: raw",
+            f"root: raw\n  classes: {{{TABLE}, driveable: road}}",
+            "driveable: 'road' is none of `ground`: none",
+        ),
+        ("root: raw", f"root: raw\n  classes: {{{TABLE}, ignored: 254}}", "stored labels say 255 for unknown"),
     ],
 )
 def test_wrong_field_is_named(tmp_path, old, new, message):

@@ -30,6 +30,10 @@ NO_LABEL = 255
 """Voxels of unknown class in every label store, those that nobody wrote included."""
 
 
+SMALLEST_SIDE_PX = 16
+"""Two cells of the finest features of a network."""
+
+
 class ImageSpec(Frozen):
     """From the camera file to the network's image: resize first, then crop."""
 
@@ -136,6 +140,11 @@ class DatasetSpec(Frozen):
         alike = [channel for index, channel in enumerate(self.cameras) if keys[index] in keys[:index]]
         if alike:
             raise ValueError(f"cameras: {alike[0]} differs from another one in capital letters alone; rename it")
+        if min(self.image.shape) < SMALLEST_SIDE_PX:
+            raise ValueError(
+                f"image.crop: the network's image would have {self.image.shape} rows and columns; below "
+                f"{SMALLEST_SIDE_PX} nothing is left to see or to segment"
+            )
         if self.classes.ignored != NO_LABEL:
             raise ValueError(f"classes.ignored: {self.classes.ignored}; stored labels say {NO_LABEL} for unknown")
         if self.lidar is None and self.grid.frame == "lidar":

@@ -32,7 +32,7 @@ def dataset(tables: Path, **splits: SplitSpec) -> DatasetSpec:
         root=tables.parent,
         version=tables.name,
         work=tables.parent / "work",
-        image=ImageSpec(resize=(16, 9), crop=(0, 0, 16, 9)),
+        image=ImageSpec(resize=(32, 18), crop=(0, 0, 32, 18)),
         splits=splits,
     )
 

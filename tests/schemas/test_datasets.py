@@ -49,6 +49,7 @@ def test_paths_start_at_the_file(tmp_path):
         ("version:", "verson:", "entry 'mine': unknown field 'verson'"),
         ("  version: v1.0-mini\n", "", "field 'version' is missing"),
         ("[0, 18, 800, 432]", "[0, 19, 800, 432]", "leaves the resized image"),
+        ("[0, 18, 800, 432]", "[0, 18, 800, 15]", "the network's image would have (15, 800) rows"),
         ("format: nuscenes", "format: waymo", "field 'format' = 'waymo'"),
         ("root: raw", "root: 'data\\\\raw'", "separated by /"),
         ("root: raw", "root: ~nobody-of-that-name/raw", "names no user"),

@@ -81,7 +81,7 @@ class CameraRecord(_Measured):
 
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Image file, relative to the dataset root.")
-    timestamp_us: int = Field(ge=0, le=LATEST_US, description="Exposure time, microseconds.")
+    timestamp_us: int = Field(ge=-LATEST_US, le=LATEST_US, description="Exposure time, microseconds.")
     width: int = Field(gt=0, description="Width of the file's image, pixels.")
     height: int = Field(gt=0, description="Height of the file's image, pixels.")
     intrinsics: tuple[tuple[float, float, float], ...] = Field(
@@ -122,7 +122,7 @@ class LidarRecord(_Measured):
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Point file: float32 in little-endian order, relative to the dataset root.")
     point_columns: int = Field(5, ge=3, description="float32 values of each point in the file; x, y, z come first.")
-    timestamp_us: int = Field(ge=0, le=LATEST_US, description="Time of the sweep, microseconds.")
+    timestamp_us: int = Field(ge=-LATEST_US, le=LATEST_US, description="Time of the sweep, microseconds.")
     ego_from_lidar: RigidPose = Field(description="Mounting of the LiDAR.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the sweep's time.")
     labels_path: str | None = Field(
@@ -175,7 +175,7 @@ class SampleRecord(_Measured):
     token: str = Field(pattern=_TOKEN, description="sample token: no separators, at most 200 letters.")
     scene: str = Field(description="Scene name.")
     frame: int = Field(ge=0, description="Number of the keyframe within its scene.")
-    timestamp_us: int = Field(ge=0, le=LATEST_US, description="Time of the keyframe, microseconds.")
+    timestamp_us: int = Field(ge=-LATEST_US, le=LATEST_US, description="Time of the keyframe, microseconds.")
     previous: str | None = Field(description="Token of the keyframe before, None at the start of a scene.")
     next: str | None = Field(description="Token of the keyframe after, None at the end of a scene.")
     cameras: dict[str, CameraRecord] = Field(description="By channel name, in the dataset's camera order.")

@@ -62,7 +62,7 @@ NETWORK_NUMBER: Final = 100_000
 """The largest whole number among them: channels, cells, classes."""
 
 LATEST_US: Final = 2**62
-"""No sensor's clock is beyond, microseconds since 1970."""
+"""No clock of a sensor is beyond, before or after its zero, microseconds."""
 PLANET_M: Final = 2.1e7
 """A pose lies within half the circumference of the Earth, metres."""
 VEHICLE_M: Final = 1000.0

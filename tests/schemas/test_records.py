@@ -63,7 +63,7 @@ def test_records_hold_finite_numbers(number: str, tmp_path: Path) -> None:
         ("[7.0,0.0,0.0]", "[3e7,0.0,0.0]", "size of this planet"),
         ('"width":4', '"width":0', "greater than 0"),
         ('"width":4', '"width":123456789', "pixels, at most"),
-        ('"timestamp_us":0', '"timestamp_us":-1', "greater than or equal to 0"),
+        ('"timestamp_us":0', '"timestamp_us":1e300', "whole number|valid integer|integer"),
         ('"token":"a"', '"token":"../a"', "pattern"),
         ('{"token"', '{"token', "JSON"),
     ],

@@ -99,5 +99,5 @@ def _in_time(path: Path, scene: str, rows: Sequence[Row]) -> list[Row]:
 def is_time(value: object) -> bool:
     """Whether a value of a table is a time: a whole number of microseconds, also as a float."""
     return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LATEST_US and value % 1 == 0
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LATEST_US and value % 1 == 0
     )

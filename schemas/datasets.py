@@ -26,10 +26,6 @@ NUSCENES_CAMERAS = (
 """Camera order of every array with a V axis, unless a dataset entry names another one."""
 
 
-NO_LABEL = 255
-"""Voxels of unknown class in every label store, those that nobody wrote included."""
-
-
 SMALLEST_SIDE_PX = 16
 """Two cells of the finest features of a network."""
 
@@ -145,8 +141,6 @@ class DatasetSpec(Frozen):
                 f"image.crop: the network's image would have {self.image.shape} rows and columns; below "
                 f"{SMALLEST_SIDE_PX} nothing is left to see or to segment"
             )
-        if self.classes.ignored != NO_LABEL:
-            raise ValueError(f"classes.ignored: {self.classes.ignored}; stored labels say {NO_LABEL} for unknown")
         if self.lidar is None and self.grid.frame == "lidar":
             raise ValueError("grid.frame: lidar needs a LiDAR, and `lidar` is null")
         for channel, image in self.camera_images.items():

@@ -64,7 +64,6 @@ def test_paths_start_at_the_file(tmp_path):
             f"root: raw\n  classes: {{{TABLE}, driveable: road}}",
             "driveable: 'road' is none of `ground`: none",
         ),
-        ("root: raw", f"root: raw\n  classes: {{{TABLE}, ignored: 254}}", "stored labels say 255 for unknown"),
     ],
 )
 def test_wrong_field_is_named(tmp_path, old, new, message):

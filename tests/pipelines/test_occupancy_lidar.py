@@ -28,6 +28,7 @@ from schemas.records import (
     BoxRecord,
     CameraRecord,
     LidarRecord,
+    MapWindow,
     RigidPose,
     SampleRecord,
     index_lines,
@@ -217,8 +218,9 @@ def test_a_table_without_ground_labels_points_and_nothing_between(tmp_path: Path
 
 def test_a_table_without_ground_names_nothing_by_the_map(tmp_path: Path) -> None:
     Image.fromarray(np.full((800, 800), 255, np.uint8)).save(tmp_path / "map.png")
+    window = MapWindow(path="map.png", corner_m=(-40.0, -40.0), pixel_m=0.1)
     records = [keyframe(tmp_path, number, labelled=False) for number in range(2)]
-    records = [record.model_copy(update={"map_mask": "map.png"}) for record in records]
+    records = [record.model_copy(update={"map_window": window}) for record in records]
     found = {}
     for name, table in (("full", OCC3D), ("bare", BARE)):
         accumulated = read_scene(dataset_at(tmp_path, table), LidarConfig(), records, tmp_path, drop_broken=False)

@@ -128,7 +128,7 @@ def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: U
             record, found = _checked(check_files, draft, jumps)
             if found and on_error == "fail":
                 raise DataError(_explain(found))
-            kept.append(_without(record, found))
+            kept.append(_without(record, found) if found else record)
             holes.update(f"{hole.kind}_missing" for hole in found)
         except DataError as error:
             if on_error == "fail":

@@ -188,12 +188,20 @@ def print_absent(summary: StageSummary) -> None:
     costs = {
         "lidar": "labels must be imported (--source occ3d), and --check has nothing to compare with",
         "map": "ground without point labels gets no class",
+        "boxes": "nothing there tells moving things from standing ones",
     }
     for name, cost in costs.items():
-        count = summary.counts.get(f"without_{name}", 0)
-        if count:
-            sensor = name.replace("lidar", "LiDAR")
-            say(f"  {count:.0f} of {summary.done} samples have no {sensor}: {cost}", "yellow")
+        _print_count(summary, f"without_{name}", f"of {summary.done} samples have no {name}: {cost}")
+    _print_count(
+        summary, "outside_map", f"of {summary.done} samples lie beside their map: ground there is as without one"
+    )
+    _print_count(summary, "sweeps_missing", "sweeps are missing or broken: labels rest on fewer points there")
+    _print_count(summary, "point_labels_missing", "files of point labels are missing or broken: those points have none")
+
+
+def _print_count(summary: StageSummary, name: str, text: str) -> None:
+    if count := summary.counts.get(name, 0):
+        say(f"  {count:.0f} {text}".replace("lidar", "LiDAR"), "yellow")
 
 
 def masks(

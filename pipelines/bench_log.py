@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from pipelines.prepare.source import FileCheck, Keyframe, MapImage
+from pipelines.prepare.source import FileCheck, Hole, Keyframe, MapImage
 from schemas.datasets import NUSCENES_CAMERAS
 from schemas.records import BoxRecord, CameraRecord, LidarRecord, RigidPose, SampleRecord
 
@@ -55,8 +56,9 @@ class GeneratedLog:
         return _no_files
 
 
-def _no_files(record: SampleRecord) -> None:
+def _no_files(record: SampleRecord) -> Sequence[Hole]:
     """Accepts a record without looking for its files."""
+    return ()
 
 
 def _keyframe(number: int) -> Keyframe:

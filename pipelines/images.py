@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from schemas.datasets import ImageSpec
 from schemas.errors import DataError
+from schemas.outside import Source, has_end, image_size
+
+_FILL: Final = 128
+"""Grey that decoders put where a JPEG holds no pixels."""
+_JPEG_END: Final = b"\xff\xd9"
+_FILLER: Final = bytes(range(1, 250)) * 16
 
 
 def read_image(path: Path, token: str) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a camera file in full.
 
     Args:
-        path: JPEG or PNG file; its EXIF orientation is ignored, as the calibration belongs to the stored pixels.
+        path: JPEG or PNG file, grey, colour or with alpha (left out); its EXIF orientation is ignored, as the
+            calibration belongs to the stored pixels.
         token: sample token, for the message.
 
     Returns:
         (H, W, 3) BGR as OpenCV has it.
 
     Raises:
-        DataError: the file is missing or cannot be decoded; names file and sample.
+        DataError: the file is missing, unreadable, of another kind, cut short (even with its end kept) or cannot be
+            decoded; names file and sample.
     """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    source = Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop.")
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"sample {token}: image {path} is missing; restore the file or use --on-error drop") from None
-    image = cv2.imdecode(data, flags) if data.size else None
+        raise source.error("is missing") from None
+    except OSError as error:
+        raise source.error(f"cannot be read ({error.strerror})") from error
+    image_size(source, data)
+    image = _decode(data)
     if image is None:
-        raise DataError(f"sample {token}: image {path} ({data.size} bytes) cannot be decoded; restore the file")
+        raise source.damaged(f"{len(data)} bytes that cannot be decoded")
+    if not has_end(data) or _has_missing_rows(data, image):
+        raise source.damaged(f"{len(data)} bytes, the last rows are missing")
     return image
+
+
+def _decode(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+
+
+def _has_missing_rows(data: bytes, image: UInt8[np.ndarray, "H W 3"]) -> bool:
+    """Whether a JPEG ends before its last pixel although its end marker is there.
+
+    Decoders fill what is missing with the middle grey and tell nobody. Where the last pixel has that colour, bytes are
+    put before the end marker: a whole image stays as it is, a cut one has them decoded.
+    """
+    if not data.startswith(b"\xff\xd8") or (np.abs(image[-1, -1].astype(int) - _FILL) > 1).any():
+        return False
+    end = data.rfind(_JPEG_END)
+    return _pixels(data) != _pixels(data[:end] + _FILLER + data[end:])
+
+
+def _pixels(data: bytes) -> bytes | None:
+    """Pixels as Pillow decodes them, which unlike OpenCV prints nothing about bytes that are too many."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.tobytes()
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:

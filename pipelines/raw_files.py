@@ -8,12 +8,12 @@ the names in it count, so that sweeps that arrive later are seen.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from stat import S_ISDIR
 
 from pipelines.files import names_fingerprint, sha256_of
-from schemas.errors import DataError
 from schemas.workfolder import FileStamp
 
 
@@ -28,20 +28,17 @@ def stamp_files(root: Path | None, paths: Iterable[Path]) -> dict[str, FileStamp
 
 
 def stamp(path: Path) -> FileStamp | None:
-    """Size, time and contents of a file, of a folder the number, time and hash of its names; None where there is none.
+    """Size, time and contents of a file, of a folder the number, time and hash of its names.
 
-    Raises:
-        DataError: it cannot be read.
+    None where nothing is that can be read: whoever needed it has said so.
     """
     try:
         status = path.stat()
         if S_ISDIR(status.st_mode):
             return sum(1 for _ in path.iterdir()), status.st_mtime_ns, names_fingerprint(path)
         return status.st_size, status.st_mtime_ns, sha256_of([path])
-    except FileNotFoundError:
+    except OSError:
         return None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Correct its permissions or restore it.") from error
 
 
 def changed_files(root: Path | None, read: Mapping[str, FileStamp | None], *, deep: bool) -> Iterator[str]:
@@ -61,7 +58,8 @@ def changed_files(root: Path | None, read: Mapping[str, FileStamp | None], *, de
         if S_ISDIR(status.st_mode):
             yield from _changed_folder(path, status.st_mtime_ns, old, deep=deep)
         elif old is None:
-            yield f"{path}: was not there, now is a file of {status.st_size:,} bytes"
+            if path.is_file() and os.access(path, os.R_OK):
+                yield f"{path}: was not there, now is a file of {status.st_size:,} bytes"
         elif status.st_size != old[0]:
             yield f"{path}: was {old[0]:,} bytes, now {status.st_size:,}"
         elif (deep or status.st_mtime_ns != old[1]) and sha256_of([path]) != old[2]:

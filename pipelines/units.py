@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from schemas.names import file_key
 from schemas.records import RecordEntry
 
 
@@ -78,4 +79,4 @@ def units_of(entries: Sequence[RecordEntry], size: int) -> list[Unit]:
 def scene_units(entries: Sequence[RecordEntry]) -> list[Unit]:
     """One unit per scene; entries of a scene stand next to each other."""
     scenes = [(scene, tuple(members)) for scene, members in groupby(entries, key=lambda entry: entry.scene)]
-    return [Unit(scene, len(members), members) for scene, members in scenes]
+    return [Unit(file_key(scene), len(members), members) for scene, members in scenes]

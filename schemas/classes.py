@@ -47,6 +47,8 @@ class ClassTable(Frozen):
             unknown = [name for name in members if name not in self.occupied]
             if unknown:
                 raise ValueError(f"{field}: unknown class '{unknown[0]}'; known: {', '.join(self.occupied)}")
+        if self.driveable is not None and self.driveable not in self.ground:
+            raise ValueError(f"driveable: '{self.driveable}' is none of `ground`: {', '.join(self.ground) or 'none'}")
         return self
 
     @property

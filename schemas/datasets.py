@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
 from schemas.errors import ConfigError, DataError, did_you_mean
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.names import file_key
 from schemas.outside import Source, parse_yaml, read_bytes, shorten
 from schemas.outside.limits import YAML_BYTES
 from schemas.settings import Frozen, describe_validation
@@ -23,6 +24,10 @@ NUSCENES_CAMERAS = (
     "CAM_BACK_RIGHT",
 )
 """Camera order of every array with a V axis, unless a dataset entry names another one."""
+
+
+SMALLEST_SIDE_PX = 16
+"""Two cells of the finest features of a network."""
 
 
 class ImageSpec(Frozen):
@@ -100,6 +105,16 @@ class DatasetSpec(Frozen):
     labels: str = Field("gts", description="Folder of Occ3D labels below root (<labels>/<scene>/<token>/labels.npz).")
     splits: dict[str, SplitSpec] = Field(description="Named splits; training uses `train`, evaluation `val`.")
 
+    @field_validator("root", "work")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        if "\\" in str(value):
+            raise ValueError("folders are separated by / here, not by backslashes")
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{error} (the part behind ~ names no user)") from error
+
     @field_validator("classes", mode="before")
     @classmethod
     def _named_table(cls, value: Any) -> Any:
@@ -117,6 +132,15 @@ class DatasetSpec(Frozen):
         twice = [channel for index, channel in enumerate(self.cameras) if channel in self.cameras[:index]]
         if twice:
             raise ValueError(f"cameras: {twice[0]} is listed twice")
+        keys = [file_key(channel.lower()) for channel in self.cameras]
+        alike = [channel for index, channel in enumerate(self.cameras) if keys[index] in keys[:index]]
+        if alike:
+            raise ValueError(f"cameras: {alike[0]} differs from another one in capital letters alone; rename it")
+        if min(self.image.shape) < SMALLEST_SIDE_PX:
+            raise ValueError(
+                f"image.crop: the network's image would have {self.image.shape} rows and columns; below "
+                f"{SMALLEST_SIDE_PX} nothing is left to see or to segment"
+            )
         if self.lidar is None and self.grid.frame == "lidar":
             raise ValueError("grid.frame: lidar needs a LiDAR, and `lidar` is null")
         for channel, image in self.camera_images.items():

@@ -90,8 +90,25 @@ def disk_errors(path: Path) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up; free space or choose another folder",
             errno.EFBIG: "the file grew over the allowed size; raise the limit (ulimit -f)",
             errno.EACCES: "permission denied; choose a folder that you may write",
+            errno.EEXIST: "a file stands where a folder is wanted; move it or choose another folder",
+            errno.ENOTDIR: "a file stands where a folder is wanted; move it or choose another folder",
+            errno.EISDIR: "a folder stands where a file is wanted; move it",
             errno.EROFS: "the file system is read-only; choose another folder",
         }
         if error.errno not in reasons:
             raise
         raise DataError(f"cannot write {path}: {reasons[error.errno]}") from error
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turns a missing permission, a folder in place of a file and other trouble met while reading ``path`` into one.
+
+    Raises:
+        DataError: names the file and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or path
+        raise DataError(f"{name} cannot be read: {error.strerror or error}. Restore it, or its permissions.") from error

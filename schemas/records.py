@@ -14,22 +14,38 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from schemas.errors import DataError
 from schemas.geometry import Pose, invert_rigid, rigid_transform
-from schemas.outside import Source, check_intrinsics, check_rigid, parse_json_value, read_lines
-from schemas.outside.limits import CAMERA_PIXELS, PLANET_M, RECORD_BYTES, VEHICLE_M
+from schemas.outside import Source, check_nesting, parse_json_value, read_lines
+from schemas.outside.limits import (
+    CAMERA_PIXELS,
+    CENTER_PX,
+    FOCAL_PX,
+    LATEST_US,
+    PLANET_M,
+    QUATERNION_ERROR,
+    RECORD_BYTES,
+    VEHICLE_M,
+)
 from schemas.settings import Frozen, describe_validation
 from schemas.workfolder import MANIFEST
 
 RECORDS_FILE: Final = "samples.jsonl"
 INDEX_FILE: Final = "index.jsonl"
+_TOKEN: Final = r"^[^/\\.\x00][^/\\\x00]{0,199}$"
+"""Tokens become folders of label sets, so they hold no separators and start with no dot."""
 PREPARE_AGAIN: Final = "Run `protoocc prepare --overwrite`."
 
 
-class RigidPose(Frozen):
+class _Measured(Frozen):
+    """Values that sensors and annotators gave: numbers are finite and within `schemas.outside.limits`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class RigidPose(_Measured):
     """A rigid pose as stored: the matrix is `dst_from_src` of the field's name."""
 
     rotation_wxyz: tuple[float, float, float, float] = Field(description="Unit quaternion (w, x, y, z).")
@@ -38,8 +54,15 @@ class RigidPose(Frozen):
     @field_validator("rotation_wxyz")
     @classmethod
     def _has_length(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        if not 1e-9 <= math.hypot(*value) < math.inf:
-            raise ValueError(f"rotation {value} is no quaternion (w, x, y, z)")
+        if not abs(math.hypot(*value) - 1) <= QUATERNION_ERROR:
+            raise ValueError(f"no rotation: the quaternion (w, x, y, z) has length {math.hypot(*value):g} instead of 1")
+        return value
+
+    @field_validator("translation_m")
+    @classmethod
+    def _is_on_a_planet(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if max(value) > PLANET_M or min(value) < -PLANET_M:
+            raise ValueError(f"a place beyond {PLANET_M:g} m, the size of this planet")
         return value
 
     @property
@@ -48,33 +71,69 @@ class RigidPose(Frozen):
         return rigid_transform(self.rotation_wxyz, self.translation_m)
 
 
-class CameraRecord(Frozen):
+def _check_mounting(pose: RigidPose) -> RigidPose:
+    if max(map(abs, pose.translation_m)) > VEHICLE_M:
+        raise ValueError(f"a sensor beyond {VEHICLE_M:g} m from its vehicle")
+    return pose
+
+
+class CameraRecord(_Measured):
     """One camera image of a keyframe, at the camera's own time."""
 
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Image file, relative to the dataset root.")
-    timestamp_us: int = Field(description="Exposure time, microseconds.")
-    width: int = Field(description="Width of the file's image, pixels.")
-    height: int = Field(description="Height of the file's image, pixels.")
+    timestamp_us: int = Field(ge=-LATEST_US, le=LATEST_US, description="Exposure time, microseconds.")
+    width: int = Field(gt=0, description="Width of the file's image, pixels.")
+    height: int = Field(gt=0, description="Height of the file's image, pixels.")
     intrinsics: tuple[tuple[float, float, float], ...] = Field(
-        description="3x3 camera matrix of the file's image, pixels."
+        min_length=3, max_length=3, description="3x3 camera matrix of the file's image, pixels."
     )
     ego_from_camera: RigidPose = Field(description="Mounting of the camera.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the camera's time, not the LiDAR's.")
 
+    @field_validator("intrinsics")
+    @classmethod
+    def _is_a_camera(cls, value: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float, float], ...]:
+        (focal_u, skew, center_u), (below, focal_v, center_v), last = value
+        if not (FOCAL_PX[0] <= min(focal_u, focal_v) and max(focal_u, focal_v) <= FOCAL_PX[1]):
+            raise ValueError(
+                f"no camera matrix: focal lengths of {FOCAL_PX[0]:g} to {FOCAL_PX[1]:g} pixels are possible"
+            )
+        if max(map(abs, (skew, center_u, center_v))) > CENTER_PX:
+            raise ValueError(f"no camera matrix: a principal point or skew beyond {CENTER_PX:g} pixels")
+        if below != 0 or last != (0, 0, 1):
+            raise ValueError("no camera matrix: entries below the diagonal are not 0 0 and 0 0 1")
+        return value
 
-class LidarRecord(Frozen):
+    @field_validator("ego_from_camera")
+    @classmethod
+    def _is_on_the_vehicle(cls, value: RigidPose) -> RigidPose:
+        return _check_mounting(value)
+
+    @model_validator(mode="after")
+    def _is_an_image(self) -> CameraRecord:
+        if self.width * self.height > CAMERA_PIXELS:
+            raise ValueError(f"{self.width} x {self.height} pixels, at most {CAMERA_PIXELS:,} are allowed")
+        return self
+
+
+class LidarRecord(_Measured):
     """One LiDAR sweep at its own time."""
 
     token: str = Field(description="sample_data token.")
     path: str = Field(description="Point file: float32 in little-endian order, relative to the dataset root.")
     point_columns: int = Field(5, ge=3, description="float32 values of each point in the file; x, y, z come first.")
-    timestamp_us: int = Field(description="Time of the sweep, microseconds.")
+    timestamp_us: int = Field(ge=-LATEST_US, le=LATEST_US, description="Time of the sweep, microseconds.")
     ego_from_lidar: RigidPose = Field(description="Mounting of the LiDAR.")
     global_from_ego: RigidPose = Field(description="Vehicle pose at the sweep's time.")
     labels_path: str | None = Field(
         None, description="Point labels (lidarseg .bin or panoptic .npz), if there are any."
     )
+
+    @field_validator("ego_from_lidar")
+    @classmethod
+    def _is_on_the_vehicle(cls, value: RigidPose) -> RigidPose:
+        return _check_mounting(value)
 
     @property
     def global_from_lidar(self) -> Pose:
@@ -82,7 +141,7 @@ class LidarRecord(Frozen):
         return self.global_from_ego.matrix @ self.ego_from_lidar.matrix
 
 
-class BoxRecord(Frozen):
+class BoxRecord(_Measured):
     """One annotated box at the LiDAR keyframe's time."""
 
     token: str = Field(description="sample_annotation token.")
@@ -95,8 +154,15 @@ class BoxRecord(Frozen):
     size_lwh_m: tuple[float, float, float] = Field(description="Length, width, height, metres.")
     num_lidar_pts: int = Field(description="LiDAR points inside, as the table says.")
 
+    @field_validator("size_lwh_m")
+    @classmethod
+    def _is_a_thing(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not (min(value) > 0 and max(value) <= VEHICLE_M):
+            raise ValueError(f"length, width and height must be above 0 and at most {VEHICLE_M:g} m")
+        return value
 
-class MapWindow(Frozen):
+
+class MapWindow(_Measured):
     """The driveable area around a scene, cut out of its map by `prepare`; all keyframes of the scene share it."""
 
     path: str = Field(description="PNG, white where one may drive, first row in the north; below the records folder.")
@@ -104,13 +170,13 @@ class MapWindow(Frozen):
     pixel_m: float = Field(gt=0, description="Edge of a pixel, metres.")
 
 
-class SampleRecord(Frozen):
+class SampleRecord(_Measured):
     """One keyframe: sensors, boxes, neighbours in time."""
 
-    token: str = Field(description="sample token.")
+    token: str = Field(pattern=_TOKEN, description="sample token: no separators, at most 200 letters.")
     scene: str = Field(description="Scene name.")
     frame: int = Field(ge=0, description="Number of the keyframe within its scene.")
-    timestamp_us: int = Field(description="Time of the keyframe, microseconds.")
+    timestamp_us: int = Field(ge=-LATEST_US, le=LATEST_US, description="Time of the keyframe, microseconds.")
     previous: str | None = Field(description="Token of the keyframe before, None at the start of a scene.")
     next: str | None = Field(description="Token of the keyframe after, None at the end of a scene.")
     cameras: dict[str, CameraRecord] = Field(description="By channel name, in the dataset's camera order.")
@@ -249,7 +315,8 @@ def each_record(folder: Path, entries: Iterable[RecordEntry]) -> Iterator[Sample
 def _parse(path: Path, entry: RecordEntry, line: bytes) -> SampleRecord:
     source = Source(f"{path}, line {entry.row + 1} (bytes {entry.start} to {entry.stop})", PREPARE_AGAIN)
     try:
-        record = SampleRecord.model_validate(parse_json_value(source, line, RECORD_BYTES))
+        check_nesting(source, line, RECORD_BYTES)
+        record = SampleRecord.model_validate_json(line)
     except ValidationError as error:
         raise DataError(f"{describe_validation(source.where, error)}\n{PREPARE_AGAIN}") from error
     if (record.token, record.scene, record.frame) != (entry.token, entry.scene, entry.frame):
@@ -257,30 +324,4 @@ def _parse(path: Path, entry: RecordEntry, line: bytes) -> SampleRecord:
             f"is sample {record.token}, {record.scene} {record.frame}, the index says {entry.token}, {entry.scene} "
             f"{entry.frame}"
         )
-    _check_sensors(Source(f"{source.where}, sample {record.token}", PREPARE_AGAIN), record)
     return record
-
-
-def _check_sensors(source: Source, record: SampleRecord) -> None:
-    """Refuses poses, cameras and boxes that cannot be; see `schemas.outside.limits`."""
-    lidars = record.sweeps if record.lidar is None else (record.lidar, *record.sweeps)
-    cameras = record.cameras.values()
-    mounts = [lidar.ego_from_lidar for lidar in lidars] + [camera.ego_from_camera for camera in cameras]
-    places = [lidar.global_from_ego for lidar in lidars] + [camera.global_from_ego for camera in cameras]
-    places += [box.global_from_box for box in record.boxes]
-    _check_poses(source, "the mounting of a sensor", mounts, VEHICLE_M)
-    _check_poses(source, "a pose of the vehicle or of a box", places, PLANET_M)
-    for channel, camera in record.cameras.items():
-        if len(camera.intrinsics) != 3 or not 0 < camera.width * camera.height <= CAMERA_PIXELS:
-            raise source.error(f"{channel} has {camera.width} x {camera.height} pixels or no 3x3 camera matrix")
-    if record.cameras:
-        check_intrinsics(source, "a camera matrix", np.array([camera.intrinsics for camera in cameras], np.float64))
-    for box in record.boxes:
-        if not all(0 <= length <= VEHICLE_M for length in box.size_lwh_m):
-            raise source.error(f"box {box.token} has size {box.size_lwh_m} m, 0 to {VEHICLE_M:g} m are possible")
-
-
-def _check_poses(source: Source, name: str, poses: Sequence[RigidPose], reach_m: float) -> None:
-    quaternions = np.array([pose.rotation_wxyz for pose in poses], np.float64).reshape(-1, 4)
-    places_m = np.array([pose.translation_m for pose in poses], np.float64).reshape(-1, 3)
-    check_rigid(source, name, quaternions, places_m, reach_m)

@@ -1,7 +1,7 @@
 """The shard format: manifest, shard and sample entries, member names; for its writer, readers and transfer tools.
 
 `manifest.json` is a wids-shard-index-v1 with further keys. Each shard is a POSIX tar of samples with an index of
-(offset, size) per member. A sample's key is `<scene>-<frame:04d>`, so names sort in order of scene and time.
+(offset, size) per member. A sample's key is `<scene>-<frame:04d>`, the scene as `schemas.names.file_key` writes it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.classes import ClassTable
 from schemas.geometry import VoxelGrid
+from schemas.names import file_key
 from schemas.outside.limits import CAMERA_PIXELS, CAMERAS, GRID_VOXELS, MEMBER_FACTOR, MEMBER_SLACK, META_BYTES
 
 WIDS_KIND: Final = "wids-shard-index-v1"
@@ -38,7 +39,7 @@ MEMBERS: Final[dict[str, str]] = {
 
 def image_member(channel: str) -> str:
     """Member name of a camera's image."""
-    return f"{channel.lower()}.jpg"
+    return f"{file_key(channel.lower())}.jpg"
 
 
 def sample_members(cameras: Sequence[str], *, masks: bool) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ def sample_members(cameras: Sequence[str], *, masks: bool) -> tuple[str, ...]:
 
 def sample_key(scene: str, frame: int) -> str:
     """Stem of the member names of a sample."""
-    return f"{scene}-{frame:04d}"
+    return f"{file_key(scene)}-{frame:04d}"
 
 
 class _Stored(BaseModel):
@@ -125,7 +126,7 @@ class Manifest(_Stored):
 class SampleEntry(_Stored):
     """One sample of a shard's index."""
 
-    key: str = Field(description="`<scene>-<frame>`: stem of the member names.")
+    key: str = Field(description="`sample_key` of scene and frame: stem of the member names.")
     token: str = Field(description="Sample token.")
     scene: str = Field(description="Scene name.")
     frame: int = Field(description="Number of the keyframe within its scene.")

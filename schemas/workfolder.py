@@ -107,7 +107,8 @@ class UnitMarker(UnitFigures):
     """`units/<unit>.json`: what a finished unit did, from which raw files, and which files it wrote."""
 
     read: dict[str, FileStamp | None] = Field(
-        {}, description="Raw files, relative to the dataset's root where they lie below it; null: it was not there."
+        {},
+        description="Raw files, relative to the dataset's root where they lie below it; null: absent or unreadable.",
     )
     wrote: dict[str, tuple[int, str]] = Field(
         {}, description="Files below the stage's folder: size and SHA-256. A chunk that is all fill value has none."

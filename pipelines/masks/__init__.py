@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -124,7 +124,7 @@ def segment_unit(
         DataError: an image is missing or truncated and ``on_error`` is `fail`.
     """
     records = read_records(work.records, unit.entries)
-    segmenter = _segmenter(dataset, generator)
+    segmenters = segmenters_of(dataset, generator)
     dropped: dict[str, str] = {}
     counts = {"images": 0.0, "segments": 0.0, "outside_splits": 0.0}
     done = 0
@@ -133,7 +133,7 @@ def segment_unit(
             counts["outside_splits"] += 1
             continue
         try:
-            arrays = segment_record(dataset, record, segmenter)
+            arrays = segment_record(dataset, record, segmenters)
         except DataError as error:
             if on_error == "fail":
                 raise
@@ -149,21 +149,24 @@ def segment_unit(
     return UnitReport(done=done, dropped=dropped, counts=counts, read=tuple(images))
 
 
-def _segmenter(dataset: DatasetSpec, generator: SeedsConfig | SamConfig) -> Segmenter:
+def segmenters_of(dataset: DatasetSpec, generator: SeedsConfig | SamConfig) -> Mapping[str, Segmenter]:
+    """Segmenter of each camera; with Segment Anything masks are made at the scale of the camera's network image."""
     if isinstance(generator, SeedsConfig):
-        return seeds_segmenter(generator)
-    return sam_segmenter(generator, dataset.image.resize)
+        return dict.fromkeys(dataset.cameras, seeds_segmenter(generator))
+    size_of = {channel: dataset.image_of(channel).resize for channel in dataset.cameras}
+    segmenters = {size: sam_segmenter(generator, size) for size in set(size_of.values())}
+    return {channel: segmenters[size] for channel, size in size_of.items()}
 
 
 def segment_record(
-    dataset: DatasetSpec, record: SampleRecord, segmenter: Segmenter
+    dataset: DatasetSpec, record: SampleRecord, segmenters: Mapping[str, Segmenter]
 ) -> dict[str, UInt16[np.ndarray, "..."]]:  # noqa: UP037  jaxtyping takes the string
     """Segments of all camera images of one keyframe.
 
     Args:
         dataset: root, cameras, resize and crop.
         record: the keyframe.
-        segmenter: image -> label map of the whole image.
+        segmenters: image -> label map of the whole image, by camera.
 
     Returns:
         `segment_id` (V, H, W) and `segment_count` (V).
@@ -175,7 +178,7 @@ def segment_record(
     totals: list[int] = []
     for channel in dataset.cameras:
         image = read_image(dataset.root / record.cameras[channel].path, record.token)
-        labels = segmenter(image)
+        labels = segmenters[channel](image)
         ids.append(to_network_image(labels, dataset.image_of(channel), (image.shape[1], image.shape[0])))
         totals.append(int(labels.max()) + 1)
     return {"segment_id": np.stack(ids), "segment_count": np.array(totals, dtype=np.uint16)}

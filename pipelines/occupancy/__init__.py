@@ -53,7 +53,8 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
     Returns:
         Figures of the run; `counts` says what the classes of occupied voxels rest on: `voxels_lidarseg` (point labels
         and their neighbours; `voxels_panoptic` where they come from that set), `voxels_boxes`, `voxels_map` (ground
-        inside the map mask), `voxels_ignored` (unknown); `freed_by_images`: voxels refuted by pixels.
+        inside the map mask), `voxels_ignored` (unknown); `freed_by_images`: voxels refuted by pixels;
+        `sweeps_missing`: sweeps that were left out because their files are missing or broken.
 
     Raises:
         DataError: `prepare` has not finished.
@@ -157,6 +158,7 @@ def _make_scene(
     if not wanted:
         return UnitReport(done=0)
     accumulated = read_scene(dataset, config, records, WorkFolder(work).records, drop_broken=on_error == "drop")
+    missing = float(sum(group.num_missing for group in accumulated.groups.values()))
     counts: dict[str, float] = {}
     done = 0
     for index, labels, sources in label_scene(accumulated, records, wanted):
@@ -164,4 +166,6 @@ def _make_scene(
         counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
         done += 1
     files = tuple(files_of_scene(dataset, config, records))
-    return UnitReport(done=done, dropped=dict(accumulated.broken), counts=counts, read=files)
+    return UnitReport(
+        done=done, dropped=dict(accumulated.broken), counts=counts | {"sweeps_missing": missing}, read=files
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +12,12 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from pipelines.occupancy.ballot import num_slots, winners
 from pipelines.occupancy.kernels import cell_means, share_cells
 from pipelines.occupancy.points import NOT_MATTER, UNLABELLED
-from pipelines.occupancy.sweep import SweepReader
+from pipelines.occupancy.sweep import Sweep, SweepReader
 from schemas.classes import ClassTable
+from schemas.errors import DataError
 from schemas.records import SampleRecord
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,22 @@ class SweepGroup:
     rays: Rays
     objects: dict[str, Float32[np.ndarray, "_ 3"]]
     """Points of each instance, metres, box frame."""
+    num_missing: int = 0
+    """Sweeps that were left out because their files are missing or broken."""
 
 
-def accumulate_keyframe(reader: SweepReader, record: SampleRecord) -> SweepGroup:
+def accumulate_keyframe(reader: SweepReader, record: SampleRecord, *, drop_broken: bool = False) -> SweepGroup:
     """The keyframe and its sweeps.
 
+    Args:
+        reader: of the scene.
+        record: the keyframe.
+        drop_broken: do without sweeps whose files are missing or broken.
+
     Raises:
-        DataError: a file of the keyframe or of one of its sweeps is missing or broken.
+        DataError: a file of the keyframe or, without ``drop_broken``, of one of its sweeps is missing or broken.
     """
-    sweeps = [reader.read(lidar, record.token) for lidar in (*record.sweeps, record.keyframe_sweep)]
+    sweeps = [*_read_sweeps(reader, record, drop_broken), reader.read(record.keyframe_sweep, record.token)]
     points = np.concatenate([sweep.points for sweep in sweeps])
     labels = np.concatenate([sweep.labels for sweep in sweeps])
     is_static = np.concatenate([sweep.is_static for sweep in sweeps])
@@ -66,10 +78,23 @@ def accumulate_keyframe(reader: SweepReader, record: SampleRecord) -> SweepGroup
         weights=weights,
         labels=majority_labels(cell_of_static, labels[is_static], len(cells), reader.dataset.classes),
         rays=_merge_rays(points, origins, sweep_of, cell_of, reader.config.ray_cell_m),
+        num_missing=len(record.sweeps) + 1 - len(sweeps),
         objects={
             name: np.concatenate([sweep.objects[name] for sweep in sweeps if name in sweep.objects]) for name in names
         },
     )
+
+
+def _read_sweeps(reader: SweepReader, record: SampleRecord, drop_broken: bool) -> Iterator[Sweep]:
+    for lidar in record.sweeps:
+        try:
+            sweep = reader.read(lidar, record.token)
+        except DataError as error:
+            if not drop_broken:
+                raise
+            logger.warning("sweep left out: %s", error)
+            continue
+        yield sweep
 
 
 def _merge_rays(

@@ -27,6 +27,7 @@ from pipelines.stage import (
 from schemas.classes import OCC3D, ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
+from schemas.names import folder_of
 from schemas.records import read_index
 from schemas.workfolder import UNITS, WorkFolder
 
@@ -90,7 +91,7 @@ def _write_scene(work: Path, table: ClassTable, dropped: frozenset[str], out: Pa
 
 
 def _files_of_scene(unit: Unit) -> list[Piece]:
-    return [Piece(entry.token, (f"{GTS}/{entry.scene}/{entry.token}/labels.npz",)) for entry in unit.entries]
+    return [Piece(entry.token, (f"{GTS}/{folder_of(entry.scene)}/{entry.token}/labels.npz",)) for entry in unit.entries]
 
 
 def encode_labels(labels: Labels, table: ClassTable) -> bytes:

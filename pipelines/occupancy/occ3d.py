@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
+from schemas.names import folder_of
 from schemas.outside import Source, read_bytes, read_npz
 from schemas.outside.limits import MEMBER_FACTOR, MEMBER_SLACK
 from schemas.records import SampleRecord
@@ -50,7 +51,7 @@ def labels_from_occ3d(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
 
 def label_file(gts: Path, record: SampleRecord) -> Path:
     """Where a folder of Occ3D labels has those of a keyframe."""
-    return gts / record.scene / record.token / "labels.npz"
+    return gts / folder_of(record.scene) / record.token / "labels.npz"
 
 
 def read_labels(path: Path, token: str, dataset: DatasetSpec) -> Labels:

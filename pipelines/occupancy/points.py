@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from pipelines.lidar_files import HEAD_VALUES, VALUE_BYTES, check_columns, check_points
 from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
@@ -22,7 +23,6 @@ UNLABELLED: Final = 254
 NOT_MATTER: Final = 253
 """Point that the annotators call noise or own vehicle: it is dropped."""
 _NO_CATEGORY: Final = 252
-_VALUE_BYTES: Final = 4
 
 
 def require_lidar(dataset: DatasetSpec, step: str) -> None:
@@ -88,23 +88,23 @@ def read_points(dataset: DatasetSpec, lidar: LidarRecord, token: str) -> Float64
     """Points of one sweep, (N, 3) metres, LiDAR frame.
 
     Raises:
-        DataError: the file is missing, cut short, or holds a NaN or infinite coordinate.
+        DataError: the file is missing, cut short, or holds other values than points: see `pipelines.lidar_files`.
     """
     path = dataset.root / lidar.path
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} (sample {token}): LiDAR file cannot be read ({error.strerror})") from error
-    point_bytes = _VALUE_BYTES * lidar.point_columns
+    point_bytes = VALUE_BYTES * lidar.point_columns
     if len(data) % point_bytes or not data:
         raise DataError(
             f"{path} (sample {token}): {len(data)} bytes, expected a multiple of {point_bytes} ({lidar.point_columns} "
             "float32 per point). The file is cut short; copy it again."
         )
-    points = np.frombuffer(data, dtype="<f4").reshape(-1, lidar.point_columns)[:, :3].astype(np.float64)
-    bad = ~np.isfinite(points).all(axis=1)
-    if bad.any():
-        raise DataError(f"{path} (sample {token}): point {int(bad.argmax())} has a NaN or infinite coordinate")
+    values = np.frombuffer(data, dtype="<f4")
+    check_columns(f"{path} (sample {token})", values[:HEAD_VALUES], lidar.point_columns, len(values))
+    points = values.reshape(-1, lidar.point_columns)[:, :3].astype(np.float64)
+    check_points(f"{path} (sample {token})", points)
     return points
 
 

@@ -15,6 +15,7 @@ from pipelines.occupancy.config import ImageLabels
 from schemas.classes import ClassTable
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
+from schemas.names import folder_of
 from schemas.records import SampleRecord
 from schemas.voxels.visibility import View, voxel_rays
 
@@ -38,7 +39,7 @@ def read_class_images(
     Raises:
         DataError: a file is missing, no grey PNG of 8 or 16 bits, or not of the shape of the camera's image.
     """
-    folder = root / config.folder / record.scene / record.token
+    folder = root / config.folder / folder_of(record.scene) / record.token
     images = {}
     for channel in cameras:
         camera = record.cameras[channel]

@@ -58,7 +58,7 @@ def read_scene(
         config: thresholds.
         records: all keyframes of the scene, in order of time.
         folder: the records folder, which holds the map windows.
-        drop_broken: leave out keyframes with broken files instead of raising.
+        drop_broken: leave out sweeps with broken files, and keyframes whose own files are, instead of raising.
 
     Raises:
         DataError: a file is missing or broken, or a box or a category is wrong.
@@ -70,7 +70,7 @@ def read_scene(
     for index, record in enumerate(records):
         try:
             images[index] = _read_images(dataset, config, record)
-            groups[index] = accumulate_keyframe(reader, record)
+            groups[index] = accumulate_keyframe(reader, record, drop_broken=drop_broken)
         except DataError as error:
             if not drop_broken:
                 raise

@@ -20,6 +20,7 @@ from pydantic import Field
 from pipelines.files import write_bytes
 from pipelines.prepare.source import MapImage, Source
 from schemas.errors import DataError, disk_errors
+from schemas.names import file_key
 from schemas.records import MapWindow, SampleRecord
 from schemas.settings import Frozen
 
@@ -41,6 +42,11 @@ class Raster(Frozen):
     )
     size_px: tuple[int, int] = Field(description="Width and height, pixels.")
     pixel_m: float = Field(description="Edge of a pixel, metres.")
+
+    def covers(self, record: SampleRecord) -> bool:
+        """Whether the vehicle stands on the map."""
+        place = zip(record.global_from_vehicle.translation_m, self.size_px, strict=False)
+        return all(0 <= value_m < pixels * self.pixel_m for value_m, pixels in place)
 
 
 def unpack_maps(source: Source, scenes: Sequence[str], folder: Path) -> Mapping[str, Raster]:
@@ -87,7 +93,7 @@ def _unpack(image: MapImage, folder: Path, path: str) -> Raster:
 
 
 def cut_window(raster: Raster, records: Sequence[SampleRecord], folder: Path) -> MapWindow | None:
-    """Writes the window around one scene's keyframes as ``folder/maps/<scene>.png``, of one bit per pixel.
+    """Writes the window around one scene's keyframes as ``folder/maps/<key of the scene>.png``, of one bit per pixel.
 
     Args:
         raster: mask of the scene's map.
@@ -108,7 +114,7 @@ def cut_window(raster: Raster, records: Sequence[SampleRecord], folder: Path) ->
     bits = np.load(folder / raster.path, mmap_mode="r")
     rows = np.unpackbits(bits[height - top : height - bottom, left // 8 : -(-right // 8)], axis=1)
     window = rows[:, left % 8 : left % 8 + right - left].astype(bool)
-    path = f"{WINDOWS}/{records[0].scene}.png"
+    path = f"{WINDOWS}/{file_key(records[0].scene)}.png"
     png = io.BytesIO()
     Image.fromarray(window).save(png, format="PNG")
     write_bytes(folder / path, png.getvalue())

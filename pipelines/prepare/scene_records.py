@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -19,11 +20,12 @@ from pipelines.files import sha256_of, write_blocks, write_bytes
 from pipelines.prepare.image_sizes import check_image_sizes
 from pipelines.prepare.map_windows import RASTERS, WINDOWS, Raster, cut_window, unpack_maps
 from pipelines.prepare.pose_jumps import find_jumps
-from pipelines.prepare.source import FileCheck, Keyframe, Source
+from pipelines.prepare.source import FileCheck, Hole, Keyframe, Source
 from pipelines.stage import Layout, OnError, Origin, Stage, Unit, UnitReport
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, disk_errors
-from schemas.records import INDEX_FILE, RECORDS_FILE, MapWindow, SampleRecord, index_lines, shift_index
+from schemas.names import file_key
+from schemas.records import INDEX_FILE, RECORDS_FILE, LidarRecord, MapWindow, SampleRecord, index_lines, shift_index
 from schemas.settings import Frozen
 from schemas.workfolder import MANIFEST
 
@@ -52,7 +54,7 @@ def records_stage(dataset: DatasetSpec, folder: Path, source: Source, *, on_erro
     """The stage that writes ``folder``; where it has finished before, the source is asked for its fingerprint alone."""
     is_finished = (folder / MANIFEST).is_file() and not overwrite
     keyframes = [] if is_finished else source.keyframes()
-    units = [Unit(scene, sum(1 for _ in members)) for scene, members in _by_scene(keyframes)]
+    units = [Unit(file_key(scene), sum(1 for _ in members)) for scene, members in _by_scene(keyframes)]
     return Stage(
         name="records",
         folder=folder,
@@ -81,7 +83,7 @@ def _by_scene(keyframes: Sequence[Keyframe]) -> Iterator[tuple[str, Iterator[Key
 
 
 def write_drafts(dataset: DatasetSpec, source: Source, keyframes: Sequence[Keyframe], folder: Path) -> None:
-    """Reads all keyframes and writes ``drafts/<scene>.jsonl`` and the maps as rasters; problems wait in the draft.
+    """Reads all keyframes; writes a file of drafts per scene, in which problems wait, and the maps as rasters.
 
     Maps come first: what is wrong with the dataset as a whole then shows before anything is written.
 
@@ -93,9 +95,11 @@ def write_drafts(dataset: DatasetSpec, source: Source, keyframes: Sequence[Keyfr
     with disk_errors(folder):
         (folder / "units").mkdir(parents=True, exist_ok=True)
     for scene, members in _by_scene(keyframes):
-        _write_lines(folder / _DRAFTS / f"{scene}.jsonl", (_draft(dataset, source, member) for member in members))
+        _write_lines(
+            folder / _DRAFTS / f"{file_key(scene)}.jsonl", (_draft(dataset, source, member) for member in members)
+        )
         if scene in rasters:
-            write_bytes(_raster_file(folder, scene), rasters[scene].model_dump_json().encode())
+            write_bytes(_raster_file(folder, file_key(scene)), rasters[scene].model_dump_json().encode())
 
 
 def _draft(dataset: DatasetSpec, source: Source, keyframe: Keyframe) -> _Draft:
@@ -107,50 +111,80 @@ def _draft(dataset: DatasetSpec, source: Source, keyframe: Keyframe) -> _Draft:
     return _Draft(token=keyframe.token, record=record)
 
 
-def _raster_file(folder: Path, scene: str) -> Path:
-    return folder / _DRAFTS / f"{scene}.map.json"
+def _raster_file(folder: Path, unit: str) -> Path:
+    return folder / _DRAFTS / f"{unit}.map.json"
 
 
 def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: Unit) -> UnitReport:
-    """Checks the files of one scene's keyframes; writes ``scenes/<scene>.jsonl``, its index and the map's window.
+    """Checks the files of one scene's keyframes; writes ``scenes/<unit>.jsonl``, its index and the map's window.
 
     Raises:
         DataError: a keyframe is bad and ``on_error`` is `fail`.
     """
     kept: list[SampleRecord] = []
     dropped: dict[str, str] = {}
+    holes = Counter({"sweeps_missing": 0, "point_labels_missing": 0})
     with (folder / _DRAFTS / f"{unit.name}.jsonl").open("rb") as lines:
         drafts = [_Draft.model_validate_json(line) for line in lines]
     jumps = find_jumps([draft.record for draft in drafts if draft.record is not None])
     for draft in drafts:
         try:
-            kept.append(_checked(check_files, draft, jumps))
+            record, found = _checked(check_files, draft, jumps)
+            if found and on_error == "fail":
+                raise DataError(_explain(found))
+            kept.append(_without(record, found) if found else record)
+            holes.update(f"{hole.kind}_missing" for hole in found)
         except DataError as error:
             if on_error == "fail":
                 raise
             dropped[draft.token] = str(error)
-    linked = _complete(kept, _window(folder, unit.name, kept))
+    window, outside = _window(folder, unit.name, kept)
+    linked = _complete(kept, window)
     path = folder / _SCENES / f"{unit.name}.jsonl"
     written = [record.model_dump_json().encode() + b"\n" for record in linked]
     write_blocks(path, written)
     write_blocks(_index_of(path), index_lines(zip(linked, written, strict=True)))
-    return UnitReport(done=len(linked), dropped=dropped, counts=_counts(linked))
+    return UnitReport(
+        done=len(linked), dropped=dropped, counts=_counts(linked) | dict(holes) | {"outside_map": float(outside)}
+    )
 
 
-def _checked(check_files: FileCheck, draft: _Draft, jumps: Mapping[str, str]) -> SampleRecord:
+def _checked(check_files: FileCheck, draft: _Draft, jumps: Mapping[str, str]) -> tuple[SampleRecord, Sequence[Hole]]:
     if draft.record is None:
         raise DataError(draft.problem or f"sample {draft.token}: no record")
     if draft.token in jumps:
         raise DataError(jumps[draft.token])
-    check_files(draft.record)
-    return draft.record
+    return draft.record, check_files(draft.record)
 
 
-def _window(folder: Path, scene: str, records: Sequence[SampleRecord]) -> MapWindow | None:
-    raster = _raster_file(folder, scene)
-    if not records or not raster.is_file():
-        return None
-    return cut_window(Raster.model_validate_json(raster.read_bytes()), records, folder)
+def _explain(holes: Sequence[Hole]) -> str:
+    rest = f" ({len(holes) - 1} more of this sample)" if len(holes) > 1 else ""
+    return f"{holes[0].problem} The keyframe itself is whole{rest}: --on-error drop leaves out this file alone."
+
+
+def _without(record: SampleRecord, holes: Sequence[Hole]) -> SampleRecord:
+    """The record without the sweeps and point labels that are not there."""
+    sweeps = {hole.token for hole in holes if hole.kind == "sweeps"}
+    labels = {hole.token for hole in holes if hole.kind == "point_labels"}
+
+    def kept(lidar: LidarRecord) -> LidarRecord:
+        return lidar.model_copy(update={"labels_path": None}) if lidar.token in labels else lidar
+
+    return record.model_copy(
+        update={
+            "lidar": None if record.lidar is None else kept(record.lidar),
+            "sweeps": tuple(kept(sweep) for sweep in record.sweeps if sweep.token not in sweeps),
+        }
+    )
+
+
+def _window(folder: Path, unit: str, records: Sequence[SampleRecord]) -> tuple[MapWindow | None, int]:
+    """Window of a scene, and how many of its keyframes lie beside the map."""
+    path = _raster_file(folder, unit)
+    if not records or not path.is_file():
+        return None, 0
+    raster = Raster.model_validate_json(path.read_bytes())
+    return cut_window(raster, records, folder), sum(not raster.covers(record) for record in records)
 
 
 def _complete(records: Sequence[SampleRecord], window: MapWindow | None) -> list[SampleRecord]:
@@ -169,6 +203,7 @@ def _counts(records: Sequence[SampleRecord]) -> dict[str, float]:
         "point_labels": sum(record.lidar is not None and record.lidar.labels_path is not None for record in records),
         "without_lidar": sum(record.lidar is None for record in records),
         "without_map": sum(record.map_window is None for record in records),
+        "without_boxes": sum(not record.boxes for record in records),
         "outside_splits": sum(not record.splits for record in records),
     }
     for record in records:

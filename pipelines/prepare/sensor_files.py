@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.lidar_files import HEAD_VALUES, VALUE_BYTES, check_columns, check_points
 from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
-from schemas.errors import DataError
+from pipelines.prepare.source import Hole
+from schemas.errors import DataError, read_errors
+from schemas.outside import has_end
 from schemas.records import CameraRecord, LidarRecord, SampleRecord
 
-VALUE_BYTES: Final = 4
-"""Points are float32."""
 _ENDS: Final = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-"""Last bytes of a whole image, by kind."""
+"""Last bytes of a whole image, by kind; encoders may pad a file behind them."""
 
 
-def check_files(root: Path, record: SampleRecord) -> None:
+def check_files(root: Path, record: SampleRecord) -> list[Hole]:
     """Checks every file that later stages will read for this keyframe.
 
     Args:
         root: dataset root that the record's paths start at.
         record: one keyframe.
 
+    Returns:
+        Sweeps and point labels that are missing or broken: the keyframe can do without them.
+
     Raises:
-        DataError: a file is missing, cut or of another size; names file, sample, expectation and remedy.
+        DataError: an image or the LiDAR file of the keyframe is missing, cut or of another size; names file, sample,
+            expectation and remedy.
     """
-    for camera in record.cameras.values():
-        _check_image(root / camera.path, camera, record.token)
-    for lidar in (record.lidar, *record.sweeps) if record.lidar is not None else ():
-        _check_points(root, lidar, record.token)
+    with read_errors(root):
+        for camera in record.cameras.values():
+            _check_image(root / camera.path, camera, record.token)
+        if record.lidar is not None:
+            _check_points(root, record.lidar, record.token)
+            _check_head(root / record.lidar.path, record.lidar.point_columns, record.token)
+        return list(_holes(root, record))
+
+
+def _holes(root: Path, record: SampleRecord) -> Iterator[Hole]:
+    for sweep in record.sweeps:
+        try:
+            _check_points(root, sweep, record.token)
+        except (DataError, OSError) as error:
+            yield Hole("sweeps", sweep.token, str(error))
+    labelled = [lidar for lidar in (record.lidar, *record.sweeps) if lidar is not None and lidar.labels_path]
+    for lidar in labelled:
+        try:
+            _check_labels(root, lidar, record.token)
+        except (DataError, OSError) as error:
+            yield Hole("point_labels", lidar.token, str(error))
 
 
 def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
-    _require(path, token)
+    num_bytes = _require(path, token)
     try:
         with Image.open(path) as image:
             size, kind = image.size, image.format
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(
-            f"sample {token}: {path} ({path.stat().st_size} bytes) is no readable image. {_remedy()}"
-        ) from error
+    except PermissionError:
+        raise
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"sample {token}: {path} ({num_bytes} bytes) is no readable image. {_remedy()}") from error
+    if kind not in _ENDS:
+        raise DataError(f"sample {token}: {path} is a {kind} file; images are JPEG or PNG. Convert it.")
     if size != (camera.width, camera.height):
         raise DataError(
             f"sample {token}: {path} is {size[0]}x{size[1]} pixels, sample_data.json row '{camera.token}' says "
             f"{camera.width}x{camera.height}. Restore the original file or correct the row."
         )
-    end = _ENDS.get(kind or "", b"")
-    if not _last_bytes(path, len(end)).endswith(end):
-        raise DataError(
-            f"sample {token}: {path} ({path.stat().st_size} bytes) is truncated: no {kind} end marker. {_remedy()}"
-        )
+    if not _is_whole(path, kind or ""):
+        raise DataError(f"sample {token}: {path} ({num_bytes} bytes) is truncated: no {kind} end marker. {_remedy()}")
+
+
+def _is_whole(path: Path, kind: str) -> bool:
+    """Whether an image has its end, at the end of the file or before whatever an encoder padded it with."""
+    end = _ENDS[kind]
+    with path.open("rb") as file:
+        file.seek(-len(end), 2)
+        if file.read() == end:
+            return True
+        file.seek(0)
+        return has_end(file.read())
 
 
 def _check_points(root: Path, lidar: LidarRecord, token: str) -> None:
@@ -63,31 +97,42 @@ def _check_points(root: Path, lidar: LidarRecord, token: str) -> None:
             f"sample {token}: {path} has {num_bytes} bytes, expected a multiple of {point_bytes} above 0 "
             f"({lidar.point_columns} float32 per point). {_remedy()}"
         )
-    if lidar.labels_path is None:
-        return
-    labels = root / lidar.labels_path
-    num_labels = _require(labels, token)
-    if labels.suffix == PANOPTIC_SUFFIX:
-        num_labels = len(read_categories(labels, token))
-    if num_labels != num_bytes // point_bytes:
+
+
+def _check_head(path: Path, columns: int, token: str) -> None:
+    """Checks the first points of a file; label making checks all points of all sweeps."""
+    with path.open("rb") as file:
+        head = np.frombuffer(file.read(HEAD_VALUES * VALUE_BYTES), "<f4")
+    check_columns(f"sample {token}: {path}", head, columns, path.stat().st_size // VALUE_BYTES)
+    check_points(f"sample {token}: {path}", head[: len(head) // columns * columns].reshape(-1, columns)[:, :3])
+
+
+def _check_labels(root: Path, lidar: LidarRecord, token: str) -> None:
+    path = root / str(lidar.labels_path)
+    num_labels = _require(path, token)
+    if path.suffix == PANOPTIC_SUFFIX:
+        num_labels = len(read_categories(path, token))
+    num_points = (root / lidar.path).stat().st_size // (VALUE_BYTES * lidar.point_columns)
+    if num_labels != num_points:
         raise DataError(
-            f"sample {token}: {labels} has {num_labels} labels, {path.name} has {num_bytes // point_bytes} points. "
+            f"sample {token}: {path} has {num_labels} labels, {Path(lidar.path).name} has {num_points} points. "
             f"{_remedy()}"
         )
 
 
 def _require(path: Path, token: str) -> int:
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"sample {token}: {path} is missing. {_remedy()}") from None
-
-
-def _last_bytes(path: Path, count: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-count, 2)
-        return file.read()
+    except PermissionError:
+        raise
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"sample {token}: {path} cannot be read ({error.strerror}). {_remedy()}") from error
+    if not path.is_file():
+        raise DataError(f"sample {token}: {path} is no file. {_remedy()}")
+    return status.st_size
 
 
 def _remedy() -> str:
-    return "Restore the file, or run with --on-error drop to leave the sample out."
+    return "Restore the file, or run with --on-error drop to leave out what depends on it."

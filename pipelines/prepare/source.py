@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from schemas.records import CameraRecord, LidarRecord, RigidPose, SampleRecord
 
-FileCheck = Callable[[SampleRecord], None]
-"""Looks at the files behind a record and raises `DataError` for the first bad one."""
+
+class Hole(NamedTuple):
+    """A file that a keyframe can do without."""
+
+    kind: Literal["sweeps", "point_labels"]
+    token: str
+    """Of the sweep, or of the one that the labels belong to."""
+    problem: str
+
+
+FileCheck = Callable[[SampleRecord], Sequence[Hole]]
+"""Looks at the files behind a record: raises `DataError` for the first one that it needs, returns those that it does
+not."""
 
 
 class Keyframe(NamedTuple):

@@ -22,11 +22,13 @@ def assign_splits(
         official: gives the format's official splits and their scenes; called only if an entry names one.
 
     Raises:
-        ConfigError: a split names a scene that is not there, or none of an official split is there.
+        ConfigError: a split names a scene that is not there, none of an official split is there, or `train` shares
+            scenes with `val` or `test`.
     """
     members = {
         name: _scenes_of(dataset, name, split, sorted(tokens_of), official) for name, split in dataset.splits.items()
     }
+    _refuse_shared(dataset, members)
     used = sorted({scene for scenes in members.values() for scene in scenes})
     holders = {scene: [name for name, scenes in members.items() if scene in scenes] for scene in used}
     return [
@@ -34,6 +36,18 @@ def assign_splits(
         for scene in used
         for frame, token in enumerate(tokens_of[scene])
     ]
+
+
+def _refuse_shared(dataset: DatasetSpec, members: Mapping[str, frozenset[str]]) -> None:
+    """Refuses an evaluation on scenes of the training: neighbouring keyframes show the same street."""
+    for evaluation in ("val", "test"):
+        shared = sorted(members.get("train", frozenset()) & members.get(evaluation, frozenset()))
+        if shared:
+            raise ConfigError(
+                f"dataset '{dataset.name}': splits 'train' and '{evaluation}' share {len(shared)} of "
+                f"{len(members[evaluation])} scenes ({_shorten(shared)}), so scores would say nothing. Give them "
+                "different scenes in datasets.yaml, or the split that is a part of `train` another name."
+            )
 
 
 def _scenes_of(

@@ -7,18 +7,19 @@ what a pose and a camera can be. Nothing here runs or unpickles what a file hold
 """
 
 from schemas.outside.arrays import read_npy, read_npz
-from schemas.outside.calibration import check_intrinsics, check_poses, check_rigid
-from schemas.outside.images import check_jpeg, check_png, image_size
+from schemas.outside.calibration import check_intrinsics, check_poses
+from schemas.outside.images import check_jpeg, check_png, has_end, image_size
 from schemas.outside.source import Source, read_bytes, read_lines, shorten
-from schemas.outside.text import parse_json, parse_json_value, parse_yaml
+from schemas.outside.text import check_nesting, parse_json, parse_json_value, parse_yaml
 
 __all__ = [
     "Source",
     "check_intrinsics",
     "check_jpeg",
+    "check_nesting",
     "check_png",
     "check_poses",
-    "check_rigid",
+    "has_end",
     "image_size",
     "parse_json",
     "parse_json_value",

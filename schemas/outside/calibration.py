@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from schemas.outside.limits import CENTER_PX, FOCAL_PX, QUATERNION_ERROR, ROTATION_ERROR
+from schemas.outside.limits import CENTER_PX, FOCAL_PX, ROTATION_ERROR
 from schemas.outside.source import Source
 
 
@@ -30,29 +30,6 @@ def check_poses(source: Source, name: str, poses: Float[np.ndarray, "*n 4 4"], r
     if (poses[..., 3, :] != (0, 0, 0, 1)).any():
         raise source.error(f"{name} holds no pose: the last row is not 0 0 0 1")
     farthest_m = np.abs(poses[..., :3, 3]).max()
-    if not farthest_m <= reach_m:
-        raise source.error(f"{name} holds a place {farthest_m:g} m away, at most {reach_m:g} m are possible")
-
-
-def check_rigid(
-    source: Source, name: str, quaternions: Float[np.ndarray, "n 4"], places_m: Float[np.ndarray, "n 3"], reach_m: float
-) -> None:
-    """Checks poses as quaternions and translations.
-
-    Args:
-        source: for messages.
-        name: what they are.
-        quaternions: (w, x, y, z).
-        places_m: (x, y, z) metres.
-        reach_m: largest absolute coordinate.
-
-    Raises:
-        DataError: not finite, a quaternion whose length is not 1, or farther away than ``reach_m``.
-    """
-    error = np.abs(np.linalg.norm(quaternions, axis=1) - 1).max(initial=0)
-    if not error <= QUATERNION_ERROR:
-        raise source.error(f"{name} holds no rotation: the length of a quaternion differs by {error:g} from 1")
-    farthest_m = np.abs(places_m).max(initial=0)
     if not farthest_m <= reach_m:
         raise source.error(f"{name} holds a place {farthest_m:g} m away, at most {reach_m:g} m are possible")
 

@@ -10,6 +10,7 @@ from schemas.outside.source import Source, shorten
 
 _JPEG_START: Final = b"\xff\xd8\xff"
 _SCAN: Final = b"\xff\xda"
+_JPEG_END: Final = b"\xff\xd9"
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _FRAMES: Final = (0xC0, 0xC1, 0xC2)
 """Baseline, extended and progressive; the rest (lossless, arithmetic) is not what cameras and this program write."""
@@ -53,6 +54,26 @@ def image_size(source: Source, data: bytes, largest: int = CAMERA_PIXELS) -> Ima
     return header
 
 
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG or PNG holds its end, which other bytes may follow: hardware encoders pad their files.
+
+    The end of a thumbnail inside the header is none, and compressed pixels never hold the marker.
+    """
+    if data.startswith(_PNG_START):
+        return b"IEND\xaeB`\x82" in data
+    place = 2
+    for _ in range(SEGMENTS):
+        found = _MARKER.search(data, place)
+        if found is None:
+            return False
+        marker, place = found[1][0], found.end()
+        if marker == _SCAN[1]:
+            return _JPEG_END in data[place:]
+        if marker not in _ALONE:
+            place += max(int.from_bytes(data[place : place + 2], "big"), 2)
+    return False
+
+
 def check_jpeg(source: Source, data: bytes, shape: tuple[int, int]) -> None:
     """Checks a packed camera image: JPEG, of the declared size, with its end.
 
@@ -69,7 +90,7 @@ def check_jpeg(source: Source, data: bytes, shape: tuple[int, int]) -> None:
     header = image_size(source, data)
     if (header.height, header.width) != shape:
         raise source.error(f"image is {(header.height, header.width)} (H, W), the manifest says {shape}")
-    if not data.endswith(b"\xff\xd9"):
+    if not data.endswith(_JPEG_END):
         raise source.damaged("the JPEG has no end")
 
 

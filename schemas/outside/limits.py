@@ -61,10 +61,14 @@ NETWORK_VALUES: Final = 1000
 NETWORK_NUMBER: Final = 100_000
 """The largest whole number among them: channels, cells, classes."""
 
+LATEST_US: Final = 2**62
+"""No clock of a sensor is beyond, before or after its zero, microseconds."""
 PLANET_M: Final = 2.1e7
 """A pose lies within half the circumference of the Earth, metres."""
 VEHICLE_M: Final = 1000.0
 """A camera lies within so many metres of its vehicle."""
+LIDAR_M: Final = 2000.0
+"""No coordinate of a LiDAR's point is larger, metres."""
 FOCAL_PX: Final = (1.0, 1e6)
 """Focal lengths, pixels."""
 CENTER_PX: Final = 1e6

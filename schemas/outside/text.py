@@ -14,7 +14,8 @@ from schemas.outside.limits import DEPTH, DIGITS, JSON_BYTES, JSON_VALUES, YAML_
 from schemas.outside.source import Source, shorten
 
 _OTHERS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_STEPS: Final = {ord("["): 1, ord("]"): -1}
 _YamlLoader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The loader of libyaml where it is there: ten times as fast; both make plain values alone."""
 _INTEGERS: Final = range(-(2**63), 2**63)
@@ -43,12 +44,7 @@ def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> 
     Raises:
         DataError: as `parse_json`.
     """
-    if len(data) > largest:
-        raise source.error(f"has {len(data):,} bytes, at most {largest:,} are allowed")
-    if data.count(b",") > JSON_VALUES:
-        raise source.error(f"holds more than {JSON_VALUES:,} values")
-    if _depth(data) > DEPTH:
-        raise source.error(f"nested more than {DEPTH} deep")
+    check_nesting(source, data, largest)
     try:
         return json.loads(
             data.decode(), parse_int=_whole_number, parse_float=_finite_number, parse_constant=_no_constant
@@ -57,6 +53,20 @@ def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> 
         raise source.error(f"nested more than {DEPTH} deep") from error
     except ValueError as error:
         raise source.damaged(error) from error
+
+
+def check_nesting(source: Source, data: bytes, largest: int = JSON_BYTES) -> None:
+    """What `parse_json_value` asks of the text before it is parsed, for models that parse it themselves.
+
+    Raises:
+        DataError: more bytes or values, or deeper, than `limits` allows.
+    """
+    if len(data) > largest:
+        raise source.error(f"has {len(data):,} bytes, at most {largest:,} are allowed")
+    if data.count(b",") > JSON_VALUES:
+        raise source.error(f"holds more than {JSON_VALUES:,} values")
+    if _depth(data) > DEPTH:
+        raise source.error(f"nested more than {DEPTH} deep")
 
 
 def parse_yaml(source: Source, data: bytes) -> Any:
@@ -108,11 +118,19 @@ def _check_tree(source: Source, value: Any, largest: int) -> None:
 
 
 def _depth(data: bytes) -> int:
-    """Brackets open at the same time, at most; those in strings count too, which only long strings of them notice."""
-    brackets = data.translate(None, _OTHERS)
-    if len(brackets) <= DEPTH:
-        return 0
-    return max(accumulate(map(_STEPS.__getitem__, brackets)))
+    """Brackets open at the same time, at most; those in strings count too, which only long strings of them notice.
+
+    Pairs without anything between them are taken away, one level after the other.
+    """
+    brackets = data.translate(_SQUARE, _OTHERS)
+    for level in range(DEPTH + 1):
+        if not brackets:
+            return level
+        inner = brackets.replace(b"[]", b"")
+        if len(inner) == len(brackets):  # some are not closed
+            return level + max(accumulate(map(_STEPS.__getitem__, brackets)))
+        brackets = inner
+    return DEPTH + 1
 
 
 def _whole_number(text: str) -> int:

@@ -119,16 +119,18 @@ def test_rows_outside_splits_stay_empty(world_dataset: DatasetSpec, sync_runtime
     assert (store["segment_id"][2] != NO_SEGMENT).all()
 
 
-@pytest.mark.parametrize("keep_bytes", [None, 0, 500, -300])
+@pytest.mark.parametrize("keep_bytes", [None, 0, 500, -300, "a folder"])
 def test_bad_image_fails_or_is_dropped(
-    keep_bytes: int | None, work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
+    keep_bytes: int | str | None, work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:
     record = read_records(work / "records", read_index(work / "records"))[2]
     path = tmp_path / "root" / record.cameras["CAM_BACK_LEFT"].path
     shutil.copytree(world_dataset.root / "samples", tmp_path / "root/samples")
     data = path.read_bytes()
     path.unlink()
-    if keep_bytes is not None:
+    if isinstance(keep_bytes, str):
+        path.mkdir()
+    elif keep_bytes is not None:
         path.write_bytes(data[:keep_bytes])
     dataset = world_dataset.model_copy(update={"root": tmp_path / "root"})
     with pytest.raises(StageError, match=f"sample {record.token}: image .*{path.name}"):

@@ -28,6 +28,7 @@ from schemas.records import (
     BoxRecord,
     CameraRecord,
     LidarRecord,
+    MapWindow,
     RigidPose,
     SampleRecord,
     index_lines,
@@ -217,11 +218,12 @@ def test_a_table_without_ground_labels_points_and_nothing_between(tmp_path: Path
 
 def test_a_table_without_ground_names_nothing_by_the_map(tmp_path: Path) -> None:
     Image.fromarray(np.full((800, 800), 255, np.uint8)).save(tmp_path / "map.png")
+    window = MapWindow(path="map.png", corner_m=(-40.0, -40.0), pixel_m=0.1)
     records = [keyframe(tmp_path, number, labelled=False) for number in range(2)]
-    records = [record.model_copy(update={"map_mask": "map.png"}) for record in records]
+    records = [record.model_copy(update={"map_window": window}) for record in records]
     found = {}
     for name, table in (("full", OCC3D), ("bare", BARE)):
-        accumulated = read_scene(dataset_at(tmp_path, table), LidarConfig(), records, drop_broken=False)
+        accumulated = read_scene(dataset_at(tmp_path, table), LidarConfig(), records, tmp_path, drop_broken=False)
         ((_, labels, _),) = label_scene(accumulated, records, [1])
         found[name] = set(np.unique(labels["semantics"]).tolist())
     assert found == {"full": {CAR, ROAD, 17, 255}, "bare": {CAR, 17, 255}}
@@ -263,7 +265,7 @@ def damage_index(root: Path) -> str:
     return "label 200 is the index of no row"
 
 
-@pytest.mark.parametrize("damage", [damage_cut, damage_nan, damage_length, damage_index])
+@pytest.mark.parametrize("damage", [damage_cut, damage_length, damage_index])
 def test_broken_files_are_named_or_dropped(tmp_path: Path, damage: object) -> None:
     records = [keyframe(tmp_path, number, labelled=True) for number in range(3)]
     dataset = dataset_at(tmp_path)
@@ -275,6 +277,15 @@ def test_broken_files_are_named_or_dropped(tmp_path: Path, damage: object) -> No
     accumulated = read_scene(dataset, LidarConfig(), records, tmp_path, drop_broken=True)
     assert list(accumulated.broken) == ["token-1"]
     assert [index for index, _, _ in label_scene(accumulated, records, [0, 1, 2])] == [0, 2]
+
+
+def test_a_broken_sweep_costs_no_keyframe(tmp_path: Path) -> None:
+    records = [keyframe(tmp_path, number, labelled=True) for number in range(3)]
+    message = damage_nan(tmp_path)
+    with pytest.raises(DataError, match=message):
+        read_scene(dataset_at(tmp_path), LidarConfig(), records, tmp_path, drop_broken=False)
+    accumulated = read_scene(dataset_at(tmp_path), LidarConfig(), records, tmp_path, drop_broken=True)
+    assert accumulated.broken == {} and [group.num_missing for group in accumulated.groups.values()] == [0, 1, 0]
 
 
 def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None:
@@ -294,7 +305,7 @@ def test_categories_that_the_table_has_no_class_for(tmp_path: Path) -> None:
     table = OCC3D.model_copy(update={"names": ("nobody", *OCC3D.names[1:])})
     dataset = dataset_at(tmp_path, table)
     with pytest.raises(DataError, match="category 'static.other' has no class in the table of 'street'.*`categories`"):
-        read_scene(dataset, LidarConfig(), [keyframe(tmp_path, 0, labelled=True)], drop_broken=False)
+        read_scene(dataset, LidarConfig(), [keyframe(tmp_path, 0, labelled=True)], tmp_path, drop_broken=False)
 
 
 def digest(folder: Path) -> str:

@@ -73,8 +73,3 @@ def test_a_sudden_turn_is_a_jump() -> None:
     drive = [keyframe(frame, None, (half, 0.0, 0.0, half) if frame == 1 else AHEAD) for frame in range(4)]
     (message,) = find_jumps(drive).values()
     assert "sample token-1" in message and "a turn of 90 degrees in 0.25 s" in message
-
-
-def test_poses_that_are_no_numbers_are_jumps() -> None:
-    drive = [keyframe(frame, math.nan if frame == 2 else None) for frame in range(5)]
-    assert list(find_jumps(drive)) == ["token-2"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.prepare import prepare
-from pipelines.prepare.source import FileCheck, Keyframe, MapImage, Source
+from pipelines.prepare.source import FileCheck, Hole, Keyframe, MapImage, Source
 from pipelines.stage import Runtime
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import ConfigError
@@ -35,12 +35,13 @@ def name(*parts: object) -> str:
 
 def pose(x_m: float) -> RigidPose:
     return RigidPose(
-        rotation_wxyz=(0.5123456789, 0.4987654321, 0.5012345678, 0.4876543219), translation_m=(x_m, 0.1, 0)
+        rotation_wxyz=(0.5123456789, 0.4987654321, 0.5012345678, 0.4876543218), translation_m=(x_m, 0.1, 0)
     )
 
 
-def check_nothing(record: SampleRecord) -> None:
+def check_nothing(record: SampleRecord) -> Sequence[Hole]:
     """There are no files."""
+    return ()
 
 
 class GeneratedSource:
@@ -193,9 +194,10 @@ class Counted(GeneratedSource):
     def file_check(self) -> FileCheck:
         return lambda record: self._count(record.frame)
 
-    def _count(self, frame: int) -> None:
+    def _count(self, frame: int) -> Sequence[Hole]:
         if frame == KEYFRAMES_PER_SCENE - 1:
             self.alive.append(sum(type(thing) is SampleRecord for thing in gc.get_objects()))
+        return ()
 
 
 def test_memory_holds_one_scene(dataset: DatasetSpec, sync_runtime: Runtime) -> None:

@@ -18,7 +18,7 @@ def tables(tmp_path: Path) -> Path:
     folder = tmp_path / "v1.0-hand"
     folder.mkdir()
     scenes = [{"token": "s1", "name": "scene-0916"}, {"token": "s2", "name": "aa"}]
-    samples = [{"token": f"t{i}", "scene_token": "s1", "timestamp": 100 * i} for i in reversed(range(5))]
+    samples = [{"token": f"t{i}", "scene_token": "s1", "timestamp": 100_000 * i} for i in reversed(range(5))]
     samples.append({"token": "u0", "scene_token": "s2", "timestamp": 7})
     (folder / "scene.json").write_text(json.dumps(scenes))
     (folder / "sample.json").write_text(json.dumps(samples))
@@ -32,7 +32,7 @@ def dataset(tables: Path, **splits: SplitSpec) -> DatasetSpec:
         root=tables.parent,
         version=tables.name,
         work=tables.parent / "work",
-        image=ImageSpec(resize=(16, 9), crop=(0, 0, 16, 9)),
+        image=ImageSpec(resize=(32, 18), crop=(0, 0, 32, 18)),
         splits=splits,
     )
 
@@ -72,6 +72,13 @@ def test_a_keyframe_may_be_in_two_splits(tables: Path) -> None:
     scenes = ("scene-0916",)
     spec = dataset(tables, train=SplitSpec(scenes=scenes), few=SplitSpec(scenes=scenes, limit=1))
     assert [k.splits for k in plan_keyframes(spec, tables)] == [("train", "few")] + [("train",)] * 4
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_training_shares_no_scene_with_an_evaluation(name: str, tables: Path) -> None:
+    splits = {"train": SplitSpec(scenes=("scene-0916", "aa"), limit=1), name: SplitSpec(scenes=("aa",))}
+    with pytest.raises(ConfigError, match=rf"splits 'train' and '{name}' share 1 of 1 scenes \(aa\)"):
+        plan_keyframes(dataset(tables, **splits), tables)
 
 
 def test_official_split_keeps_the_scenes_that_are_there(tables: Path) -> None:

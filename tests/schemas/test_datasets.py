@@ -9,6 +9,8 @@ from schemas.errors import ConfigError
 
 REPOSITORY_YAML = Path(__file__).parents[2] / "datasets.yaml"
 
+TABLE = "names: [road, free], colors: [[0, 0, 0], [1, 1, 1]], free: 1"
+
 ENTRY = """
 mine:
   format: nuscenes
@@ -47,12 +49,21 @@ def test_paths_start_at_the_file(tmp_path):
         ("version:", "verson:", "entry 'mine': unknown field 'verson'"),
         ("  version: v1.0-mini\n", "", "field 'version' is missing"),
         ("[0, 18, 800, 432]", "[0, 19, 800, 432]", "leaves the resized image"),
+        ("[0, 18, 800, 432]", "[0, 18, 800, 15]", "the network's image would have (15, 800) rows"),
         ("format: nuscenes", "format: waymo", "field 'format' = 'waymo'"),
+        ("root: raw", "root: 'data\\\\raw'", "separated by /"),
+        ("root: raw", "root: ~nobody-of-that-name/raw", "names no user"),
+        ("format: n", "cameras: [a, A]\n  format: n", "capital letters alone"),
         ("scenes: [scene-0916]", "official: val, scenes: [a]", "field 'splits.train'"),
         ("every: 5", "every: 0", "field 'splits.train.every' = 0"),
         ("root: raw", "root: raw\n  categories: {vehicle.mine: lorry}", "unknown class 'lorry'"),
         ("root: raw", "root: raw\n  point_columns: 2", "field 'point_columns' = 2"),
         ("resize: [800, 450], ", "", "field 'image.resize' is missing"),
+        (
+            "root: raw",
+            f"root: raw\n  classes: {{{TABLE}, driveable: road}}",
+            "driveable: 'road' is none of `ground`: none",
+        ),
     ],
 )
 def test_wrong_field_is_named(tmp_path, old, new, message):

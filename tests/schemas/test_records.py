@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from schemas.errors import DataError
-from schemas.records import CameraRecord, RigidPose, SampleRecord, index_lines, shift_index
+from schemas.records import CameraRecord, RecordEntry, RigidPose, SampleRecord, index_lines, read_records, shift_index
 
 
 def pose(x_m: float = 0.0) -> RigidPose:
@@ -28,16 +29,55 @@ def record(token: str) -> SampleRecord:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("rotation", [(0.0, 0.0, 0.0, 0.0), (math.nan, 0.0, 0.0, 1.0), (math.inf, 0.0, 0.0, 1.0)])
+@pytest.mark.parametrize(
+    "rotation", [(0.0, 0.0, 0.0, 0.0), (2.0, 0.0, 0.0, 0.0), (math.nan, 0.0, 0.0, 1.0), (math.inf, 0.0, 0.0, 1.0)]
+)
 def test_rotations_that_are_none_are_refused(rotation: tuple[float, float, float, float]) -> None:
-    with pytest.raises(ValidationError, match="is no quaternion"):
+    with pytest.raises(ValidationError, match="has length|finite number"):
         RigidPose(rotation_wxyz=rotation, translation_m=(0.0, 0.0, 0.0))
-    with pytest.raises(ValidationError, match="is no quaternion"):
-        RigidPose.model_validate_json('{"rotation_wxyz": [0, 0, 0, 0], "translation_m": [0, 0, 0]}')
 
 
-def test_rotations_of_any_length_are_taken() -> None:
-    assert RigidPose(rotation_wxyz=(2.0, 0.0, 0.0, 0.0), translation_m=(1.0, 2.0, 3.0)).matrix[0, 0] == 1.0
+def test_rotations_are_normalised() -> None:
+    assert RigidPose(rotation_wxyz=(1.009, 0.0, 0.0, 0.0), translation_m=(1.0, 2.0, 3.0)).matrix[0, 0] == 1.0
+
+
+NO_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "1" * 5000, '"far"', "null"]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_records_hold_finite_numbers(number: str, tmp_path: Path) -> None:
+    """The line of a record is parsed by pydantic, which takes NaN where nobody forbids it."""
+    line = record("a").model_dump_json().replace("[5.0,0.0,0.0]", f"[{number},0.0,0.0]").encode() + b"\n"
+    assert f"[{number},0.0,0.0]".encode() in line
+    with pytest.raises(DataError, match=r"samples.jsonl, line 1 .*(global_from_vehicle.translation_m|Invalid JSON)"):
+        read_records(tmp_path, write_records_file(tmp_path, line))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"cameras":{', '"cameras":' + '{"c":' * 100, "nested more than 64 deep"),
+        ('"intrinsics":[[1.0', '"intrinsics":[[0.0', "focal lengths"),
+        ('"intrinsics":[[1.0,0.0,2.0],', '"intrinsics":[', "at least 3 items"),
+        ("[1.0,0.0,0.0]", "[1001.0,0.0,0.0]", "a sensor beyond 1000 m"),
+        ("[7.0,0.0,0.0]", "[3e7,0.0,0.0]", "size of this planet"),
+        ('"width":4', '"width":0', "greater than 0"),
+        ('"width":4', '"width":123456789', "pixels, at most"),
+        ('"timestamp_us":0', '"timestamp_us":1e300', "whole number|valid integer|integer"),
+        ('"token":"a"', '"token":"../a"', "pattern"),
+        ('{"token"', '{"token', "JSON"),
+    ],
+)
+def test_records_hold_what_sensors_have(old: str, new: str, message: str, tmp_path: Path) -> None:
+    text = record("a").model_dump_json()
+    assert old in text
+    with pytest.raises(DataError, match=message):
+        read_records(tmp_path, write_records_file(tmp_path, text.replace(old, new).encode()))
+
+
+def write_records_file(folder: Path, line: bytes) -> list[RecordEntry]:
+    (folder / "samples.jsonl").write_bytes(line)
+    return [RecordEntry(0, "a", "s", 0, ("train",), 0, len(line))]
 
 
 def test_the_ego_frame_does_not_come_from_the_lidar() -> None:

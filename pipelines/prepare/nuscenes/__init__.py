@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
 from pipelines.files import names_fingerprint
 from pipelines.prepare.nuscenes.keyframes import plan_keyframes
-from pipelines.prepare.nuscenes.raw_tables import load_devkit, maps_fingerprint, table_folder, tables_fingerprint
+from pipelines.prepare.nuscenes.raw_tables import (
+    load_devkit,
+    maps_fingerprint,
+    optional_tables,
+    table_folder,
+    tables_fingerprint,
+)
 from pipelines.prepare.nuscenes.sample_rows import SampleReader
 from pipelines.prepare.sensor_files import check_files
 from pipelines.prepare.source import FileCheck, Keyframe, MapImage
 from schemas.datasets import DatasetSpec
+from schemas.errors import read_errors
 from schemas.records import SampleRecord
-
-logger = logging.getLogger(__name__)
 
 MAP_PIXEL_M = 0.1
 """nuScenes draws its map masks at ten pixels per metre."""
@@ -32,10 +36,17 @@ class NuScenesSource:
         self._dataset = dataset
 
     def fingerprint(self) -> Mapping[str, str]:
-        """SHA-256 of the tables, of the map masks that they name and of the names of the sweeps."""
+        """SHA-256 of the tables, of the map masks that they name and of the names of the sweeps and point labels."""
         root, folder = self._dataset.root, table_folder(self._dataset)
-        sweeps = "none" if self._dataset.lidar is None else names_fingerprint(root / "sweeps" / self._dataset.lidar)
-        return {"tables": tables_fingerprint(folder), "maps": maps_fingerprint(root, folder), "sweeps": sweeps}
+        with read_errors(root):
+            sweeps = "none" if self._dataset.lidar is None else names_fingerprint(root / "sweeps" / self._dataset.lidar)
+            labels = [names_fingerprint(root / table / self._dataset.version) for table in optional_tables(folder)]
+        return {
+            "tables": tables_fingerprint(folder),
+            "maps": maps_fingerprint(root, folder),
+            "sweeps": sweeps,
+            "point_labels": ", ".join(labels) or "none",
+        }
 
     def keyframes(self) -> Sequence[Keyframe]:
         """Keyframes of the scenes that some split names, from two small tables."""
@@ -56,9 +67,4 @@ class NuScenesSource:
 
     @cached_property
     def _reader(self) -> SampleReader:
-        reader = SampleReader(load_devkit(self._dataset), self._dataset)
-        if self._dataset.lidar is not None and not reader.has_sweeps:
-            logger.warning(
-                "%s has no sweeps/%s: records get no sweeps between keyframes", self._dataset.root, self._dataset.lidar
-            )
-        return reader
+        return SampleReader(load_devkit(self._dataset), self._dataset)

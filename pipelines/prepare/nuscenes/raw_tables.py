@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.files import sha256_of
+from pipelines.prepare.nuscenes.file_names import relative_name
 from schemas.datasets import DatasetSpec
-from schemas.errors import DataError
+from schemas.errors import DataError, read_errors
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
@@ -36,7 +36,13 @@ TABLES: Final = (
     "sensor",
     "visibility",
 )
-"""The 13 tables of every nuScenes version; `lidarseg` and `panoptic` are optional."""
+"""The 13 tables of every nuScenes version."""
+
+OPTIONAL_TABLES: Final = ("panoptic", "lidarseg")
+"""Point labels; where several label the same points, the last one counts."""
+
+NO_MAP: Final = "no map"
+"""Token of the row that logs without a map get."""
 
 LINKS: Final[Mapping[str, Mapping[str, str]]] = {
     "instance": {"category_token": "category"},
@@ -75,67 +81,104 @@ def table_folder(dataset: DatasetSpec) -> Path:
 
 
 def read_table(folder: Path, name: str) -> list[Row]:
-    """Rows of one table.
+    """Rows of one table, each token once: a row that is there twice, word for word, counts once.
 
     Raises:
-        DataError: the file is no JSON list; names file and place.
+        DataError: the file cannot be read or is no JSON list of rows with a token (names file and place), or different
+            rows have the same token.
     """
     path = folder / f"{name}.json"
+    with read_errors(path):
+        data = path.read_bytes()
     try:
-        rows = json.loads(path.read_bytes())
-    except ValueError as error:
+        rows = json.loads(data)  # also with a byte-order mark
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is broken JSON: {error}. Unpack the metadata archive again.") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "token" in row for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_token(row.get("token")) for row in rows):
         raise DataError(f"{path}: expected a list of rows with a `token`. Unpack the metadata archive again.")
-    return rows
+    by_token: dict[str, Row] = {}
+    for row in rows:
+        if by_token.setdefault(row["token"], row) != row:
+            raise DataError(
+                f"{path}: different rows have the token '{row['token']}'. Tokens name one row each: remove or rename "
+                "one of them, in the tables that refer to it as well."
+            )
+    return list(by_token.values())
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def tables_fingerprint(folder: Path) -> str:
-    """SHA-256 over all tables that `prepare` reads, in alphabetical order."""
-    names = sorted([*TABLES, *(name for name in ("lidarseg", "panoptic") if (folder / f"{name}.json").is_file())])
-    return sha256_of(folder / f"{name}.json" for name in names)
+    """SHA-256 over all tables that `prepare` reads, in alphabetical order.
+
+    Raises:
+        DataError: a table cannot be read.
+    """
+    names = sorted([*TABLES, *optional_tables(folder)])
+    with read_errors(folder):
+        return sha256_of(folder / f"{name}.json" for name in names)
+
+
+def optional_tables(folder: Path) -> list[str]:
+    """Tables of point labels that are there."""
+    return [name for name in OPTIONAL_TABLES if (folder / f"{name}.json").is_file()]
 
 
 def maps_fingerprint(root: Path, folder: Path) -> str:
-    """SHA-256 over the map masks that `map.json` names, by name; a missing one counts as missing."""
-    names = sorted({str(row.get("filename") or "") for row in read_table(folder, "map")} - {""})
-    states = [[name, sha256_of([root / name]) if (root / name).is_file() else None] for name in names]
-    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+    """SHA-256 over the map masks that `map.json` names, by name; a missing one counts as missing.
+
+    Raises:
+        DataError: `map.json` or a mask cannot be read.
+    """
+    files = {path for row in read_table(folder, "map") if (path := map_file(root, row)) is not None}
+    with read_errors(root):
+        states = {path.relative_to(root).as_posix(): sha256_of([path]) for path in files}
+    return hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()
+
+
+def map_file(root: Path, row: Row) -> Path | None:
+    """Mask that a row of `map.json` names; None where it names none or the file is missing."""
+    try:
+        path = root / relative_name(root, row.get("filename"))
+    except ValueError:
+        return None
+    return path if path.is_file() else None
 
 
 def load_devkit(dataset: DatasetSpec) -> NuScenes:
-    """Loads all tables through nuscenes-devkit; a map row whose file is missing loses its file name.
+    """All tables, with the devkit's links between them.
+
+    The devkit's own loader would refuse a dataset without maps, and one whose folder of point labels lacks a file.
 
     Raises:
         DataError: a table is broken or a row points nowhere; names table, row, field and value.
     """
     from nuscenes import NuScenes
 
-    class Tables(NuScenes):  # type: ignore[misc]  # the devkit has no types
-        """The devkit refuses a world whose map is missing; here it costs only what needs the map."""
-
-        def __load_table__(self, table_name: str) -> list[Row]:  # noqa: N807  the devkit's name
-            rows: list[Row] = super().__load_table__(table_name)
-            for row in rows if table_name == "map" else ():
-                if not (dataset.root / row["filename"]).is_file():
-                    row["filename"] = ""
-            return rows
-
     folder = table_folder(dataset)
+
+    class Tables(NuScenes):  # type: ignore[misc]  # the devkit has no types
+        """The devkit's links and look-ups, on tables that were checked when they were read."""
+
+        def __init__(self) -> None:
+            self.version, self.dataroot, self.verbose = dataset.version, str(dataset.root), False
+            self.table_names = [*TABLES, *optional_tables(folder)]
+            for name in self.table_names:
+                setattr(self, name, read_table(folder, name))
+            logs = [row["token"] for row in self.log]
+            self.map.insert(0, {"token": NO_MAP, "log_tokens": logs, "filename": ""})
+            self.__make_reverse_index__(False)
+
     try:
-        # with lidarseg the devkit looks up a colour for every category, and knows none for a user's own
-        colors = defaultdict[str, tuple[int, int, int]](lambda: (0, 0, 0))
-        return Tables(dataset.version, str(dataset.root), verbose=False, colormap=colors)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        for name in TABLES:
-            read_table(folder, name)
+        return Tables()
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         find_dangling(folder)
         raise DataError(
-            f"{folder}: nuscenes-devkit cannot load the tables ({type(error).__name__}: {error}). "
-            "A row lacks a field or a table is empty; unpack the metadata archive again."
+            f"{folder}: the tables cannot be linked ({type(error).__name__}: {error}). "
+            "A row lacks a field or holds a value of another kind; unpack the metadata archive again."
         ) from error
-    except (AssertionError, OSError) as error:
-        raise DataError(f"{folder}: nuscenes-devkit refuses the dataset: {error}. Restore what it names.") from error
 
 
 def find_dangling(folder: Path) -> None:
@@ -149,15 +192,8 @@ def find_dangling(folder: Path) -> None:
         for field, target in fields.items():
             known = {row["token"] for row in read_table(folder, target)}
             for row in rows:
-                if row.get(field) not in known:
+                if not isinstance(row.get(field), str) or row[field] not in known:
                     raise DataError(dangling_message(folder, (name, row["token"], field), (target, row.get(field))))
-    mapped = {token for row in read_table(folder, "map") for token in row.get("log_tokens", [])}
-    for row in read_table(folder, "log"):
-        if row["token"] not in mapped:
-            raise DataError(
-                f"{folder / 'map.json'}: no row lists log '{row['token']}' in `log_tokens`. "
-                "Add the log to its map's row."
-            )
 
 
 def dangling_message(folder: Path, source: tuple[str, str, str], target: tuple[str, object]) -> str:

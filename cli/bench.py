@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli.bench_attention import attention
+from cli.bench_loader import loader
 from cli.bench_occupancy import occupancy
 from cli.bench_stages import stages
 from cli.bench_table3 import table3
@@ -23,4 +24,5 @@ def register(app: typer.Typer) -> None:
     bench.command()(occupancy)
     bench.command()(table3)
     bench.command()(attention)
+    bench.command()(loader)
     app.add_typer(bench)

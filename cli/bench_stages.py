@@ -82,6 +82,7 @@ COLUMNS: Final = {
     "tasks": ("tasks", "{}"),
     "plan_s": ("plan", "{:.1f}"),
     "task_ms": ("task", "{:.1f}"),
+    "cpu_s": ("cpu", "{:.1f}"),
     "seconds": ("in all", "{:.1f}"),
     "rerun_s": ("again", "{:.2f}"),
     "growth": ("x half", "{:.2f}"),

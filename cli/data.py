@@ -26,6 +26,7 @@ from cli.progress import console, make_scheduler, print_summary, progress_bar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipelines.scheduler import Scheduler
     from pipelines.stage import Runtime, StageSummary
 
 
@@ -39,18 +40,16 @@ def run_with_bar(
     title: str,
     stage: Callable[[Runtime], StageSummary],
     *,
-    scheduler: str = "processes",
-    workers: int | None = None,
-    memory_limit: str | None = None,
+    scheduler: Scheduler | None = None,
     overwrite: bool = False,
     on_error: str = "fail",
 ) -> StageSummary:
-    """Runs a stage under a progress bar and prints its summary."""
+    """Runs a stage under a progress bar and prints its summary; on all cores unless ``scheduler`` says otherwise."""
     from pipelines.stage import Runtime
 
     with progress_bar(title) as update:
         runtime = Runtime(
-            scheduler=make_scheduler(scheduler, workers, memory_limit),
+            scheduler=scheduler or make_scheduler("processes"),
             overwrite=overwrite,
             on_error=check_on_error(on_error),
             on_progress=update,
@@ -152,9 +151,7 @@ def prepare(
     summary = run_with_bar(
         "prepare",
         lambda runtime: run_prepare(dataset, dataset.work, runtime),
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
+        scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
     )
@@ -212,9 +209,7 @@ def masks(
     summary = run_with_bar(
         "masks",
         lambda runtime: make_masks(dataset, dataset.work, config, runtime),
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
+        scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
     )
@@ -251,9 +246,7 @@ def pack(
     summary = run_with_bar(
         "pack",
         lambda runtime: run_pack(dataset, dataset.work, config, runtime),
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
+        scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.progress import console
+from cli.progress import console, make_scheduler
 
 if TYPE_CHECKING:
     from protoocc.evaluate import EvalReport
@@ -90,7 +90,7 @@ def _make_data(out: Path, size: DemoSize, seed: int) -> DatasetSpec:
     write_bytes(out / "datasets.yaml", _datasets_yaml(size).encode())
     dataset = load_datasets(out / "datasets.yaml")[ENTRY]
     work = dataset.work
-    run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler="sync")
+    run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler=make_scheduler("sync"))
     run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, Occ3dConfig(), runtime))
     run_with_bar("masks", lambda runtime: make_masks(dataset, work, SeedsConfig(), runtime))
     run_with_bar("pack", lambda runtime: pack(dataset, work, PackConfig(), runtime))

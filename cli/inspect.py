@@ -78,7 +78,7 @@ def status(name: Dataset = None, datasets: Datasets = DATASETS_YAML, out: Work =
     from schemas.datasets import load_datasets
 
     dataset = load_dataset(datasets, name, out)
-    rows = stage_rows(dataset.work, dataset.name, all_names=list(load_datasets(datasets)))
+    rows = stage_rows(dataset.work, dataset.name, all_names=list(load_datasets(datasets)), dataset=dataset)
     if as_json:
         import dataclasses
         import json

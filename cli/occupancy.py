@@ -106,14 +106,8 @@ def occupancy(
     from schemas.workfolder import MANIFEST, WorkFolder
 
     dataset = load_dataset(datasets, name, out)
-    run = partial(
-        run_with_bar,
-        scheduler=scheduler,
-        workers=workers,
-        memory_limit=memory_limit,
-        overwrite=overwrite,
-        on_error=on_error,
-    )
+    where = make_scheduler(scheduler, workers, memory_limit)
+    run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error)
     is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
     wants_more = write_npz is not None or compare is not None or check
     summary, answer = None, dict[str, Any]()
@@ -135,9 +129,9 @@ def occupancy(
 
         summary = run("npz", lambda runtime: write_label_files(dataset, dataset.work, write_npz, runtime))
     if compare is not None:
-        answer |= report_comparison(dataset, compare, make_scheduler(scheduler, workers, memory_limit))
+        answer |= report_comparison(dataset, compare, where)
     if check:
-        answer |= report_check(dataset, make_scheduler(scheduler, workers, memory_limit))
+        answer |= report_check(dataset, where)
     if as_json and answer:
         typer.echo(json.dumps(answer, indent=1))
     elif as_json and summary is not None:

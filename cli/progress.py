@@ -69,7 +69,7 @@ def progress_bar(title: str, unit: str = "samples") -> Iterator[Update]:
         yield update
 
 
-def make_scheduler(kind: str, workers: int | None, memory_limit: str | None = None) -> Scheduler:
+def make_scheduler(kind: str, workers: int | None = None, memory_limit: str | None = None) -> Scheduler:
     """Scheduler of a stage, from `--scheduler`, `--workers` and `--memory-limit`.
 
     Raises:

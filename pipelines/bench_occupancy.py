@@ -140,7 +140,7 @@ def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[
     seconds, steps = 0.0, 0
     for index, record in enumerate(records):
         if record.splits:
-            occupied = dataset.classes.is_occupied(stored_labels(work, index)["semantics"])
+            occupied = dataset.classes.is_occupied(stored_labels(work, index, record.token)["semantics"])
             for walk in (_lidar_walks(accumulated, record, index), _camera_walks(accumulated, record, occupied)):
                 for count, rays in walk:
                     started = time.process_time()

@@ -27,6 +27,7 @@ from pipelines.prepare.scene_records import records_stage
 from pipelines.scheduler import Scheduler
 from pipelines.shard_file import write_shard
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, run_stage
+from pipelines.unit_files import Work
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.records import read_records
 from schemas.shards import sample_members
@@ -48,6 +49,8 @@ class StageCost:
     """From there to the last marker: records are read, reports travel, markers are written."""
     seconds: float
     """All of it, the manifest included."""
+    cpu_s: float
+    """Processor time of driver and workers for it, their imports included: what other programs hardly change."""
     rerun_s: float
     """The finished stage once more."""
     driver_mb: float
@@ -86,15 +89,16 @@ def bench_stages(
 
 def _measure(name: str, scratch: Path, samples: int, scheduler: Scheduler) -> StageCost:
     ticks: list[float] = []
-    peaks = scratch / "peaks" / name
-    build = partial(STAGES[name], Bench(GeneratedLog(samples), WorkFolder(scratch / "work"), peaks))
+    uses = scratch / "uses" / name
+    build = partial(STAGES[name], Bench(GeneratedLog(samples), WorkFolder(scratch / "work"), uses))
     runtime = Runtime(scheduler=scheduler, on_progress=lambda done, total: ticks.append(time.monotonic()))
     started = time.monotonic()
     stage = build()
     run_stage(stage, runtime)
-    ended = time.monotonic()
+    ended, cpu_s = time.monotonic(), time.process_time()
     if not run_stage(build(), runtime).skipped:
         raise RuntimeError(f"stage {name} was not finished after its first run")
+    workers = [tuple(map(float, path.read_text().split())) for path in uses.iterdir()]
     return StageCost(
         stage=name,
         samples=samples,
@@ -103,9 +107,10 @@ def _measure(name: str, scratch: Path, samples: int, scheduler: Scheduler) -> St
         start_s=ticks[1] - ticks[0],
         tasks_s=ticks[-1] - ticks[1],
         seconds=ended - started,
+        cpu_s=cpu_s + sum(cpu for _, cpu in workers),
         rerun_s=time.monotonic() - ended,
         driver_mb=peak_memory_mb(),
-        worker_mb=max(float(path.read_text()) for path in peaks.iterdir()),
+        worker_mb=max(peak for peak, _ in workers),
     )
 
 
@@ -124,8 +129,8 @@ class Bench:
 
     log: GeneratedLog
     work: WorkFolder
-    peaks: Path
-    """Folder of one file per process with its peak memory in MB."""
+    uses: Path
+    """Folder of one file per process with its peak memory in MB and its processor time in seconds."""
 
     @property
     def dataset(self) -> DatasetSpec:
@@ -140,32 +145,32 @@ class Bench:
             splits={name: SplitSpec(official=name) for name in ("train", "val")},
         )
 
-    def note_peak(self) -> None:
-        """Stores this process's peak memory."""
-        self.peaks.mkdir(parents=True, exist_ok=True)
-        (self.peaks / str(os.getpid())).write_text(str(peak_memory_mb()))
+    def note_use(self) -> None:
+        """Stores what this process has used so far."""
+        self.uses.mkdir(parents=True, exist_ok=True)
+        (self.uses / str(os.getpid())).write_text(f"{peak_memory_mb()} {time.process_time()}")
 
 
-def _read_only(bench: Bench, unit: Unit) -> UnitReport:
+def _read_only(bench: Bench, folder: Path, unit: Unit) -> UnitReport:
     """The empty kernel."""
     read_records(bench.work.records, unit.entries)
-    bench.note_peak()
+    bench.note_use()
     return UnitReport(done=unit.size)
 
 
-def _pack_nothing(bench: Bench, unit: Unit) -> UnitReport:
+def _pack_nothing(bench: Bench, folder: Path, unit: Unit) -> UnitReport:
     """The empty kernel of `pack`: a shard whose members hold one byte each, as the manifest needs its index."""
     members = dict.fromkeys(sample_members(bench.dataset.cameras, masks=True), b"0")
     samples = ((record, members) for record in read_records(bench.work.records, unit.entries))
-    write_shard(bench.work.shards, unit.name, split_of(unit), samples)
-    bench.note_peak()
+    write_shard(folder, unit.name, split_of(unit), samples)
+    bench.note_use()
     return UnitReport(done=unit.size)
 
 
-def _check_scene(bench: Bench, check: Callable[[Unit], UnitReport], unit: Unit) -> UnitReport:
+def _check_scene(bench: Bench, check: Work, folder: Path, unit: Unit) -> UnitReport:
     """The kernel of `records`: drafts are read, linked and written as ever, but there are no files to check."""
-    report = check(unit)
-    bench.note_peak()
+    report = check(folder, unit)
+    bench.note_use()
     return report
 
 

@@ -12,7 +12,16 @@ from typing import Any
 
 from schemas.files import PARTIAL, write_blocks, write_bytes
 
-__all__ = ["PARTIAL", "folder_bytes", "remove_partials", "sha256_of", "write_blocks", "write_bytes", "write_json"]
+__all__ = [
+    "PARTIAL",
+    "folder_bytes",
+    "names_fingerprint",
+    "remove_partials",
+    "sha256_of",
+    "write_blocks",
+    "write_bytes",
+    "write_json",
+]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -28,6 +37,16 @@ def sha256_of(paths: Iterable[Path]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def names_fingerprint(folder: Path) -> str:
+    """SHA-256 over the sorted names in a folder; `absent` where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return "absent"
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def remove_partials(folder: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,23 @@ from pydantic import Field
 
 from pipelines.files import write_bytes
 from pipelines.images import read_image, resize_and_crop
+from pipelines.own_files import UNIT
 from pipelines.shard_card import CARD, dataset_card
 from pipelines.shard_file import shard_entry, write_shard
 from pipelines.stage import (
+    Layout,
+    Origin,
+    Piece,
     Runtime,
     Stage,
     StageSummary,
     Unit,
     UnitReport,
-    fingerprint,
     read_manifest,
     run_stage,
     scene_units,
 )
-from pipelines.zarr_io import open_store
+from pipelines.zarr_io import StoreRows
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import RecordEntry, SampleRecord, read_index, read_records
@@ -48,6 +52,9 @@ from schemas.shards import (
     image_member,
 )
 from schemas.workfolder import WorkFolder
+
+TAR = f"{UNIT}.tar"
+SHARD_INDEX = f"{UNIT}.index.json"
 
 
 class PackConfig(Frozen):
@@ -82,19 +89,31 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
             "labels with `protoocc occupancy --source ... --labels DIR --resample` into a grid without `frame: lidar`."
         )
     entries = read_index(work.records)
-    inputs = {"records": work.records, **_stores(work, config)}
-    dropped = {token: why for folder in inputs.values() for token, why in read_manifest(folder).dropped.items()}
+    stores = {"records": work.records, **_stores(work, config)}
+    dropped = {token: why for folder in stores.values() for token, why in read_manifest(folder).dropped.items()}
     units = _plan_shards(dataset, entries, dropped, config.samples_per_shard)
+    options = ["--masks", config.masks, "--samples-per-shard", str(config.samples_per_shard)]
     return Stage(
         name="pack",
         folder=work.shards,
-        config={**config.model_dump(), **dataset.image_settings()},
-        inputs={name: fingerprint(folder) for name, folder in inputs.items()},
+        config=config.model_dump(),
+        inputs={},
         units=units,
         work=partial(_pack_shard, dataset, work, config),
         create=lambda folder: folder.mkdir(parents=True),
         finish=partial(_finish, dataset, config, [unit.name for unit in units], dropped),
+        layout=Layout((TAR, SHARD_INDEX, CHECKSUMS, CARD), _files_of_shard, joined=(CHECKSUMS, CARD)),
+        origin=Origin(
+            dataset,
+            fields=("name", "cameras", "image", "camera_images", "grid", "classes", "splits"),
+            stores=stores,
+            command=shlex.join(["protoocc", "pack", *options, "--dataset", dataset.name]),
+        ),
     )
+
+
+def _files_of_shard(unit: Unit) -> list[Piece]:
+    return [Piece(unit.name, tuple(name.replace(UNIT, unit.name) for name in (TAR, SHARD_INDEX)))]
 
 
 def _stores(work: WorkFolder, config: PackConfig) -> dict[str, Path]:
@@ -134,21 +153,22 @@ def split_of(unit: Unit) -> str:
     return unit.name.rpartition("-")[0]
 
 
-def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, unit: Unit) -> UnitReport:
-    arrays: dict[str, Any] = {}
-    for kind, path in _stores(work, config).items():
-        arrays.update(open_store(path, kind))
+def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shards: Path, unit: Unit) -> UnitReport:
+    stores = [StoreRows(path, kind) for kind, path in _stores(work, config).items()]
     records = read_records(work.records, unit.entries)
-    samples = (
-        (record, _members(dataset, record, entry.row, arrays, config.jpeg_quality))
-        for entry, record in zip(unit.entries, records, strict=True)
-    )
-    index = write_shard(work.shards, unit.name, split_of(unit), samples)
-    return UnitReport(done=len(index.samples), counts={"bytes": float(index.filesize)})
+
+    def samples() -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:
+        for entry, record in zip(unit.entries, records, strict=True):
+            arrays = {name: array for store in stores for name, array in store.read(entry.row, entry.token).items()}
+            yield record, _members(dataset, record, arrays, config.jpeg_quality)
+
+    index = write_shard(shards, unit.name, split_of(unit), samples())
+    images = tuple(dataset.root / record.cameras[name].path for record in records for name in dataset.cameras)
+    return UnitReport(done=len(index.samples), counts={"bytes": float(index.filesize)}, read=images)
 
 
 def _members(
-    dataset: DatasetSpec, record: SampleRecord, row: int, arrays: Mapping[str, Any], jpeg_quality: int
+    dataset: DatasetSpec, record: SampleRecord, arrays: Mapping[str, np.ndarray], jpeg_quality: int
 ) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     for channel in dataset.cameras:
@@ -156,14 +176,14 @@ def _members(
             read_image(dataset.root / record.cameras[channel].path, record.token), dataset.image_of(channel)
         )
         members[image_member(channel)] = _encode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-    segments = arrays["segment_id"][row]
+    segments = arrays["segment_id"]
     members[MASKS_MEMBER] = _encode(".png", segments.reshape(-1, segments.shape[-1]), [cv2.IMWRITE_PNG_COMPRESSION, 4])
     occupancy = io.BytesIO()
     np.savez_compressed(
         occupancy,
-        semantics=arrays["semantics"][row],
-        mask_lidar=arrays["mask_lidar"][row],
-        mask_camera=arrays["mask_camera"][row],
+        semantics=arrays["semantics"],
+        mask_lidar=arrays["mask_lidar"],
+        mask_camera=arrays["mask_camera"],
     )
     members[OCCUPANCY_MEMBER] = occupancy.getvalue()
     meta = {
@@ -172,8 +192,8 @@ def _members(
         "frame": record.frame,
         "timestamp_us": record.timestamp_us,
         "cameras": list(dataset.cameras),
-        "segment_count": arrays["segment_count"][row].tolist(),
-        **{name: arrays[name][row].tolist() for name in ("image_from_camera", "camera_from_ego", "global_from_ego")},
+        "segment_count": arrays["segment_count"].tolist(),
+        **{name: arrays[name].tolist() for name in ("image_from_camera", "camera_from_ego", "global_from_ego")},
     }
     members[META_MEMBER] = json.dumps(meta, sort_keys=True).encode()
     return members

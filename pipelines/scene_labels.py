@@ -46,6 +46,6 @@ def label_scene(
     alone = dataset.model_copy(update={"splits": {"scene": SplitSpec(scenes=(scene,))}})
     prepare(alone, work, runtime)
     make_occupancy(alone, work, LidarConfig() if source is None else source, runtime)
-    dropped = dropped_tokens(work)
+    dropped = dropped_tokens(alone, work)
     kept = [entry for entry in read_index(work / "records") if entry.token not in dropped]
-    return {entry.token: stored_labels(work, entry.row) for entry in kept}
+    return {entry.token: stored_labels(work, entry.row, entry.token) for entry in kept}

@@ -9,17 +9,21 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pipelines.files import folder_bytes, sha256_of
+from pipelines.files import folder_bytes
+from pipelines.lineage import find_stale
+from pipelines.manifests import command_of, content_of, read_marker
+from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.runs import CONFIG, RunFolder
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
-from schemas.workfolder import MANIFEST, PLAN, UNITS, StageManifest, UnitMarker, WorkFolder
+from schemas.workfolder import MANIFEST, PLAN, UNITS, StageManifest, WorkFolder
 
 State = Literal["done", "partial", "outdated", "missing"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,7 +51,11 @@ class StageRow:
 
 
 def stage_rows(
-    work: Path, dataset_name: str, runs: Path = Path("runs"), all_names: Sequence[str] = ()
+    work: Path,
+    dataset_name: str,
+    runs: Path = Path("runs"),
+    all_names: Sequence[str] = (),
+    dataset: DatasetSpec | None = None,
 ) -> list[StageRow]:
     """State of every stage of a dataset, in the order of the pipeline, then its training runs.
 
@@ -56,24 +64,26 @@ def stage_rows(
         dataset_name: its entry in `datasets.yaml`, for the commands.
         runs: folder of the training runs; `<dataset>-<preset>` belongs to the dataset.
         all_names: all entries of `datasets.yaml`: `mini-large-demo` is a run of `mini-large`, where there is one.
+        dataset: the entry itself; stages that were made from other fields of it are outdated.
 
     Raises:
         DataError: a marker, manifest or configuration is no JSON or lacks a field.
     """
     folder, option = WorkFolder(work), f"--dataset {dataset_name}"
-    records = _row(folder, "records", folder.records, f"protoocc prepare {dataset_name}", None)
+    _row = partial(_stage_row, folder, dataset)
+    records = _row("records", folder.records, f"protoocc prepare {dataset_name}", None)
     total = records.done + records.dropped if records.state == "done" else None
     rows = [
         records,
-        _row(folder, "geometry", folder.geometry, f"protoocc prepare {dataset_name}", total),
-        _row(folder, "occupancy", folder.occupancy, f"protoocc occupancy {option}", total),
+        _row("geometry", folder.geometry, f"protoocc prepare {dataset_name}", total),
+        _row("occupancy", folder.occupancy, f"protoocc occupancy {option}", total),
     ]
     generators = folder.generators() or ["seeds"]
     for generator in generators:
         command = f"protoocc masks --generator {generator} {option}"
-        rows.append(_row(folder, f"masks-{generator}", folder.masks(generator), command, total))
+        rows.append(_row(f"masks-{generator}", folder.masks(generator), command, total))
     chosen = "seeds" if "seeds" in generators else generators[0]
-    rows.append(_row(folder, "shards", folder.shards, f"protoocc pack --masks {chosen} {option}", None))
+    rows.append(_row("shards", folder.shards, f"protoocc pack --masks {chosen} {option}", None))
     return rows + list(_run_rows(folder, dataset_name, runs, all_names))
 
 
@@ -82,13 +92,16 @@ def next_command(rows: Sequence[StageRow]) -> str:
     return next((row.next_command for row in rows if row.state != "done"), rows[-1].next_command)
 
 
-def _row(work: WorkFolder, stage: str, folder: Path, command: str, total: int | None) -> StageRow:
+def _stage_row(
+    work: WorkFolder, dataset: DatasetSpec | None, stage: str, folder: Path, command: str, total: int | None
+) -> StageRow:
     if (folder / MANIFEST).is_file():
-        return _finished(work, stage, folder, command)
+        return _finished(work, dataset, stage, folder, command)
     if not (folder / PLAN).is_file():
         size = folder_bytes(folder)
         return StageRow(stage=stage, folder=folder, state="missing", num_bytes=size, next_command=command)
-    markers = [_parse(path, UnitMarker) for path in sorted((folder / UNITS).glob("*.json"))]
+    names = sorted(path.stem for path in (folder / UNITS).glob("*.json"))
+    markers = [marker for name in names if (marker := read_marker(folder, name))]
     return StageRow(
         stage=stage,
         folder=folder,
@@ -102,9 +115,10 @@ def _row(work: WorkFolder, stage: str, folder: Path, command: str, total: int | 
     )
 
 
-def _finished(work: WorkFolder, stage: str, folder: Path, command: str) -> StageRow:
+def _finished(work: WorkFolder, dataset: DatasetSpec | None, stage: str, folder: Path, command: str) -> StageRow:
     manifest = _parse(folder / MANIFEST, StageManifest)
-    reason = _outdated(work, manifest)
+    reason = _outdated(work, folder, manifest, dataset)
+    command = command_of(folder, manifest) or command
     return StageRow(
         stage=stage,
         folder=folder,
@@ -118,7 +132,7 @@ def _finished(work: WorkFolder, stage: str, folder: Path, command: str) -> Stage
     )
 
 
-def _outdated(work: WorkFolder, manifest: StageManifest) -> str:
+def _outdated(work: WorkFolder, folder: Path, manifest: StageManifest, dataset: DatasetSpec | None) -> str:
     """Why a finished stage has to run again; empty when it need not."""
     if manifest.format_version != FORMAT_VERSION:
         return f"format {manifest.format_version}, this program reads {FORMAT_VERSION}"
@@ -126,9 +140,10 @@ def _outdated(work: WorkFolder, manifest: StageManifest) -> str:
     for name, fingerprint in manifest.inputs.items():
         if name in sources:
             source = sources[name] / MANIFEST
-            if not source.is_file() or sha256_of([source]) != fingerprint:
+            if not source.is_file() or content_of(_parse(source, StageManifest)) != fingerprint:
                 return f"{name} changed since"
-    return ""
+    stale = find_stale(folder, dataset, files=False) if dataset is not None else iter(())
+    return next((reason.reason for reason in stale if reason.folder == folder), "")
 
 
 def _run_rows(work: WorkFolder, dataset_name: str, runs: Path, all_names: Sequence[str]) -> Iterator[StageRow]:

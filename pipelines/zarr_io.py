@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, ZstdCodec
 
-from pipelines.stage import read_manifest
+from pipelines.files import sha256_of
+from pipelines.manifests import command_of, read_manifest, read_marker
+from pipelines.unit_files import hash_files, lost_files, piece_digest, read_checksums
+from pipelines.units import Layout, Piece, Unit
 from schemas.errors import DataError, disk_errors
 from schemas.store import FORMAT_VERSION, STORES, ArraySpec
+from schemas.workfolder import CHECKSUMS, UNITS
 
 
 def create_store(path: Path, kind: str, sizes: Mapping[str, int]) -> None:
@@ -77,7 +82,7 @@ def write_records(path: Path, start: int, arrays: Mapping[str, np.ndarray]) -> N
 
 
 def open_store(path: Path, kind: str) -> dict[str, zarr.Array[Any]]:
-    """Arrays of a finished store, by name, for reading.
+    """Arrays of a finished store, by name, as they are: what reads rows to use them takes `StoreRows` instead.
 
     Args:
         path: folder of the store.
@@ -87,7 +92,93 @@ def open_store(path: Path, kind: str) -> dict[str, zarr.Array[Any]]:
         DataError: the stage has not finished, or an array is missing.
     """
     read_manifest(path)
+    return _open_arrays(path, kind)
+
+
+def _open_arrays(path: Path, kind: str) -> dict[str, zarr.Array[Any]]:
     try:
         return {spec.name: zarr.open_array(path / spec.name, mode="r", zarr_format=3) for spec in STORES[kind]}
     except FileNotFoundError as error:
         raise DataError(f"{path} lacks an array of a {kind} store ({error}); run its stage with --overwrite") from error
+
+
+def store_layout(kind: str) -> Layout:
+    """Files of a store, for its stage."""
+    names = [spec.name for spec in STORES[kind]]
+    created = ("zarr.json", *(f"{name}/zarr.json" for name in names))
+    patterns = (*created, *(f"{name}/c/*" for name in names))
+    return Layout(patterns, partial(_row_pieces, kind), created, has_rows=True)
+
+
+def _row_pieces(kind: str, unit: Unit) -> list[Piece]:
+    return [row_piece(kind, entry.row, entry.token) for entry in unit.entries]
+
+
+def row_piece(kind: str, row: int, token: str) -> Piece:
+    """Chunk files of one row, one of each array; a chunk that is all fill value has none."""
+    chunks = []
+    for spec in STORES[kind]:
+        inner = "/0" * (len(spec.axes.split()) - 1)
+        chunks.append(f"{spec.name}/c/{row // spec.chunk}{inner}")
+    return Piece(token, tuple(chunks))
+
+
+class StoreRows:
+    """Rows of a finished store, each checked against its checksum before its values are used.
+
+    A chunk that is gone would otherwise read as fill values, and a store of other records as labels of other samples.
+
+    Args:
+        path: folder of the store.
+        kind: `geometry`, `occupancy` or `masks`.
+
+    Raises:
+        DataError: the stage has not finished, or the store's own files are damaged.
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path = path
+        self.kind = kind
+        manifest = read_manifest(path)
+        self._command = f"`{command_of(path, manifest)}`"
+        for name in (CHECKSUMS, "zarr.json", *(f"{spec.name}/zarr.json" for spec in STORES[kind])):
+            if not (path / name).is_file() or sha256_of([path / name]) != manifest.files.get(name):
+                raise DataError(f"{path / name} is gone or damaged. Run {self._command} with --overwrite.")
+        self._checksums = read_checksums(path)
+        self._arrays = _open_arrays(path, kind)
+
+    def read(self, row: int, token: str) -> dict[str, np.ndarray]:
+        """Arrays of one row, by name.
+
+        Args:
+            row: number of the record.
+            token: of the sample that the row must belong to.
+
+        Raises:
+            DataError: a chunk is gone or damaged, or the row was made for another sample; names the unit to make again.
+        """
+        piece = row_piece(self.kind, row, token)
+        if row >= len(self._checksums):
+            raise DataError(f"{self.path} has {len(self._checksums)} rows, none for sample {token} (row {row})")
+        hashes = {path: digest for path, (_, digest) in hash_files(self.path, piece.paths).items()}
+        if piece_digest(piece, hashes) != self._checksums[row].tobytes():
+            raise DataError(self._what_is_wrong(piece))
+        return {name: np.asarray(array[row]) for name, array in self._arrays.items()}
+
+    def _what_is_wrong(self, piece: Piece) -> str:
+        """Message for a row whose checksum fails: which file, which unit, how to make it again."""
+        for path in sorted((self.path / UNITS).glob("*.json")):
+            marker = read_marker(self.path, path.stem)
+            written = (
+                {} if marker is None else {name: marker.wrote[name] for name in piece.paths if name in marker.wrote}
+            )
+            lost = lost_files(self.path, written, deep=True)
+            if lost:
+                return (
+                    f"sample {piece.name}: {self.path / lost[0]} is gone or damaged. Remove {path} and run "
+                    f"{self._command} to make unit {path.stem} again."
+                )
+        return (
+            f"sample {piece.name}: its row of {self.path} was made for another sample or holds a chunk that was never "
+            f"written. Run {self._command} with --overwrite."
+        )

@@ -1,15 +1,19 @@
 """Checkpoints: safetensors weights, JSON configuration and the state that continues a run; never pickle.
 
-A checkpoint is a folder `step-000100/` with `model.safetensors`, `config.json` and `state.pt`. It is written under
-another name, flushed and renamed, so a killed run leaves whole checkpoints only.
+A checkpoint is a folder `step-000100/` with `model.safetensors`, `config.json`, `state.pt` and their checksums. It is
+written under another name, flushed and renamed, so a killed run leaves whole checkpoints only; a copy that was cut is
+found by its checksums.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +27,21 @@ from torch import Tensor, nn
 from protoocc.config import TrainConfig
 from protoocc.hosts import build_network
 from protoocc.network import Network
-from schemas.errors import CheckpointError, disk_errors
+from schemas.errors import CheckpointError, DataError, disk_errors
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import GRID_VOXELS, JSON_BYTES, NETWORK_NUMBER, NETWORK_VALUES
+from schemas.outside.weights import check_safetensors_file, check_torch_file
 from schemas.settings import describe_validation
+from schemas.shards import CHECKSUMS
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
 KEPT = 2
 """The last checkpoint and the one before stay; older ones are removed."""
-_PARTIAL = ".partial"
+_PARTIAL, _DAMAGED = ".partial", ".damaged"
+_LOAD_ERRORS = (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError)
+"""What safetensors raises for damaged files."""
 
 
 def save_checkpoint(
@@ -57,6 +69,8 @@ def save_checkpoint(
         CONFIG: f"{config.model_dump_json(indent=1)}\n".encode(),
         STATE: stored.getvalue(),
     }
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+    files[CHECKSUMS] = sums.encode()
     try:
         with disk_errors(target):
             _write_folder(partial, files)
@@ -112,25 +126,72 @@ def load_network(path: Path) -> tuple[Network, TrainConfig]:
         path: a checkpoint, its `model.safetensors`, or a run folder (its last checkpoint).
 
     Raises:
-        CheckpointError: nothing there, unreadable, or weights and configuration do not fit each other.
+        CheckpointError: nothing there, damaged (names the one before), or weights and configuration do not fit.
     """
     folder = find_checkpoint(path)
-    config = read_config(folder / CONFIG)
-    network = build_network(config.model)
-    load_weights(network, folder / WEIGHTS)
+    try:
+        check_sums(folder)
+        config = read_config(folder / CONFIG)
+        weights = read_safetensors(folder / WEIGHTS)
+        _check_fit(folder / WEIGHTS, _planned_network(folder / CONFIG, config, len(weights)), weights)
+        network = build_network(config.model)
+        network.load_state_dict(weights)
+    except CheckpointError as error:
+        before = [other for other in list_checkpoints(folder.parent) if other.name < folder.name]
+        if not before:
+            raise
+        raise CheckpointError(f"{error}\nThe checkpoint before it is {before[-1]}: name it instead.") from error
     return network.eval(), config
+
+
+def check_sums(folder: Path) -> None:
+    """Compares the files of a checkpoint with its checksums, where it has them: single files may be passed on.
+
+    Raises:
+        CheckpointError: a file is missing, cut or changed.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return
+    try:
+        lines = read_bytes(Source(str(path)), path, JSON_BYTES).decode(errors="replace").splitlines()
+        for line in lines:
+            expected, _, name = line.partition("  ")
+            if name not in (WEIGHTS, CONFIG, STATE):
+                raise CheckpointError(f"{path} is damaged: it lists {name!r}")
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    raise CheckpointError(f"{folder / name} is damaged: cut or changed since it was written")
+    except OSError as error:
+        raise CheckpointError(f"{folder} is damaged: {error.filename} cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Renames a damaged checkpoint to `step-NNNNNN.damaged`, so that it is no checkpoint any more and stays readable.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    target = checkpoint.with_name(checkpoint.name + _DAMAGED)
+    with disk_errors(checkpoint):
+        shutil.rmtree(target, ignore_errors=True)
+        checkpoint.rename(target)
+    return target
 
 
 def read_config(path: Path) -> TrainConfig:
     """Reads a stored `config.json`.
 
     Raises:
-        CheckpointError: missing, or written by another version of the program.
+        CheckpointError: missing, damaged, or written by another version of the program.
     """
+    source = Source(str(path))
     try:
-        return TrainConfig.model_validate_json(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        return TrainConfig.model_validate(parse_json(source, read_bytes(source, path, JSON_BYTES)))
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
     except ValidationError as error:
         raise CheckpointError(describe_validation(str(path), error)) from error
 
@@ -141,10 +202,48 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: unreadable, or names or shapes differ from the network's (lists them).
     """
+    weights = read_safetensors(path)
+    _check_fit(path, model, weights)
+    model.load_state_dict(weights)
+
+
+def _planned_network(path: Path, config: TrainConfig, tensors: int) -> Network:
+    """The network without memory for its weights: a configuration may ask for more than the machine has.
+
+    Args:
+        path: the configuration, for messages.
+        config: what to build.
+        tensors: number of tensors of the file: each layer has at least one.
+
+    Raises:
+        CheckpointError: numbers beyond `limits`, more layers than tensors, or no network can be built from it.
+    """
+    values = list(_plain_values(config.model.model_dump(mode="json")))
+    largest = max(value for value in values if isinstance(value, int))
+    layers, voxels = getattr(config.model, "encoder_layers", 0), math.prod(config.model.grid.shape)
+    if len(values) > NETWORK_VALUES or largest > NETWORK_NUMBER or voxels > GRID_VOXELS or layers > tensors:
+        raise CheckpointError(
+            f"{path} asks for a network of {layers:,} layers on {voxels:,} voxels, with {len(values):,} settings up to "
+            f"{largest:,}; at most one layer for each of the {tensors} tensors, {GRID_VOXELS:,}, {NETWORK_VALUES:,} "
+            f"and {NETWORK_NUMBER:,} are possible"
+        )
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+        with torch.device("meta"):
+            return build_network(config.model)
+    except (ValueError, RuntimeError, OverflowError, TypeError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
+
+
+def _plain_values(value: Any) -> Iterator[Any]:
+    """Values in nested mappings and lists."""
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _plain_values(inner)
+    else:
+        yield value
+
+
+def _check_fit(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
     lines = [f"missing: {name} {tuple(own[name].shape)}" for name in sorted(own.keys() - weights.keys())]
     lines += [f"unexpected: {name} {tuple(weights[name].shape)}" for name in sorted(weights.keys() - own.keys())]
@@ -157,20 +256,46 @@ def load_weights(model: nn.Module, path: Path) -> None:
         shown = "\n".join(f"  {line}" for line in lines[:10])
         more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
         raise CheckpointError(f"{path} does not fit the network in {len(lines)} places:\n{shown}{more}")
-    model.load_state_dict(weights)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file by name, on the CPU.
+
+    Raises:
+        CheckpointError: unreadable, cut short or another kind of file.
+    """
+    check_safetensors_file(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except _LOAD_ERRORS as error:
+        raise CheckpointError(f"{path} is no readable file of weights: {error}") from error
+    return tensors
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Reads `state.pt` (tensors and plain values only).
 
     Raises:
-        CheckpointError: missing or unreadable.
+        CheckpointError: missing, unreadable or holding something else.
     """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    state = load_torch(path)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds one {type(state).__name__}, expected the state of a run")
     return state
+
+
+def load_torch(path: Path) -> Any:
+    """Content of a torch file of tensors and plain values, on the CPU; see `schemas.outside.weights`.
+
+    Raises:
+        CheckpointError: missing, unreadable, damaged, or with other objects than tensors.
+    """
+    check_torch_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways: zip, pickle, encoding, memory
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is no readable file of weights: {reason}") from error
 
 
 def _flush(path: Path) -> None:

@@ -88,7 +88,8 @@ def read_preset(name: str, changes: Sequence[str] = (), *, ablation: str | None 
 
     Args:
         name: key of `PRESETS`.
-        changes: `path=value`, such as `optimizer.lr=1e-3`; they come after those of the ablation.
+        changes: `path=value`, such as `optimizer.lr=1e-3`; they come after those of the ablation. With fewer steps the
+            preset's warm-up shrinks in proportion, unless it is changed as well.
         ablation: key of `protoocc.ablations.ABLATIONS`.
 
     Raises:
@@ -99,4 +100,13 @@ def read_preset(name: str, changes: Sequence[str] = (), *, ablation: str | None 
     if ablation is not None and ablation not in ABLATIONS:
         raise ConfigError(f"no ablation '{ablation}': expected one of {', '.join(ABLATIONS)}")
     row = ABLATIONS[ablation].changes if ablation is not None else ()
-    return override(PRESETS[name](), [*row, *changes])
+    preset = PRESETS[name]()
+    return override(preset, [*_shorter_warm_up(preset.schedule, changes), *row, *changes])
+
+
+def _shorter_warm_up(schedule: ScheduleConfig, changes: Sequence[str]) -> list[str]:
+    """The change that keeps a preset's share of warm-up when its steps alone are made fewer."""
+    steps = next((change.partition("=")[2] for change in changes if change.startswith("schedule.steps=")), "")
+    if schedule.steps is None or not steps.isdecimal() or int(steps) >= schedule.steps:
+        return []
+    return [f"schedule.warmup_steps={schedule.warmup_steps * int(steps) // schedule.steps}"]

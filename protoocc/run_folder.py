@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
@@ -14,6 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from protoocc.config import TrainConfig, changed_fields
 from schemas.errors import ConfigError, disk_errors
 from schemas.files import write_bytes
+from schemas.outside import Source, parse_json, read_bytes, read_lines
+from schemas.outside.limits import JSON_BYTES, META_BYTES
 from schemas.runs import CONFIG, METRICS
 
 FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file")
@@ -30,7 +31,7 @@ def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
 
     Raises:
         ConfigError: the folder holds another run, or the same one and ``resume`` is off, or foreign files.
-        DataError: the folder cannot be written.
+        DataError: the folder cannot be written, or its configuration is damaged.
     """
     path = out / CONFIG
     if path.is_file():
@@ -42,10 +43,8 @@ def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
 
 
 def _check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged: {error}. Choose another folder.") from error
+    source = Source(str(path), "Choose another folder.")
+    stored = parse_json(source, read_bytes(source, path, JSON_BYTES))
     with suppress(ValidationError):  # fields of a later version count with their defaults
         stored = TrainConfig.model_validate(stored).model_dump(mode="json")
     changed = changed_fields(stored, config.model_dump(mode="json"))
@@ -88,9 +87,21 @@ class RunLog:
 
 
 def read_metrics(out: Path) -> list[dict[str, int | float]]:
-    """Rows of `metrics.jsonl`, in order of steps; a line that a kill cut off is left out."""
+    """Rows of `metrics.jsonl`, in order of steps; a line that a kill cut off is left out.
+
+    Raises:
+        DataError: another line is no object of numbers with a `step`.
+    """
     path = out / METRICS
     if not path.is_file():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    remedy = "Remove the line; the checkpoints do not depend on it."
+    rows = []
+    for number, line in enumerate(read_lines(Source(str(path), remedy), path, META_BYTES), start=1):
+        if line.endswith(b"}\n"):
+            source = Source(f"{path}, line {number}", remedy)
+            row = parse_json(source, line)
+            if type(row.get("step")) is not int or not all(type(value) in (int, float) for value in row.values()):
+                raise source.damaged("expected `step` and numbers")
+            rows.append(row)
+    return rows

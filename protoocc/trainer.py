@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,16 @@ from pathlib import Path
 import torch
 
 from protoocc.batch import Batch
-from protoocc.checkpoint import STATE, WEIGHTS, list_checkpoints, load_state, load_weights, save_checkpoint
+from protoocc.checkpoint import (
+    STATE,
+    WEIGHTS,
+    check_sums,
+    list_checkpoints,
+    load_state,
+    load_weights,
+    save_checkpoint,
+    set_aside,
+)
 from protoocc.compatibility import check_training
 from protoocc.config import TrainConfig
 from protoocc.data import EpochSampler, ShardSet, make_loader, open_shards
@@ -20,10 +28,11 @@ from protoocc.hosts import build_network
 from protoocc.inference import default_device, reader_for
 from protoocc.losses import choose_voxels, compute_losses
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
+from protoocc.run_checks import check_labels_are_seen, check_warm_up, count_steps, describe_missing_earlier
 from protoocc.run_folder import RunLog, open_run, read_metrics
 from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
 from protoocc.weights import fill, reread_weights
-from schemas.errors import ConfigError
+from schemas.errors import CheckpointError, ConfigError
 from schemas.runs import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
@@ -49,9 +58,9 @@ def train(
         device: where to compute; a GPU if there is one.
 
     Raises:
-        ConfigError: settings do not fit the shards, the device or the run folder.
-        DataError: shards are missing or damaged, or the disk is full.
-        CheckpointError: the checkpoint to resume from is damaged, or the weights to start from do not fit.
+        ConfigError: settings do not fit the shards, the device or the run folder, or warm-up takes the whole run.
+        DataError: shards are missing or damaged, no voxel of the split is seen and labelled, or the disk is full.
+        CheckpointError: no checkpoint to resume from is whole, or the weights to start from do not fit.
         StageError: a loss or gradient is not finite; names the samples.
     """
     started = time.monotonic()
@@ -59,6 +68,8 @@ def train(
     split = open_shards(shards, config.data.split)
     config = config.model_copy(update={"classes": split.dataset.classes})
     check_training(config, split)
+    check_warm_up(config, len(split.samples))
+    _check_split(config, split)
     open_run(out, config, resume=resume)
     with _reproducible(config.seed, device):
         run = _Run(config, split, device)
@@ -81,7 +92,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
         self.config, self.shards, self.device = config, shards, device
-        self.steps = config.schedule.steps or _epoch_steps(config, len(shards.samples))
+        self.steps = count_steps(config, len(shards.samples))
         self.step = 0
         self.model = build_network(config.model).to(device).train()
         self.optimizer = make_optimizer(self.model, config.optimizer)
@@ -110,23 +121,45 @@ class _Run:
         return list_checkpoints(out / CHECKPOINTS)[-1]
 
     def restore(self, folder: Path) -> None:
-        """Continues at the last checkpoint of a run; without one the run starts."""
+        """Continues at the last whole checkpoint of a run; without one the run starts.
+
+        A damaged one is set aside and the one before is used: the steps between them are computed again.
+        """
         found = list_checkpoints(folder)
-        if not found:
-            return
-        state = load_state(found[-1] / STATE)
-        if state["shards"] != self.shards.fingerprint:
+        for checkpoint in reversed(found):
+            try:
+                self._load(checkpoint)
+            except CheckpointError as error:
+                if checkpoint == found[0]:
+                    raise CheckpointError(f"{error}\nRemove {checkpoint} to start this run again.") from error
+                logger.warning("%s\nIt is now %s; the checkpoint before is used", error, set_aside(checkpoint).name)
+            else:
+                logger.info("resumed at step %d of %d from %s", self.step, self.steps, checkpoint)
+                return
+
+    def _load(self, checkpoint: Path) -> None:
+        """Takes weights, optimiser and places from a checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged or not of this run.
+            ConfigError: it was trained on other shards.
+        """
+        check_sums(checkpoint)
+        state = load_state(checkpoint / STATE)
+        if state.get("shards", self.shards.fingerprint) != self.shards.fingerprint:
             raise ConfigError(
-                f"{found[-1]} was trained on other shards than {self.shards.folder}; choose another run folder"
+                f"{checkpoint} was trained on other shards than {self.shards.folder}; choose another run folder"
             )
-        load_weights(self.model, found[-1] / WEIGHTS)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.load_state_dict(state["sampler"])
-        self.step = state["step"]
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["rng_cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
-        logger.info("resumed at step %d of %d from %s", self.step, self.steps, found[-1])
+        load_weights(self.model, checkpoint / WEIGHTS)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.sampler.load_state_dict(state["sampler"])
+            self.step = int(state["step"])
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["rng_cuda"] is not None:
+                torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise CheckpointError(f"{checkpoint / STATE} is damaged: no state of this run ({error!r})") from error
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; returns the losses."""
@@ -162,8 +195,15 @@ class _Run:
         save_checkpoint(folder, self.step, weights=self.model.state_dict(), config=self.config, state=state)
 
 
-def _epoch_steps(config: TrainConfig, samples: int) -> int:
-    return math.ceil((config.schedule.epochs or 0) * samples / config.data.batch_size)
+def _check_split(config: TrainConfig, split: ShardSet) -> None:
+    """Refuses labels that teach nothing, and tells which earlier frames the split lacks."""
+    dataset = reader_for(config.model, split)
+    try:
+        check_labels_are_seen(dataset)
+        if (missing := describe_missing_earlier(dataset)) is not None:
+            logger.warning(missing)
+    finally:
+        dataset.close()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ lidarseg changes the row order of `category.json`.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Final
 
 import numpy as np
@@ -74,12 +73,12 @@ class ClassTable(Frozen):
         """Indices of some classes, such as ``table.labels_of(table.ground)``, in the order given."""
         return np.array([self.index(name) for name in names], dtype=np.uint8)
 
-    @cached_property
+    @property
     def scored_labels(self) -> UInt8[np.ndarray, " n"]:
         """Indices of the classes that mIoU averages, in order of index."""
         return np.sort(self.labels_of(self.scored or self.occupied))
 
-    @cached_property
+    @property
     def palette(self) -> UInt8[np.ndarray, "L 3"]:
         """RGB of each class."""
         return np.array(self.colors, dtype=np.uint8)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.outside import Source, parse_yaml, read_bytes, shorten
+from schemas.outside.limits import YAML_BYTES
 from schemas.settings import Frozen, describe_validation
 
 NUSCENES_CAMERAS = (
@@ -157,14 +158,15 @@ def load_datasets(path: Path) -> dict[str, DatasetSpec]:
     Raises:
         ConfigError: the file is missing, is no YAML, or an entry has an unknown, missing or wrong field.
     """
+    source = Source(str(path))
     try:
-        entries = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path.absolute()} not found. Copy the repository's datasets.yaml to it or pass --datasets PATH."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+        entries = parse_yaml(source, read_bytes(source, path, YAML_BYTES))
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ConfigError(
+                f"{path.absolute()} not found. Copy the repository's datasets.yaml to it or pass --datasets PATH."
+            ) from None
+        raise ConfigError(str(error)) from error
     if not isinstance(entries, dict) or not entries:
         raise ConfigError(f"{path}: expected a mapping `name: {{format: nuscenes, root: ..., ...}}`")
     return {str(name): _load_entry(path, str(name), entry) for name, entry in entries.items()}
@@ -172,7 +174,7 @@ def load_datasets(path: Path) -> dict[str, DatasetSpec]:
 
 def _load_entry(path: Path, name: str, entry: object) -> DatasetSpec:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{path}, entry '{name}': expected fields such as root and version, found {entry!r}")
+        raise ConfigError(f"{path}, entry '{name}': expected fields such as root and version, found {shorten(entry)}")
     fields = {"work": f"work/{name}", **entry, "name": name}
     try:
         spec = DatasetSpec.model_validate(fields)

@@ -12,13 +12,16 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
 from schemas.errors import DataError
 from schemas.geometry import Pose, invert_rigid, rigid_transform
-from schemas.settings import Frozen
+from schemas.outside import Source, check_intrinsics, check_rigid, parse_json_value, read_lines
+from schemas.outside.limits import CAMERA_PIXELS, PLANET_M, RECORD_BYTES, VEHICLE_M
+from schemas.settings import Frozen, describe_validation
 
 RECORDS_FILE: Final = "samples.jsonl"
 INDEX_FILE: Final = "index.jsonl"
@@ -191,20 +194,30 @@ def read_index(folder: Path) -> list[RecordEntry]:
         folder: the `records` folder.
 
     Raises:
-        DataError: `prepare` has not finished there, or a line is broken.
+        DataError: `prepare` has not finished there, a line is broken or beyond its limits, or a sample is listed twice.
     """
     path = folder / INDEX_FILE
     if not (folder / "manifest.json").is_file() or not path.is_file():
         raise DataError(f"{folder} holds no finished records. Run `protoocc prepare` first.")
-    entries = []
-    with path.open("rb") as lines:
-        for row, line in enumerate(lines):
-            try:
-                token, scene, frame, splits, start, stop = json.loads(line)
-                entries.append(RecordEntry(row, token, scene, frame, tuple(splits), start, stop))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{path}, line {row + 1} is no index entry: {error}. {PREPARE_AGAIN}") from error
+    entries: list[RecordEntry] = []
+    for row, line in enumerate(read_lines(Source(str(path), PREPARE_AGAIN), path, RECORD_BYTES)):
+        source = Source(f"{path}, line {row + 1}", PREPARE_AGAIN)
+        entries.append(_entry(source, row, parse_json_value(source, line), entries[-1].stop if entries else 0))
+    tokens = {entry.token for entry in entries}
+    if len(tokens) < len(entries):
+        raise DataError(f"{path} lists {len(entries)} samples, only {len(tokens)} different ones. {PREPARE_AGAIN}")
     return entries
+
+
+def _entry(source: Source, row: int, values: Any, start: int) -> RecordEntry:
+    """One line of the index; its record starts where the one before ends."""
+    fits = isinstance(values, list) and [type(value) for value in values] == [str, str, int, list, int, int]
+    if not fits or not all(isinstance(split, str) for split in values[3]):
+        raise source.error("is no index entry: token, scene, frame, splits, start, stop")
+    token, scene, frame, splits, first, stop = values
+    if frame < 0 or first != start or not 0 < stop - start <= RECORD_BYTES:
+        raise source.error(f"is no index entry: frame {frame}, bytes {first} to {stop}, the one before ends at {start}")
+    return RecordEntry(row, token, scene, frame, tuple(splits), first, stop)
 
 
 def read_records(folder: Path, entries: Sequence[RecordEntry]) -> list[SampleRecord]:
@@ -215,7 +228,7 @@ def read_records(folder: Path, entries: Sequence[RecordEntry]) -> list[SampleRec
         entries: from `read_index`.
 
     Raises:
-        DataError: the file is missing, or a line is broken or belongs to another sample.
+        DataError: the file is missing, or a line is broken, belongs to another sample or holds what no sensor has.
     """
     return list(each_record(folder, entries))
 
@@ -233,11 +246,40 @@ def each_record(folder: Path, entries: Iterable[RecordEntry]) -> Iterator[Sample
 
 
 def _parse(path: Path, entry: RecordEntry, line: bytes) -> SampleRecord:
-    where = f"{path}, line {entry.row + 1} (bytes {entry.start} to {entry.stop})"
+    source = Source(f"{path}, line {entry.row + 1} (bytes {entry.start} to {entry.stop})", PREPARE_AGAIN)
     try:
-        record = SampleRecord.model_validate_json(line)
+        record = SampleRecord.model_validate(parse_json_value(source, line, RECORD_BYTES))
     except ValidationError as error:
-        raise DataError(f"{where} is no record: {error.errors()[0]['msg']}. {PREPARE_AGAIN}") from error
-    if record.token != entry.token:
-        raise DataError(f"{where} is sample {record.token}, the index says {entry.token}. {PREPARE_AGAIN}")
+        raise DataError(f"{describe_validation(source.where, error)}\n{PREPARE_AGAIN}") from error
+    if (record.token, record.scene, record.frame) != (entry.token, entry.scene, entry.frame):
+        raise source.error(
+            f"is sample {record.token}, {record.scene} {record.frame}, the index says {entry.token}, {entry.scene} "
+            f"{entry.frame}"
+        )
+    _check_sensors(Source(f"{source.where}, sample {record.token}", PREPARE_AGAIN), record)
     return record
+
+
+def _check_sensors(source: Source, record: SampleRecord) -> None:
+    """Refuses poses, cameras and boxes that cannot be; see `schemas.outside.limits`."""
+    lidars = record.sweeps if record.lidar is None else (record.lidar, *record.sweeps)
+    cameras = record.cameras.values()
+    mounts = [lidar.ego_from_lidar for lidar in lidars] + [camera.ego_from_camera for camera in cameras]
+    places = [lidar.global_from_ego for lidar in lidars] + [camera.global_from_ego for camera in cameras]
+    places += [box.global_from_box for box in record.boxes]
+    _check_poses(source, "the mounting of a sensor", mounts, VEHICLE_M)
+    _check_poses(source, "a pose of the vehicle or of a box", places, PLANET_M)
+    for channel, camera in record.cameras.items():
+        if len(camera.intrinsics) != 3 or not 0 < camera.width * camera.height <= CAMERA_PIXELS:
+            raise source.error(f"{channel} has {camera.width} x {camera.height} pixels or no 3x3 camera matrix")
+    if record.cameras:
+        check_intrinsics(source, "a camera matrix", np.array([camera.intrinsics for camera in cameras], np.float64))
+    for box in record.boxes:
+        if not all(0 <= length <= VEHICLE_M for length in box.size_lwh_m):
+            raise source.error(f"box {box.token} has size {box.size_lwh_m} m, 0 to {VEHICLE_M:g} m are possible")
+
+
+def _check_poses(source: Source, name: str, poses: Sequence[RigidPose], reach_m: float) -> None:
+    quaternions = np.array([pose.rotation_wxyz for pose in poses], np.float64).reshape(-1, 4)
+    places_m = np.array([pose.translation_m for pose in poses], np.float64).reshape(-1, 3)
+    check_rigid(source, name, quaternions, places_m, reach_m)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import ConfigError
+from schemas.outside import shorten
+
+_SHOWN_FIELDS: Final = 10
+_MANY_FIELDS: Final = 1000
+"""More wrong fields than these are counted only: a hostile file has a million."""
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -20,17 +25,22 @@ class Frozen(BaseModel):
 
 
 def describe_validation(where: str, error: ValidationError) -> str:
-    """One line per wrong field of a pydantic error: where, field, value, expectation."""
-    lines = []
-    for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "(whole entry)"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown field '{field}' (value {problem['input']!r}); remove or correct it")
-        elif problem["type"] == "missing":
-            lines.append(f"{where}: field '{field}' is missing")
-        else:
-            lines.append(f"{where}: field '{field}' = {problem['input']!r}: {problem['msg']}")
-    return "\n".join(lines)
+    """One line per wrong field of a pydantic error, `_SHOWN_FIELDS` at most: where, field, value, expectation."""
+    count = error.error_count()
+    if count > _MANY_FIELDS:
+        return f"{where}: {count:,} fields are wrong or missing"
+    problems = error.errors(include_url=False)
+    lines = [_describe_field(where, problem) for problem in problems[:_SHOWN_FIELDS]]
+    return "\n".join(lines + ([f"{where}: ... and {count - len(lines)} more"] if count > len(lines) else []))
+
+
+def _describe_field(where: str, problem: Mapping[str, Any]) -> str:
+    field = shorten(".".join(str(part) for part in problem["loc"]))[1:-1] or "(whole entry)"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown field '{field}' (value {shorten(problem['input'])}); remove or correct it"
+    if problem["type"] == "missing":
+        return f"{where}: field '{field}' is missing"
+    return f"{where}: field '{field}' = {shorten(problem['input'])}: {problem['msg']}"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

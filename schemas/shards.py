@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,12 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.classes import ClassTable
 from schemas.geometry import VoxelGrid
+from schemas.outside.limits import CAMERA_PIXELS, CAMERAS, GRID_VOXELS, MEMBER_FACTOR, MEMBER_SLACK, META_BYTES
 
 WIDS_KIND: Final = "wids-shard-index-v1"
 CHECKSUMS: Final = "SHA256SUMS"
 MASKS_MEMBER: Final = "masks.png"
 OCCUPANCY_MEMBER: Final = "occupancy.npz"
 META_MEMBER: Final = "meta.json"
+OCCUPANCY_ARRAYS: Final = 3
+"""Arrays of `occupancy.npz`: semantics and two masks."""
+TAR_BLOCK: Final = 512
+"""Members of a tar start at multiples of it; the block before a member is its header."""
 
 MEMBERS: Final[dict[str, str]] = {
     "<camera>.jpg": "Network image of one camera (lower-case channel name), JPEG quality 95, RGB when decoded.",
@@ -59,6 +65,33 @@ class DatasetInfo(_Stored):
     image_shape: tuple[int, int] = Field(description="(H, W) of every image, pixels.")
     grid: VoxelGrid = Field(description="Grid of the labels, ego frame.")
     classes: ClassTable = Field(description="Class table of the labels.")
+
+    def faults(self) -> list[str]:
+        """What no packed dataset has: for readers, who take nothing on trust."""
+        members = [image_member(channel) for channel in self.cameras]
+        pixels, voxels = len(self.cameras) * math.prod(self.image_shape), math.prod(self.grid.shape)
+        checks = {
+            f"{len(self.cameras)} cameras, at most {CAMERAS} are allowed": len(self.cameras) > CAMERAS,
+            f"two cameras share the member {max(members, key=members.count)}": len(set(members)) < len(members),
+            f"images of {self.image_shape} pixels, together 1 to {CAMERA_PIXELS:,} are allowed": (
+                min(self.image_shape) < 1 or pixels > CAMERA_PIXELS
+            ),
+            f"a grid of {voxels:,} voxels, at most {GRID_VOXELS:,} are allowed": voxels > GRID_VOXELS,
+            "a grid without a finite place and size": not all(
+                map(math.isfinite, (*self.grid.minimum_m, self.grid.voxel_size_m))
+            ),
+        }
+        return [fault for fault, is_found in checks.items() if is_found]
+
+    def member_limit(self, extension: str) -> int:
+        """Bytes that a member may have: its content uncompressed, times a factor for noise, and some."""
+        pixels = math.prod(self.image_shape)
+        content = {
+            OCCUPANCY_MEMBER: OCCUPANCY_ARRAYS * math.prod(self.grid.shape),
+            MASKS_MEMBER: 2 * len(self.cameras) * pixels,
+            META_MEMBER: META_BYTES,
+        }.get(extension, 3 * pixels)
+        return MEMBER_FACTOR * content + MEMBER_SLACK
 
 
 class ShardEntry(_Stored):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,8 @@ UNITS: Final = "units"
 """Folder of one marker per finished unit."""
 MANIFEST: Final = "manifest.json"
 """Written last: readers refuse a folder without it."""
+CHECKSUMS: Final = "checksums.npy"
+"""SHA-256 of each row of a store, uint8 (N, 32): over the sample's token and the files of its chunks."""
 
 _MASKS_PREFIX: Final = "masks-"
 _STORE_SUFFIX: Final = ".zarr"
@@ -65,19 +67,34 @@ class WorkFolder:
 
 
 class StagePlan(BaseModel):
-    """`plan.json`: everything that decides the bytes of a stage."""
+    """What decides the bytes of a stage, and what made it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str = Field(description="Name of the stage.")
     format_version: int = Field(description="`schemas.store.FORMAT_VERSION` of the program that wrote it.")
     config: dict[str, Any] = Field(description="Settings of the stage.")
-    inputs: dict[str, str] = Field(description="SHA-256 of each input's manifest, or of the raw tables.")
-    on_error: Literal["fail", "drop"] = Field(description="What bad samples do.")
+    dataset: dict[str, Any] = Field({}, description="The fields of the dataset's entry that decide its bytes.")
+    inputs: dict[str, str] = Field(description="Fingerprints of what the stage reads.")
+    stores: dict[str, str] = Field(
+        {}, description="Which inputs are stages themselves, and their folders, relative to this one."
+    )
+    command: str = Field("", description="Command line that makes it, without --overwrite; not part of comparisons.")
 
 
-class UnitMarker(BaseModel):
-    """`units/<unit>.json`: what a finished unit did."""
+FileStamp = tuple[int, int, str]
+"""Size in bytes, time of the last change in nanoseconds, SHA-256 of a raw file."""
+
+
+class PlanFile(StagePlan):
+    """`plan.json`, written before the first unit."""
+
+    units: tuple[str, ...] = Field((), description="Names of all units.")
+    read: dict[str, FileStamp | None] = Field({}, description="Raw files that the whole stage reads, such as tables.")
+
+
+class UnitFigures(BaseModel):
+    """What one unit, or all units together, did."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,9 +103,21 @@ class UnitMarker(BaseModel):
     counts: dict[str, float] = Field(description="Figures of the stage, such as labelled voxels by source.")
 
 
-class StageManifest(UnitMarker, StagePlan):
+class UnitMarker(UnitFigures):
+    """`units/<unit>.json`: what a finished unit did, from which raw files, and which files it wrote."""
+
+    read: dict[str, FileStamp | None] = Field(
+        {}, description="Raw files, relative to the dataset's root where they lie below it; null: it was not there."
+    )
+    wrote: dict[str, tuple[int, str]] = Field(
+        {}, description="Files below the stage's folder: size and SHA-256. A chunk that is all fill value has none."
+    )
+
+
+class StageManifest(UnitFigures, StagePlan):
     """`manifest.json` of a finished stage: its plan and the sum over its units; stages add entries of their own."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    files: dict[str, str] = Field({}, description="SHA-256 of the files that belong to no unit.")
     num_bytes: int = Field(0, ge=0, description="Size of the stage's other files, so that nobody has to look at each.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,8 +20,8 @@ from pipelines.masks.sam import sam_segmenter
 from pipelines.masks.sam_checkpoint import find_checkpoint
 from pipelines.masks.sam_workers import sam_scheduler
 from pipelines.masks.seeds import require_ximgproc, seeds_segmenter
-from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, fingerprint, run_stage, units_of
-from pipelines.zarr_io import create_store, write_record
+from pipelines.stage import OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, units_of
+from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord, read_index, read_records
@@ -76,12 +77,29 @@ def masks_stage(dataset: DatasetSpec, work: WorkFolder, generator: SeedsConfig |
     return Stage(
         name=f"masks-{name}",
         folder=work.masks(name),
-        config={**dataset.image_settings(), "generator": name, "settings": settings},
-        inputs={"records": fingerprint(work.records), **_needs(generator)},
+        config={"generator": name, "settings": settings},
+        inputs=_needs(generator),
         units=units_of(entries, UNIT_SIZE[name]),
         work=partial(segment_unit, dataset, work, generator, on_error),
         create=partial(create_store, kind="masks", sizes=sizes),
+        layout=store_layout("masks"),
+        origin=Origin(
+            dataset,
+            fields=("cameras", "image", "camera_images"),
+            stores={"records": work.records},
+            command=_command(dataset, generator),
+        ),
     )
+
+
+def _command(dataset: DatasetSpec, generator: SeedsConfig | SamConfig) -> str:
+    options = ["--generator", generator_name(generator)]
+    if isinstance(generator, SeedsConfig):
+        options += ["--segments", str(generator.segments)]
+    else:
+        options += ["--checkpoint", str(generator.checkpoint), "--device", generator.device]
+        options += ["--model-type", generator.model_type] if generator.model_type else []
+    return shlex.join(["protoocc", "masks", *options, "--dataset", dataset.name])
 
 
 def _needs(generator: SeedsConfig | SamConfig) -> dict[str, str]:
@@ -93,9 +111,14 @@ def _needs(generator: SeedsConfig | SamConfig) -> dict[str, str]:
 
 
 def segment_unit(
-    dataset: DatasetSpec, work: WorkFolder, generator: SeedsConfig | SamConfig, on_error: OnError, unit: Unit
+    dataset: DatasetSpec,
+    work: WorkFolder,
+    generator: SeedsConfig | SamConfig,
+    on_error: OnError,
+    store: Path,
+    unit: Unit,
 ) -> UnitReport:
-    """Writes the rows of one unit.
+    """Writes the rows of one unit to a store.
 
     Raises:
         DataError: an image is missing or truncated and ``on_error`` is `fail`.
@@ -116,11 +139,14 @@ def segment_unit(
                 raise
             dropped[record.token] = str(error)
             continue
-        write_record(work.masks(generator_name(generator)), entry.row, arrays)
+        write_record(store, entry.row, arrays)
         done += 1
         counts["images"] += len(dataset.cameras)
         counts["segments"] += float(arrays["segment_count"].sum())
-    return UnitReport(done=done, dropped=dropped, counts=counts)
+    images = (
+        dataset.root / record.cameras[name].path for record in records if record.splits for name in dataset.cameras
+    )
+    return UnitReport(done=done, dropped=dropped, counts=counts, read=tuple(images))
 
 
 def _segmenter(dataset: DatasetSpec, generator: SeedsConfig | SamConfig) -> Segmenter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 from pipelines.masks.config import SamConfig
 from pipelines.masks.sam_small import small_sam
 from schemas.errors import CheckpointError
+from schemas.outside.weights import check_torch_file, unwrap_state
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 PUBLISHED: Final[Mapping[str, tuple[str, int, str]]] = {
     "vit_b": (
@@ -67,7 +70,8 @@ def load_sam(path: Path, model_type: str | None) -> Sam:
     """The Sam of a checkpoint, on the CPU; it takes the file's weights as they are, so memory holds them once.
 
     Args:
-        path: a state dict as segment-anything saves it: a published size, or a smaller one (`small_sam`).
+        path: a state dict as segment-anything saves it, or one that a training script wrapped: a published size, or a
+            smaller one (`small_sam`).
         model_type: expected size (vit_b, vit_l, vit_h), or None for any.
 
     Raises:
@@ -104,14 +108,22 @@ def _width(state: Mapping[str, Tensor]) -> int:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
+    """Weights by name; entries and prefixes that training scripts put around them are taken off, and said."""
     import torch
 
+    check_torch_file(path)
     try:
-        state: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways: zip, pickle, encoding, memory
         raise CheckpointError(
-            f"{path} is no readable checkpoint ({type(error).__name__}); download it again and compare the sha256"
+            f"{path} is no readable file of weights ({type(error).__name__}); download it again and compare the sha256"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected a dict of weights as segment-anything saves it")
+    state, notes = unwrap_state(path, loaded, lambda value: isinstance(value, torch.Tensor))
+    for note in notes:
+        logger.warning(note)
+    for name, weight in state.items():
+        if not weight.is_floating_point() or weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: weight {name!r} is {weight.dtype} {tuple(weight.shape)}, no plain float tensor"
+            )
     return state

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from pipelines.files import sha256_of
 from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
-from pipelines.occupancy.label_sets import ImportConfig, check_grid, read_imported
+from pipelines.occupancy.inputs import files_of_scene, source_options
+from pipelines.occupancy.label_sets import ImportConfig, check_grid, imported_file, read_imported
 from pipelines.occupancy.occ3d import Labels, label_file, labels_from_occ3d, read_labels
 from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import label_scene, read_scene
-from pipelines.stage import OnError, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
-from pipelines.zarr_io import create_store, write_record
+from pipelines.stage import OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
+from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.records import SampleRecord, read_index, read_records
@@ -31,6 +32,10 @@ __all__ = [
 
 OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig
 """Where labels come from."""
+
+_TABLE = ("names", "free", "ground", "driveable", "stuff", "symmetric")
+FIELDS = ("grid", "categories", *(f"classes.{name}" for name in _TABLE))
+"""Fields of the dataset's entry that decide the labels."""
 
 
 def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, runtime: Runtime) -> StageSummary:
@@ -64,27 +69,27 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
         require_lidar(dataset, f"--source {source.kind}")
     _check_source(dataset, source)
     entries = read_index(work / "records")
-    folder = work / "occupancy.zarr"
     x, y, z = dataset.grid.shape
-    label_unit: Callable[[Unit], UnitReport] = (
+    label_unit: Callable[[Path, Unit], UnitReport] = (
         partial(_make_scene, dataset, work, on_error, source)
         if isinstance(source, LidarConfig)
-        else partial(_import_scene, partial(_read, dataset, source), work, on_error)
+        else partial(_import_scene, partial(_read, dataset, source), partial(_path, dataset, source), work, on_error)
     )
     return Stage(
         name="occupancy",
-        folder=folder,
-        config={
-            "source": source.model_dump(mode="json", exclude_none=True),
-            "grid": dataset.grid.model_dump(mode="json", exclude_defaults=True),
-            "categories": dataset.categories,
-            "classes": dataset.classes.model_dump(mode="json", exclude={"colors", "scored"}),
-            **({"labels": dataset.labels} if isinstance(source, Occ3dConfig) else {}),
-        },
-        inputs={"records": sha256_of([work / "records" / "manifest.json"])},
+        folder=work / "occupancy.zarr",
+        config={"source": source.model_dump(mode="json", exclude_none=True)},
+        inputs={},
         units=scene_units(entries),
         work=label_unit,
         create=partial(create_store, kind="occupancy", sizes={"N": len(entries), "X": x, "Y": y, "Z": z}),
+        layout=store_layout("occupancy"),
+        origin=Origin(
+            dataset,
+            fields=FIELDS + (("labels",) if isinstance(source, Occ3dConfig) else ()),
+            stores={"records": work / "records"},
+            command=f"protoocc occupancy {source_options(source)} --dataset {shlex.quote(dataset.name)}",
+        ),
     )
 
 
@@ -109,10 +114,24 @@ def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
 def _read(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Labels:
     if isinstance(source, ImportConfig):
         return read_imported(dataset, source, record)
-    return read_labels(label_file(dataset.root / dataset.labels, record), record.token, dataset)
+    return read_labels(_path(dataset, source, record), record.token, dataset)
 
 
-def _import_scene(read: Callable[[SampleRecord], Labels], work: Path, on_error: OnError, unit: Unit) -> UnitReport:
+def _path(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Path:
+    """Label file of a keyframe."""
+    if isinstance(source, ImportConfig):
+        return imported_file(dataset, source, record)
+    return label_file(dataset.root / dataset.labels, record)
+
+
+def _import_scene(
+    read: Callable[[SampleRecord], Labels],
+    path_of: Callable[[SampleRecord], Path],
+    work: Path,
+    on_error: OnError,
+    store: Path,
+    unit: Unit,
+) -> UnitReport:
     records, wanted = _scene_records(work, unit)
     dropped: dict[str, str] = {}
     for index in wanted:
@@ -124,11 +143,14 @@ def _import_scene(read: Callable[[SampleRecord], Labels], work: Path, on_error: 
                 raise
             dropped[record.token] = str(error)
             continue
-        write_record(work / "occupancy.zarr", unit.entries[index].row, labels)
-    return UnitReport(done=len(wanted) - len(dropped), dropped=dropped)
+        write_record(store, unit.entries[index].row, labels)
+    files = tuple(path_of(records[index]) for index in wanted)
+    return UnitReport(done=len(wanted) - len(dropped), dropped=dropped, read=files)
 
 
-def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: LidarConfig, unit: Unit) -> UnitReport:
+def _make_scene(
+    dataset: DatasetSpec, work: Path, on_error: OnError, config: LidarConfig, store: Path, unit: Unit
+) -> UnitReport:
     records, wanted = _scene_records(work, unit)
     if not wanted:
         return UnitReport(done=0)
@@ -136,7 +158,8 @@ def _make_scene(dataset: DatasetSpec, work: Path, on_error: OnError, config: Lid
     counts: dict[str, float] = {}
     done = 0
     for index, labels, sources in label_scene(accumulated, records, wanted):
-        write_record(work / "occupancy.zarr", unit.entries[index].row, labels)
+        write_record(store, unit.entries[index].row, labels)
         counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
         done += 1
-    return UnitReport(done=done, dropped=dict(accumulated.broken), counts=counts)
+    files = tuple(files_of_scene(dataset, config, records))
+    return UnitReport(done=done, dropped=dict(accumulated.broken), counts=counts, read=files)

@@ -103,7 +103,7 @@ def check_labels(
     require_lidar(dataset, "--check")
     if dataset.grid.frame != "ego":
         raise ConfigError(f"--check needs labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
-    task = partial(_check_scene, dataset, work, dropped_tokens(work))
+    task = partial(_check_scene, dataset, work, dropped_tokens(dataset, work))
     parts = {unit.entries[0].row: part for unit, part in each_scene(work, task, scheduler, on_progress)}
     check = sum((parts[start] for start in sorted(parts)), Check())
     if not check.keyframes:
@@ -114,7 +114,7 @@ def check_labels(
 def _check_scene(dataset: DatasetSpec, work: Path, dropped: frozenset[str], unit: Unit) -> Check:
     check = Check()
     for row, record in labelled_rows(work, unit, dropped):
-        check = check + check_keyframe(dataset, record, stored_labels(work, row)["semantics"], row)
+        check = check + check_keyframe(dataset, record, stored_labels(work, row, record.token)["semantics"], row)
     return check
 
 

@@ -61,7 +61,7 @@ def compare_with_folder(
     if dataset.grid.frame != "ego":
         raise ConfigError(f"Occ3D files hold labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     gts = gts_of(folder)
-    compare = partial(_compare_scene, dataset, work, gts, dropped_tokens(work))
+    compare = partial(_compare_scene, dataset, work, gts, dropped_tokens(dataset, work))
     per_row: dict[int, Mapping[str, float]] = {}
     confusion, missing = _no_voxels(dataset.classes), 0
     for _, part in each_scene(work, compare, scheduler, on_progress):
@@ -95,7 +95,7 @@ def _compare_scene(dataset: DatasetSpec, work: Path, gts: Path, dropped: frozens
         if not label_file(gts, record).is_file():
             missing += 1
             continue
-        labels = stored_labels(work, row)
+        labels = stored_labels(work, row, record.token)
         truth = read_labels(label_file(gts, record), record.token, dataset)
         swept = swept_voxels(scene, row - unit.entries[0].row, dataset.grid)
         per_row[row] = compare_occupancy(labels, truth, dataset.classes, swept)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import io
+import shlex
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.files import sha256_of, write_bytes
+from pipelines.files import write_bytes
 from pipelines.occupancy.occ3d import Labels, label_file
 from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
-from pipelines.stage import Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
+from pipelines.stage import (
+    Layout,
+    Origin,
+    Piece,
+    Runtime,
+    Stage,
+    StageSummary,
+    Unit,
+    UnitReport,
+    run_stage,
+    scene_units,
+)
 from schemas.classes import OCC3D, ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
 from schemas.records import read_index
+from schemas.workfolder import UNITS, WorkFolder
+
+GTS = "gts"
+"""Folder of the scenes, as in the published set."""
 
 
 def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runtime) -> StageSummary:
@@ -35,15 +51,23 @@ def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runt
     if dataset.grid.frame != "ego":
         raise ConfigError(f"Occ3D files hold labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     _check_classes(dataset)
-    dropped = dropped_tokens(work)
+    dropped = dropped_tokens(dataset, work)
+    folders = WorkFolder(work)
     stage = Stage(
         name="npz",
         folder=out,
-        config={"shape": list(dataset.grid.shape), "classes": list(dataset.classes.names)},
-        inputs={"occupancy": sha256_of([work / "occupancy.zarr" / "manifest.json"])},
-        units=scene_units(read_index(work / "records")),
-        work=partial(_write_scene, work, dataset.classes, out, dropped),
-        create=lambda folder: (folder / "units").mkdir(parents=True),
+        config={},
+        inputs={},
+        units=scene_units(read_index(folders.records)),
+        work=partial(_write_scene, work, dataset.classes, dropped),
+        create=lambda folder: (folder / UNITS).mkdir(parents=True),
+        layout=Layout(patterns=(f"{GTS}/*/*/labels.npz",), pieces=_files_of_scene),
+        origin=Origin(
+            dataset,
+            fields=("grid", "classes.names", "classes.free"),
+            stores={"records": folders.records, "occupancy": folders.occupancy},
+            command=f"protoocc occupancy --write-npz {{folder}} --dataset {shlex.quote(dataset.name)}",
+        ),
     )
     return run_stage(stage, runtime)
 
@@ -57,11 +81,16 @@ def _check_classes(dataset: DatasetSpec) -> None:
         )
 
 
-def _write_scene(work: Path, table: ClassTable, out: Path, dropped: frozenset[str], unit: Unit) -> UnitReport:
+def _write_scene(work: Path, table: ClassTable, dropped: frozenset[str], out: Path, unit: Unit) -> UnitReport:
     rows = labelled_rows(work, unit, dropped)
     for row, record in rows:
-        write_bytes(label_file(out / "gts", record), encode_labels(stored_labels(work, row), table))
+        labels = stored_labels(work, row, record.token)
+        write_bytes(label_file(out / GTS, record), encode_labels(labels, table))
     return UnitReport(done=len(rows))
+
+
+def _files_of_scene(unit: Unit) -> list[Piece]:
+    return [Piece(entry.token, (f"{GTS}/{entry.scene}/{entry.token}/labels.npz",)) for entry in unit.entries]
 
 
 def encode_labels(labels: Labels, table: ClassTable) -> bytes:

@@ -98,6 +98,15 @@ def _text(grid: VoxelGrid) -> str:
     return f"{{minimum_m: {low}, voxel_size_m: {grid.voxel_size_m}, shape: {shape}, frame: {grid.frame}}}"
 
 
+def imported_file(dataset: DatasetSpec, config: ImportConfig, record: SampleRecord) -> Path:
+    """Label file of one keyframe.
+
+    Raises:
+        DataError: the tables do not tell its name.
+    """
+    return LABEL_SETS[config.kind].path_of(config.labels, dataset, record)
+
+
 def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleRecord) -> Labels:
     """Labels of one keyframe in the dataset's grid.
 
@@ -106,7 +115,7 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
         ConfigError: a class has no counterpart in the dataset's table.
     """
     label_set = LABEL_SETS[config.kind]
-    path = label_set.path_of(config.labels, dataset, record)
+    path = imported_file(dataset, config, record)
     table = dataset.classes
     numbers = _fill(label_set, _read_rows(path, record.token), f"{path} (sample {record.token})")
     semantics = labels_from_occ3d(dataset)[numbers]

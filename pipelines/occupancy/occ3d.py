@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Mapping
+import math
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +13,15 @@ from pipelines.occupancy.layouts import LAYOUTS, MASKS, Layout, LayoutName, layo
 from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
+from schemas.outside import Source, read_bytes, read_npz
+from schemas.outside.arrays import zip_entries
+from schemas.outside.limits import MEMBER_FACTOR, MEMBER_SLACK
 from schemas.records import SampleRecord
 
 LABEL_ARRAYS: Final = ("semantics", *MASKS)
 _UNKNOWN: Final = "unknown"
+_WIDEST: Final = 8
+"""Bytes of a value: wider numbers than uint8 are read where they fit."""
 
 Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
 """`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
@@ -83,7 +86,7 @@ def read_labels(path: Path, token: str, dataset: DatasetSpec, layout: LayoutName
     """
     where = f"{path} (sample {token})"
     rules = LAYOUTS[layout]
-    arrays = _read_arrays(path, where, layout)
+    arrays = _read_arrays(path, where, layout, math.prod(dataset.grid.shape))
     shape = dataset.grid.shape
     numbers = _class_numbers(where, arrays[rules.arrays["semantics"]], shape, rules)
     labels = {"semantics": labels_from(dataset, rules)[numbers]}
@@ -97,20 +100,17 @@ def read_labels(path: Path, token: str, dataset: DatasetSpec, layout: LayoutName
     return _restore_unknown(labels, unknown, dataset.classes.ignored)
 
 
-def _read_arrays(path: Path, where: str, layout: LayoutName) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, where: str, layout: LayoutName, voxels: int) -> dict[str, np.ndarray]:
     """The arrays of the layout and `unknown`, as they lie in the file."""
     wanted = (*LAYOUTS[layout].arrays.values(), _UNKNOWN)
-    try:
-        with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-            found = frozenset(file.files)
-            missing = [name for name in LAYOUTS[layout].required if name not in found]
-            if missing:
-                raise DataError(f"{where}: {_what_is_missing(missing[0], found, layout)}")
-            return {name: file[name] for name in wanted if name in found}
-    except FileNotFoundError:
-        raise DataError(f"{where}: not found. Check `labels` and `root` in datasets.yaml.") from None
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
+    source = Source(where, "Check `labels` and `root` in datasets.yaml, or copy it again.")
+    data = read_bytes(source, path, len(wanted) * MEMBER_FACTOR * _WIDEST * voxels + MEMBER_SLACK)
+    arrays = read_npz(source, data, wanted, _WIDEST * voxels)
+    missing = [name for name in LAYOUTS[layout].required if name not in arrays]
+    if missing:
+        found = frozenset(name.removesuffix(".npy") for name in zip_entries(source, data))
+        raise DataError(f"{where}: {_what_is_missing(missing[0], found, layout)}")
+    return arrays
 
 
 def _what_is_missing(name: str, found: frozenset[str], layout: LayoutName) -> str:

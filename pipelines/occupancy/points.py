@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -52,7 +53,7 @@ def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
     try:
         for row in json.loads(path.read_text()):
             name, index = row["name"], row["index"]
-            table[index] = NOT_MATTER if name in ("noise", "vehicle.ego") else dataset.class_of(name)
+            table[index] = NOT_MATTER if name in ("noise", "vehicle.ego") else _class_of(dataset, path, name)
     except FileNotFoundError:
         raise DataError(f"{path} not found; the point labels need it.") from None
     except json.JSONDecodeError as error:
@@ -61,10 +62,19 @@ def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
         raise DataError(f"{path}: rows need a `name` and an `index` of 0 to 255 ({error})") from error
     except KeyError as error:
         raise DataError(
-            f"{path}: {error} is missing. Point labels need the category.json of nuScenes-lidarseg (32 rows with "
-            "`index`); a category of your own needs a line under `categories` in datasets.yaml."
+            f"{path}: {error} is missing. Point labels need the category.json of nuScenes-lidarseg, with an `index`."
         ) from error
     return table
+
+
+def _class_of(dataset: DatasetSpec, path: Path, category: str) -> int:
+    try:
+        return dataset.class_of(category)
+    except KeyError:
+        raise DataError(
+            f"{path}: category '{category}' has no class in the table of '{dataset.name}'. Give it one under "
+            "`categories` in datasets.yaml."
+        ) from None
 
 
 def kind_of_point_labels(records: Sequence[SampleRecord]) -> str:

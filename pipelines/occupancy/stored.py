@@ -6,25 +6,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
+from pipelines.lineage import check_origin
 from pipelines.occupancy.occ3d import LABEL_ARRAYS, Labels
 from pipelines.scheduler import Scheduler, run_tasks
-from pipelines.stage import Unit, read_manifest, scene_units
-from pipelines.zarr_io import open_store
+from pipelines.stage import Origin, Unit, read_manifest, scene_units
+from pipelines.zarr_io import StoreRows
+from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord, read_index, read_records
+from schemas.workfolder import WorkFolder
 
 Result = TypeVar("Result")
 
 
-def dropped_tokens(work: Path) -> frozenset[str]:
+def dropped_tokens(dataset: DatasetSpec, work: Path) -> frozenset[str]:
     """Tokens of the keyframes that the finished store lacks because they were broken.
 
     Raises:
         DataError: the store is not finished.
+        ConfigError: store, records and the dataset's entry do not belong together.
     """
-    return frozenset(read_manifest(work / "occupancy.zarr").dropped)
+    folders = WorkFolder(work)
+    check_origin(Origin(dataset, stores={"records": folders.records, "occupancy": folders.occupancy}))
+    return frozenset(read_manifest(folders.occupancy).dropped)
 
 
 def each_scene(
@@ -63,14 +67,19 @@ def read_row(work: Path, row: int) -> tuple[SampleRecord, Labels]:
     entries = read_index(work / "records")[row : row + 1]
     if not entries:
         raise DataError(f"{work / 'records'} has no row {row}; run `protoocc prepare` again")
-    return read_records(work / "records", entries)[0], stored_labels(work, row)
+    return read_records(work / "records", entries)[0], stored_labels(work, row, entries[0].token)
 
 
-def stored_labels(work: Path, row: int) -> Labels:
+def stored_labels(work: Path, row: int, token: str) -> Labels:
     """`semantics`, `mask_lidar` and `mask_camera` of one row.
 
+    Args:
+        work: folder with a finished `occupancy.zarr`.
+        row: number of the record.
+        token: of the sample that the row must belong to.
+
     Raises:
-        DataError: the store is not finished.
+        DataError: the store is not finished, or the row is damaged or belongs to another sample.
     """
-    arrays = open_store(work / "occupancy.zarr", "occupancy")
-    return {name: np.asarray(arrays[name][row]) for name in LABEL_ARRAYS}
+    values = StoreRows(work / "occupancy.zarr", "occupancy").read(row, token)
+    return {name: values[name] for name in LABEL_ARRAYS}

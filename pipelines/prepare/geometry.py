@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from pipelines.files import sha256_of
-from pipelines.stage import Stage, Unit, UnitReport, units_of
-from pipelines.zarr_io import create_store, write_records
+from pipelines.stage import Origin, Stage, Unit, UnitReport, units_of
+from pipelines.zarr_io import create_store, store_layout, write_records
 from schemas.datasets import DatasetSpec, ImageSpec
 from schemas.records import CameraRecord, SampleRecord, each_record, read_index
 from schemas.store import GEOMETRY_CHUNK
@@ -23,19 +23,26 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
     return Stage(
         name="geometry",
         folder=work / "geometry.zarr",
-        config=dataset.image_settings(),
-        inputs={"records": sha256_of([work / "records" / "manifest.json"])},
+        config={},
+        inputs={},
         units=units_of(entries, GEOMETRY_CHUNK),
         work=partial(write_geometry, dataset, work),
         create=partial(create_store, kind="geometry", sizes=sizes),
+        layout=store_layout("geometry"),
+        origin=Origin(
+            dataset,
+            fields=("cameras", "image", "camera_images"),
+            stores={"records": work / "records"},
+            command=shlex.join(["protoocc", "prepare", dataset.name]),
+        ),
     )
 
 
-def write_geometry(dataset: DatasetSpec, work: Path, unit: Unit) -> UnitReport:
-    """Writes the rows of one unit."""
+def write_geometry(dataset: DatasetSpec, work: Path, store: Path, unit: Unit) -> UnitReport:
+    """Writes the rows of one unit to a store."""
     matrices = [_matrices(dataset, record) for record in each_record(work / "records", unit.entries)]
     arrays = {name: np.stack([one[name] for one in matrices]) for name in matrices[0]}
-    write_records(work / "geometry.zarr", unit.entries[0].row, arrays)
+    write_records(store, unit.entries[0].row, arrays)
     return UnitReport(done=unit.size)
 
 

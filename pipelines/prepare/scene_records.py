@@ -5,12 +5,13 @@ Neither the driver nor a task holds more than one scene.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import BaseModel
 
@@ -19,7 +20,7 @@ from pipelines.prepare.image_sizes import check_image_sizes
 from pipelines.prepare.map_windows import RASTERS, WINDOWS, Raster, cut_window, unpack_maps
 from pipelines.prepare.pose_jumps import find_jumps
 from pipelines.prepare.source import FileCheck, Keyframe, Source
-from pipelines.stage import OnError, Stage, Unit, UnitReport
+from pipelines.stage import Layout, OnError, Origin, Stage, Unit, UnitReport
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, disk_errors
 from schemas.records import INDEX_FILE, RECORDS_FILE, MapWindow, SampleRecord, index_lines, shift_index
@@ -28,6 +29,15 @@ from schemas.workfolder import MANIFEST
 
 _DRAFTS: Final = "drafts"
 _SCENES: Final = "scenes"
+_LAYOUT: Final = Layout(
+    patterns=(RECORDS_FILE, INDEX_FILE, f"{WINDOWS}/*.png", f"{RASTERS}/*", f"{_DRAFTS}/*.json*", f"{_SCENES}/*"),
+    joined=(RECORDS_FILE, INDEX_FILE, f"{WINDOWS}/*.png"),
+)
+FIELDS: Final = (
+    *("format", "version", "cameras", "lidar", "point_columns", "classes.names", "classes.free"),
+    *("categories", "splits"),
+)
+"""Fields of the dataset's entry that decide the records."""
 
 
 class _Draft(Frozen):
@@ -43,19 +53,22 @@ def records_stage(dataset: DatasetSpec, folder: Path, source: Source, *, on_erro
     is_finished = (folder / MANIFEST).is_file() and not overwrite
     keyframes = [] if is_finished else source.keyframes()
     units = [Unit(scene, sum(1 for _ in members)) for scene, members in _by_scene(keyframes)]
-    fields: dict[str, Any] = dataset.model_dump(
-        mode="json",
-        include={"format", "version", "cameras", "lidar", "point_columns", "classes", "categories", "splits"},
-    )
     return Stage(
         name="records",
         folder=folder,
-        config=fields,
+        config={},
         inputs=source.fingerprint(),
         units=units,
-        work=partial(check_scene, source.file_check(), folder, on_error),
+        work=partial(check_scene, source.file_check(), on_error),
         create=partial(write_drafts, dataset, source, keyframes),
         finish=partial(join_scenes, [unit.name for unit in units]),
+        layout=_LAYOUT,
+        origin=Origin(
+            dataset,
+            fields=FIELDS,
+            read=tuple(sorted((dataset.root / dataset.version).glob("*.json"))),
+            command=shlex.join(["protoocc", "prepare", dataset.name]),
+        ),
     )
 
 
@@ -94,7 +107,7 @@ def _raster_file(folder: Path, scene: str) -> Path:
     return folder / _DRAFTS / f"{scene}.map.json"
 
 
-def check_scene(check_files: FileCheck, folder: Path, on_error: OnError, unit: Unit) -> UnitReport:
+def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: Unit) -> UnitReport:
     """Checks the files of one scene's keyframes; writes ``scenes/<scene>.jsonl``, its index and the map's window.
 
     Raises:

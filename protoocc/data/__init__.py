@@ -3,7 +3,7 @@
 from protoocc.data.dataset import ShardDataset, collate, make_loader
 from protoocc.data.decode import Keyframe
 from protoocc.data.sampler import EpochSampler
-from protoocc.data.shards import ShardSet, open_shards, read_shard_manifest
+from protoocc.data.shards import ShardSet, open_shards, read_shard_manifest, verify_shard
 from schemas.shards import DatasetInfo, Manifest, SampleEntry
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "make_loader",
     "open_shards",
     "read_shard_manifest",
+    "verify_shard",
 ]

@@ -23,10 +23,9 @@ from protoocc.data.decode import (
     decode_occupancy,
     decode_views,
     join_past,
-    read_member,
 )
 from protoocc.data.shards import ShardSet
-from schemas.errors import DataError
+from protoocc.data.tar import open_shard, read_member
 from schemas.shards import META_MEMBER, OCCUPANCY_MEMBER, image_member
 
 
@@ -81,6 +80,19 @@ class ShardDataset(Dataset[Keyframe]):
             numbers.append(self._places.get((sample.scene, sample.frame - step), numbers[-1]))
         return numbers[1:]
 
+    def missing_earlier(self) -> tuple[int, int]:
+        """Earlier keyframes that the split leaves out, and all that lie in a scene: what `earlier` had to replace.
+
+        Keyframes before the start of a scene do not count.
+        """
+        wanted = [
+            (sample.scene, sample.frame - step)
+            for _, sample in self.shards.samples
+            for step in self.steps
+            if sample.frame >= step
+        ]
+        return sum(place not in self._places for place in wanted), len(wanted)
+
     def occupancy(self, index: int) -> dict[str, UInt8[np.ndarray, "X Y Z"]]:
         """Only the label arrays of one sample: semantics, mask_lidar, mask_camera."""
         shard, sample = self.shards.samples[index]
@@ -113,10 +125,7 @@ class ShardDataset(Dataset[Keyframe]):
 
     def _descriptor(self, shard: Path) -> int:
         if shard not in self._descriptors:
-            try:
-                self._descriptors[shard] = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except OSError as error:
-                raise DataError(f"cannot open {shard}: {error.strerror}") from error
+            self._descriptors[shard] = open_shard(shard)
         return self._descriptors[shard]
 
 

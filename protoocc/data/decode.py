@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import zipfile
-import zlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +15,10 @@ from jaxtyping import Float32, Float64, UInt8, UInt16
 from protoocc.data.shards import PACK_AGAIN
 from protoocc.labels import check_labels
 from schemas.errors import DataError
+from schemas.outside import Source, check_intrinsics, check_jpeg, check_png, check_poses, parse_json, read_npz, shorten
+from schemas.outside.limits import META_BYTES, PLANET_M, VEHICLE_M
 from schemas.shards import MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, DatasetInfo, SampleEntry, image_member
-from schemas.store import OCCUPANCY
+from schemas.store import NO_SEGMENT, OCCUPANCY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,36 +76,18 @@ class Keyframe(Views):
     past: Past | None = None
 
 
-def read_member(shard: Path, sample: SampleEntry, extension: str, descriptor: int) -> bytes:
-    """Bytes of one member of a sample.
-
-    Args:
-        shard: path of the tar, for messages.
-        sample: where its members lie.
-        extension: which member.
-        descriptor: open file of the shard; it is read by position, so threads and forked processes may share it.
-
-    Raises:
-        DataError: the shard ends early.
-    """
-    offset, size = sample.members[extension]
-    data = os.pread(descriptor, size, offset)
-    if len(data) != size:
-        raise DataError(f"{shard}, sample {sample.key}: '{extension}' ends after {len(data)} of {size} bytes")
-    return data
-
-
 def decode_keyframe(shard: Path, sample: SampleEntry, members: Mapping[str, bytes], dataset: DatasetInfo) -> Keyframe:
-    """Decodes all members and compares their shapes with the manifest.
+    """Decodes all members and compares them with the manifest and with each other.
 
     Raises:
-        DataError: a member is damaged or has another shape than the manifest says.
+        DataError: a member is damaged, beyond `schemas.outside.limits` or other than the manifest says.
     """
     where = f"{shard}, sample {sample.key}"
+    meta = _meta(where, members[META_MEMBER], sample.token, dataset)
     images = _images(where, members, dataset)
-    segments = _segments(where, members[MASKS_MEMBER], dataset) if MASKS_MEMBER in members else None
+    segments = _segments(where, members[MASKS_MEMBER], meta, dataset) if MASKS_MEMBER in members else None
     arrays = decode_occupancy(where, members[OCCUPANCY_MEMBER], dataset)
-    arrays |= _calibration(where, members[META_MEMBER], sample.token, dataset)
+    arrays |= _calibration(where, meta, dataset)
     return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
 
 
@@ -115,11 +95,11 @@ def decode_views(shard: Path, sample: SampleEntry, members: Mapping[str, bytes],
     """Decodes images, calibration and vehicle pose alone.
 
     Raises:
-        DataError: a member is damaged or has another shape than the manifest says.
+        DataError: as `decode_keyframe`.
     """
     where = f"{shard}, sample {sample.key}"
-    calibration = _calibration(where, members[META_MEMBER], sample.token, dataset)
-    return Views(images=_images(where, members, dataset), **calibration)
+    meta = _meta(where, members[META_MEMBER], sample.token, dataset)
+    return Views(images=_images(where, members, dataset), **_calibration(where, meta, dataset))
 
 
 def join_past(present: Views, earlier: Sequence[Views]) -> Past:
@@ -142,18 +122,20 @@ def decode_occupancy(where: str, data: bytes, dataset: DatasetInfo) -> dict[str,
         dataset: says the grid and the class table.
 
     Raises:
-        DataError: no npz, an array is missing or not uint8 of the grid's shape, or a class is not in the table.
+        DataError: no npz, an array is missing or not uint8 of the grid's shape, a class is not in the table, or a mask
+            holds something else than 0 and 1.
     """
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {spec.name: archive[spec.name] for spec in OCCUPANCY}
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{where}: {OCCUPANCY_MEMBER} is damaged: {error}. {PACK_AGAIN}") from error
-    for name, array in arrays.items():
+    source = Source(f"{where}: {OCCUPANCY_MEMBER}", PACK_AGAIN)
+    arrays = read_npz(source, data, [spec.name for spec in OCCUPANCY], math.prod(dataset.grid.shape))
+    for spec in OCCUPANCY:
+        if (array := arrays.get(spec.name)) is None:
+            raise source.damaged(f"'{spec.name}' is missing")
         if array.shape != dataset.grid.shape or array.dtype != np.uint8:
             raise DataError(
-                f"{where}: '{name}' is {array.dtype} {array.shape}, the manifest says uint8 {dataset.grid.shape}"
+                f"{where}: '{spec.name}' is {array.dtype} {array.shape}, the manifest says uint8 {dataset.grid.shape}"
             )
+        if spec.unit == "0/1" and array.max() > 1:
+            raise DataError(f"{where}: '{spec.name}' holds {array.max()}, expected 0 and 1. {PACK_AGAIN}")
     check_labels(f"{where}: 'semantics'", arrays["semantics"], dataset.classes, may_be_unknown=True)
     return arrays
 
@@ -163,62 +145,69 @@ def _images(where: str, members: Mapping[str, bytes], dataset: DatasetInfo) -> U
 
 
 def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
-    image = _imdecode(where, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image.shape != (*dataset.image_shape, 3):
-        raise DataError(f"{where}: image is {image.shape[:2]} (H, W), the manifest says {dataset.image_shape}")
+    source = Source(where, PACK_AGAIN)
+    check_jpeg(source, data, dataset.image_shape)
+    image = _imdecode(source, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _segments(where: str, data: bytes, dataset: DatasetInfo) -> UInt16[np.ndarray, "V H W"]:
-    height, width = dataset.image_shape
-    segments = _imdecode(f"{where}, {MASKS_MEMBER}", data, cv2.IMREAD_UNCHANGED)
-    shape = (len(dataset.cameras), height, width)
-    if segments.dtype != np.uint16 or segments.shape != (shape[0] * height, width):
-        raise DataError(
-            f"{where}: {MASKS_MEMBER} is {segments.dtype} {segments.shape}, expected uint16 (V*H, W) of {shape}"
-        )
-    return segments.reshape(shape)
+def _segments(where: str, data: bytes, meta: Mapping[str, Any], dataset: DatasetInfo) -> UInt16[np.ndarray, "V H W"]:
+    """Segment ids, each below the number of segments of its image."""
+    cameras, (height, width) = len(dataset.cameras), dataset.image_shape
+    source = Source(f"{where}, {MASKS_MEMBER}", PACK_AGAIN)
+    check_png(source, data, (cameras * height, width), bits=16)
+    segments = _imdecode(source, data, cv2.IMREAD_UNCHANGED).reshape(cameras, height, width)
+    counts = _array(where, meta, "segment_count", (cameras,))
+    for channel, ids, count in zip(dataset.cameras, segments, counts, strict=True):
+        if (largest := int(ids.max())) == NO_SEGMENT:
+            largest = int(ids[ids != NO_SEGMENT].max(initial=0))
+        if largest >= count:
+            raise source.damaged(f"{channel} has segment {largest}, {META_MEMBER} says there are {count:g}")
+    return segments
 
 
-def _imdecode(where: str, data: bytes, flags: int) -> np.ndarray:
+def _imdecode(source: Source, data: bytes, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise DataError(f"{where}: image is damaged: {error}. {PACK_AGAIN}") from error
+        raise source.damaged(f"the image cannot be decoded: {error}") from error
     if image is None:
-        raise DataError(f"{where}: image is damaged (cannot be decoded). {PACK_AGAIN}")
+        raise source.damaged("the image cannot be decoded")
     return image
 
 
-def _calibration(where: str, data: bytes, token: str, dataset: DatasetInfo) -> dict[str, np.ndarray]:
-    meta = _meta(where, data)
+def _meta(where: str, data: bytes, token: str, dataset: DatasetInfo) -> dict[str, Any]:
+    """`meta.json`, which must be of this sample and of the cameras in the order of the manifest."""
+    source = Source(f"{where}: {META_MEMBER}", PACK_AGAIN)
+    meta = parse_json(source, data, META_BYTES)
     if meta.get("token") != token:
-        raise DataError(
-            f"{where}: {META_MEMBER} has token {meta.get('token')!r}, the index says {token!r}. {PACK_AGAIN}"
-        )
-    cameras = len(dataset.cameras)
-    return {
-        "image_from_camera": _matrix(where, meta, "image_from_camera", (cameras, 3, 3)).astype(np.float32),
-        "camera_from_ego": _matrix(where, meta, "camera_from_ego", (cameras, 4, 4)).astype(np.float32),
-        "global_from_ego": _matrix(where, meta, "global_from_ego", (4, 4)),
-    }
-
-
-def _meta(where: str, data: bytes) -> dict[str, Any]:
-    try:
-        meta = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{where}: {META_MEMBER} is damaged: {error!r}. {PACK_AGAIN}") from error
-    if not isinstance(meta, dict):
-        raise DataError(f"{where}: {META_MEMBER} is damaged: it holds no object. {PACK_AGAIN}")
+        raise source.error(f"has token {shorten(meta.get('token'))}, the index says {token!r}")
+    if meta.get("cameras") != list(dataset.cameras):
+        raise source.error(f"has cameras {shorten(meta.get('cameras'))}, the manifest says {list(dataset.cameras)}")
     return meta
 
 
-def _matrix(where: str, meta: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Float64[np.ndarray, "*shape"]:
+def _calibration(where: str, meta: Mapping[str, Any], dataset: DatasetInfo) -> dict[str, np.ndarray]:
+    cameras, source = len(dataset.cameras), Source(f"{where}: {META_MEMBER}", PACK_AGAIN)
+    image_from_camera = _array(where, meta, "image_from_camera", (cameras, 3, 3))
+    camera_from_ego = _array(where, meta, "camera_from_ego", (cameras, 4, 4))
+    global_from_ego = _array(where, meta, "global_from_ego", (4, 4))
+    check_intrinsics(source, "image_from_camera", image_from_camera)
+    check_poses(source, "camera_from_ego", camera_from_ego, VEHICLE_M)
+    check_poses(source, "global_from_ego", global_from_ego, PLANET_M)
+    return {
+        "image_from_camera": image_from_camera.astype(np.float32),
+        "camera_from_ego": camera_from_ego.astype(np.float32),
+        "global_from_ego": global_from_ego,
+    }
+
+
+def _array(where: str, meta: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Float64[np.ndarray, "*shape"]:
+    source = Source(f"{where}: {META_MEMBER}", PACK_AGAIN)
     try:
-        matrix = np.array(meta[name], np.float64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: {META_MEMBER} is damaged: {error!r}. {PACK_AGAIN}") from error
-    if matrix.shape != shape or not np.isfinite(matrix).all():
-        raise DataError(f"{where}: {name} has shape {matrix.shape} or is not finite, expected {shape}")
-    return matrix
+        values = np.array(meta[name])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise source.damaged(f"{error!r}") from error
+    if values.dtype.kind not in "iuf" or values.shape != shape or not np.isfinite(values).all():
+        raise source.damaged(f"{name} is {values.dtype} {values.shape}, expected finite numbers of shape {shape}")
+    return values.astype(np.float64)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from protoocc.checkpoint import load_torch, read_safetensors
 from protoocc.config import WeightsConfig, WeightsFormat
 from schemas.errors import CheckpointError
+from schemas.outside import shorten
+from schemas.outside.weights import unwrap_state
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,14 @@ def read_weights(path: Path, format: WeightsFormat | None = None, *, least_share
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        loaded = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged file fails in many ways: zip, pickle, encoding, memory
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no readable file of weights: {reason}") from error
-    tensors, settings = _unwrap(path, loaded)
+    except OSError as error:
+        raise CheckpointError(f"{path} is no readable file of weights: {error.strerror}") from error
+    loaded = read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    tensors, notes = unwrap_state(path, loaded, lambda value: isinstance(value, Tensor))
+    for note in notes:
+        logger.warning(note)
+    check_tensors(path, tensors)
+    settings = _settings(loaded)
     format = format or _detect(path, tensors)
     record = WeightsConfig(file=str(path), sha256=digest, format=format, least_share=least_share)
     return WeightsFile(record, tensors, settings)
@@ -73,36 +78,24 @@ def reread_weights(record: WeightsConfig) -> WeightsFile:
     return weights
 
 
-def _load_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise
-        raise CheckpointError(
-            f"{path} holds a Python object ({found[1]}) beside its tensors; reading it could run any code, so it is "
-            'refused. If you trust its source, copy the tensors once: python -c "import torch; data = '
-            f"torch.load('{path}', weights_only=False); torch.save(data.get('state_dict', data), 'weights.pth')\""
-        ) from error
+def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses tensors whose values share memory: a file of some bytes can declare one of any size that way.
+
+    Raises:
+        CheckpointError: names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: tensor {shorten(name)} {tuple(tensor.shape)} is no plain one of its own size"
+            )
 
 
-def _unwrap(path: Path, loaded: Any) -> tuple[dict[str, Tensor], str]:
-    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
-    if not isinstance(inner, Mapping) or not inner or not all(isinstance(value, Tensor) for value in inner.values()):
-        raise CheckpointError(
-            f"{path} holds {_describe(inner)}; expected named tensors, at the top or under 'state_dict'"
-        )
-    meta = loaded.get("meta") if inner is not loaded else None
+def _settings(loaded: Any) -> str:
+    """Text of the configuration that mmcv stores beside the weights."""
+    meta = loaded.get("meta") if isinstance(loaded, Mapping) else None
     settings = meta.get("config") if isinstance(meta, Mapping) else None
-    return {str(name): value for name, value in inner.items()}, settings if isinstance(settings, str) else ""
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return f"one {type(value).__name__}"
-    entries = [f"'{name}' ({type(entry).__name__})" for name, entry in list(value.items())[:5]]
-    return f"a dict of {len(value)}: {', '.join(entries)}" if entries else "an empty dict"
+    return settings if isinstance(settings, str) else ""
 
 
 def _detect(path: Path, tensors: Mapping[str, Tensor]) -> WeightsFormat:

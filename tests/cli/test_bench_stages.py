@@ -17,7 +17,7 @@ from pipelines.scheduler import Scheduler
 def cost(stage: str, samples: int, driver_mb: float) -> StageCost:
     """Half a millisecond a sample, twice that for `masks`; each has 11 tasks."""
     seconds = samples / (1000 if stage == "masks" else 2000)
-    figures = {"plan_s": 1.0, "start_s": 2.0, "tasks_s": 0.5, "seconds": seconds, "rerun_s": 0.25}
+    figures = {"plan_s": 1.0, "start_s": 2.0, "tasks_s": 0.5, "seconds": seconds, "cpu_s": seconds, "rerun_s": 0.25}
     return StageCost(stage=stage, samples=samples, tasks=11, driver_mb=driver_mb, worker_mb=300.0, **figures)
 
 

@@ -18,7 +18,7 @@ from pipelines.stage import Runtime, read_manifest
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import ConfigError, DataError, SetupError, StageError
-from schemas.records import RECORDS_FILE, read_index, read_records
+from schemas.records import read_index, read_records
 from schemas.store import NO_SEGMENT
 
 SEEDS = SeedsConfig()
@@ -102,18 +102,19 @@ def test_changed_settings_are_refused(masked: Path, world_dataset: DatasetSpec, 
     with pytest.raises(ConfigError, match="config.settings.segments: was 299, now 91"):
         make_masks(world_dataset, masked, SeedsConfig(segments=91), sync_runtime)
     cropped = ImageSpec(resize=(200, 112), crop=(0, 0, 200, 104))
-    with pytest.raises(ConfigError, match=r"config.image.crop: was \[0, 8, 200, 104\], now \[0, 0, 200, 104\]"):
+    with pytest.raises(ConfigError, match=r"dataset.image.crop: was \[0, 8, 200, 104\], now \[0, 0, 200, 104\]"):
         make_masks(world_dataset.model_copy(update={"image": cropped}), masked, SEEDS, sync_runtime)
 
 
-def test_rows_outside_splits_stay_empty(work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime) -> None:
-    path = work / "records" / RECORDS_FILE
-    lines = path.read_text().splitlines()
-    lines[1] = lines[1].replace('"splits":["train"]', '"splits":[]')
-    path.write_text("\n".join(lines) + "\n")
-    summary = make_masks(world_dataset, work, SEEDS, sync_runtime)
+def test_rows_outside_splits_stay_empty(world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path) -> None:
+    from pipelines.prepare import prepare
+
+    splits = {**world_dataset.splits, "train": SplitSpec(scenes=("synth-0000",), limit=1)}
+    dataset = world_dataset.model_copy(update={"splits": splits})
+    prepare(dataset, tmp_path, sync_runtime)
+    summary = make_masks(dataset, tmp_path, SEEDS, sync_runtime)
     assert (summary.done, summary.dropped, summary.counts["outside_splits"]) == (3, {}, 1.0)
-    store = open_store(work / "masks-seeds.zarr", "masks")
+    store = open_store(tmp_path / "masks-seeds.zarr", "masks")
     assert (store["segment_id"][1] == NO_SEGMENT).all() and (store["segment_count"][1] == 0).all()
     assert (store["segment_id"][2] != NO_SEGMENT).all()
 

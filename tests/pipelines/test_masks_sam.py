@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -269,7 +271,7 @@ def test_text_and_cut_files_are_no_checkpoints(checkpoint: Path, tmp_path: Path)
     for number, data in enumerate([b"hello", b"", checkpoint.read_bytes()[:5000]]):
         path = tmp_path / f"{number}.pth"
         path.write_bytes(data)
-        with pytest.raises(CheckpointError, match=rf"{number}.pth is no readable checkpoint"):
+        with pytest.raises(CheckpointError, match=rf"{number}.pth is no readable file of weights"):
             load_sam(path, None)
 
 
@@ -278,13 +280,52 @@ def test_other_weights_and_shapes_are_refused(checkpoint: Path, tmp_path: Path) 
     with pytest.raises(CheckpointError, match="no Segment Anything checkpoint: weight 'image_encoder.pos_embed' is"):
         load_sam(tmp_path / "resnet.pth", None)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="expected a dict of weights"):
+    with pytest.raises(CheckpointError, match="holds one list; expected named tensors"):
         load_sam(tmp_path / "list.pth", None)
     state = torch.load(checkpoint, weights_only=True)
     del state["image_encoder.neck.1.weight"]
     torch.save(state, tmp_path / "holed.pth")
     with pytest.raises(CheckpointError, match="does not fit a Segment Anything model"):
         load_sam(tmp_path / "holed.pth", None)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "notes"),
+    [
+        (lambda state: {"model": state, "epoch": 3}, ["taken from its entry 'model'"]),
+        (lambda state: {"state_dict": state}, ["taken from its entry 'state_dict'"]),
+        (lambda state: {f"module.{name}": value for name, value in state.items()}, ["'module.' taken off"]),
+        (
+            lambda state: {"model": {"state_dict": {f"module.{name}": value for name, value in state.items()}}},
+            ["taken from its entry 'model'", "taken from its entry 'state_dict'", "'module.' taken off"],
+        ),
+    ],
+)
+def test_wrapped_weights_are_read_and_said(
+    checkpoint: Path,
+    tmp_path: Path,
+    wrap: Callable[[dict[str, torch.Tensor]], object],
+    notes: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(wrap(state), tmp_path / "wrapped.pth")
+    loaded = load_sam(tmp_path / "wrapped.pth", None).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert len(caplog.messages) == len(notes)
+    assert all(f"wrapped.pth: {'' if note[0] == chr(39) else 'weights '}{note}" in caplog.text for note in notes)
+
+
+def test_python_object_beside_the_weights_is_explained(checkpoint: Path, tmp_path: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({"model": state, "args": argparse.Namespace(lr=1)}, tmp_path / "object.pth")
+    with pytest.raises(CheckpointError, match=r"holds Python objects .*\(argparse.Namespace\).*copy the tensors once"):
+        load_sam(tmp_path / "object.pth", None)
+    torch.save({"model": state, "state_dict": state}, tmp_path / "two.pth")
+    with pytest.raises(
+        CheckpointError, match="a dict of 2: 'model' .OrderedDict., 'state_dict' .OrderedDict.; expected named"
+    ):
+        load_sam(tmp_path / "two.pth", None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -290,6 +290,13 @@ def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None
         )
 
 
+def test_categories_that_the_table_has_no_class_for(tmp_path: Path) -> None:
+    table = OCC3D.model_copy(update={"names": ("nobody", *OCC3D.names[1:])})
+    dataset = dataset_at(tmp_path, table)
+    with pytest.raises(DataError, match="category 'static.other' has no class in the table of 'street'.*`categories`"):
+        read_scene(dataset, LidarConfig(), [keyframe(tmp_path, 0, labelled=True)], drop_broken=False)
+
+
 def digest(folder: Path) -> str:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return hashlib.sha256(b"".join(bytes(p.relative_to(folder)) + p.read_bytes() for p in paths)).hexdigest()

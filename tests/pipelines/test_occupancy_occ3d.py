@@ -45,9 +45,11 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     [
         ({"semantics": np.full(SHAPE, 18, np.uint8)}, r"'semantics' holds 18, expected 0\.\.17"),
         ({"mask_camera": np.full(SHAPE, 2, np.uint8)}, r"'mask_camera' holds 2, expected 0\.\.1"),
-        ({"mask_lidar": np.zeros(SHAPE, bool)}, "'mask_lidar' is bool"),
+        ({"mask_lidar": np.zeros(SHAPE, np.float32)}, "'mask_lidar' is float32"),
+        ({"semantics": np.full(SHAPE, 256, np.int64)}, r"'semantics' holds 256, expected 0\.\.17"),
+        ({"semantics": np.full(SHAPE, -1, np.int8)}, r"'semantics' holds -1, expected 0\.\.17"),
         ({"semantics": np.zeros((2, 3, 5), np.uint8)}, r"uint8 \(2, 3, 5\), expected uint8 \(2, 3, 4\)"),
-        ({"semantics": np.array([{}], dtype=object)}, "unreadable"),
+        ({"semantics": np.array([{}], dtype=object)}, r"is damaged: .*\(objects"),
     ],
 )
 def test_names_what_is_wrong(tmp_path: Path, changes: dict[str, np.ndarray], message: str) -> None:
@@ -67,7 +69,7 @@ def test_missing_array_missing_file_and_cut_file(tmp_path: Path) -> None:
     whole = write(tmp_path).read_bytes()
     for kept in (0, 10, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:kept])
-        with pytest.raises(DataError, match="unreadable or cut short"):
+        with pytest.raises(DataError, match="is damaged"):
             read_labels(path, "token", DATASET)
 
 

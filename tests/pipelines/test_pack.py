@@ -164,6 +164,13 @@ def test_manifest_and_indexes_are_those_of_the_shared_models(packed, world_datas
         assert all(set(sample.members) == set(manifest.extensions) for sample in index.samples)
 
 
+def test_images_of_single_cameras_are_part_of_the_plan(world_dataset, stored, sync_runtime):
+    wide = ImageSpec(resize=(200, 112), crop=(0, 0, 200, 104))
+    other = world_dataset.model_copy(update={"camera_images": {"CAM_BACK": wide}})
+    with pytest.raises(ConfigError, match=r"masks-seeds.zarr: camera_images.CAM_BACK.crop: was None, now \[0, 0, 200"):
+        pack(other, stored, PackConfig(), sync_runtime)
+
+
 def test_resize_then_crop_by_hand():
     image = np.zeros((4, 8, 3), np.uint8)
     image[2:, 4:] = 100  # after halving: rows 1, columns 2..3

@@ -156,9 +156,9 @@ def test_killed_after_joining_gives_the_same_bytes(
 def test_killed_while_drafting_gives_the_same_bytes(
     prepared: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:
-    (tmp_path / "records/units").mkdir(parents=True)
-    (tmp_path / "records/drafts").mkdir()
-    (tmp_path / "records/drafts/synth-0000.jsonl").write_text("half a li")
+    (tmp_path / "records.new/units").mkdir(parents=True)
+    (tmp_path / "records.new/drafts").mkdir()
+    (tmp_path / "records.new/drafts/synth-0000.jsonl").write_text("half a li")
     prepare(world_dataset, tmp_path, sync_runtime)
     assert files_below(tmp_path / "records") == files_below(prepared / "records")
 

@@ -50,9 +50,9 @@ def test_plan_reads_no_records_and_a_task_only_its_own(name: str, work: WorkFold
     stage.create(stage.folder)
     own = stage.units[0] if name == "pack" else Unit("own", 2, tuple(entries[:2]))
     assert [entry.scene for entry in own.entries] == ["synth-0000", "synth-0000"]
-    assert stage.work(own).done == 2
+    assert stage.work(stage.folder, own).done == 2
     with pytest.raises(DataError, match=r"samples.jsonl, line 3 \(bytes \d+ to \d+\) is no record"):
-        stage.work(stage.units[1] if name == "pack" else Unit("other", 2, tuple(entries[2:])))
+        stage.work(stage.folder, stage.units[1] if name == "pack" else Unit("other", 2, tuple(entries[2:])))
 
 
 def test_generated_log_is_as_large_to_read_as_nuscenes(world_dataset: DatasetSpec, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_generated_log_is_as_large_to_read_as_nuscenes(world_dataset: DatasetSpe
 
 @pytest.mark.slow
 def test_memory_is_flat_and_time_linear(tmp_path: Path) -> None:
-    """Each stage in a process of its own; bounds on time are wide, because other programs share the machine."""
+    """Each stage in a process of its own. Processor time is compared, because other programs share the machine."""
     half, full = (bench_stages(tmp_path, count, Scheduler(workers=1)) for count in (2_500, 5_000))
     assert [cost.stage for cost in full] == list(STAGES)
     for small, large in zip(half, full, strict=True):
@@ -79,5 +79,5 @@ def test_memory_is_flat_and_time_linear(tmp_path: Path) -> None:
         assert large.driver_mb < small.driver_mb + 60
         assert large.worker_mb < small.worker_mb + 60
         assert large.rerun_s < 10
-        assert large.plan_s + large.tasks_s < 3 * (small.plan_s + small.tasks_s) + 2
-        assert large.seconds < 60
+        assert large.cpu_s < 2.2 * small.cpu_s + 1
+        assert large.cpu_s / large.samples < 0.01

@@ -21,7 +21,7 @@ def test_labels_of_a_scene_are_those_of_the_stages(world_dataset: DatasetSpec, s
         labels = label_scene(world_dataset, "synth-0001", tmp_path / "one", Occ3dConfig())
         assert list(labels) == list(expected)
         for token, row in expected.items():
-            for name, array in stored_labels(stored, row).items():
+            for name, array in stored_labels(stored, row, token).items():
                 assert np.array_equal(labels[token][name], array), (token, name)
 
 

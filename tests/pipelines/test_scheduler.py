@@ -66,7 +66,7 @@ def test_no_more_tasks_in_flight_than_workers(workers: int) -> None:
     assert finished == tasks.taken == 40
 
 
-def grow(folder: Path, size: int, greedy: str, unit: Unit) -> UnitReport:
+def grow(size: int, greedy: str, folder: Path, unit: Unit) -> UnitReport:
     """Takes so many bytes if it is the greedy unit, and goes on until it is stopped."""
     parts = []
     while unit.name == greedy and sum(part.nbytes for part in parts) < size:
@@ -78,7 +78,7 @@ def grow(folder: Path, size: int, greedy: str, unit: Unit) -> UnitReport:
 
 
 def growing_stage(folder: Path, greedy: str) -> Stage:
-    work = partial(grow, folder, 800 << 20, greedy)
+    work = partial(grow, 800 << 20, greedy)
     return Stage("toy", folder, {}, {}, UNITS, work, create=lambda path: path.mkdir())
 
 

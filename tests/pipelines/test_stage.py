@@ -14,7 +14,18 @@ import pytest
 
 from pipelines.files import folder_bytes, write_bytes
 from pipelines.scheduler import Scheduler
-from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage, scene_units, units_of
+from pipelines.stage import (
+    Layout,
+    Piece,
+    Runtime,
+    Stage,
+    Unit,
+    UnitReport,
+    read_manifest,
+    run_stage,
+    scene_units,
+    units_of,
+)
 from schemas.errors import ConfigError, DataError, StageError
 from schemas.records import RecordEntry
 
@@ -22,7 +33,7 @@ NUM_RECORDS = 7
 SYNC = Runtime(scheduler=Scheduler(kind="sync"))
 
 
-def write_squares(folder: Path, bad: frozenset[int], on_error: str, unit: Unit) -> UnitReport:
+def write_squares(bad: frozenset[int], on_error: str, factor: int, folder: Path, unit: Unit) -> UnitReport:
     """Writes one file per record; records in ``bad`` are broken."""
     dropped = {}
     for index in (entry.row for entry in unit.entries):
@@ -31,7 +42,7 @@ def write_squares(folder: Path, bad: frozenset[int], on_error: str, unit: Unit) 
                 raise DataError(f"sample s{index}: file f{index} is missing. Restore it.")
             dropped[f"s{index}"] = f"file f{index} is missing"
             continue
-        write_bytes(folder / f"{index}.txt", str(index * index).encode())
+        write_bytes(folder / f"{index}.txt", str(factor * index * index).encode())
     return UnitReport(done=unit.size - len(dropped), dropped=dropped, counts={"records": float(unit.size)})
 
 
@@ -42,10 +53,15 @@ def toy_stage(folder: Path, *, bad: frozenset[int] = frozenset(), on_error: str 
         config={"settings": {"factor": factor}},
         inputs={"records": "abc"},
         units=units_of(entries(NUM_RECORDS), 3),
-        work=partial(write_squares, folder, bad, on_error),
+        work=partial(write_squares, bad, on_error, factor),
         create=lambda path: write_bytes(path / "zarr.json", b"{}"),
-        finish=lambda path: {"files": len(list(path.glob("*.txt")))},
+        finish=lambda path: {"texts": len(list(path.glob("*.txt")))},
+        layout=Layout(("zarr.json", *(f"{row}.txt" for row in range(7))), squares_of, ("zarr.json",), has_rows=True),
     )
+
+
+def squares_of(unit: Unit) -> list[Piece]:
+    return [Piece(entry.token, (f"{entry.row}.txt",)) for entry in unit.entries]
 
 
 def entries(count: int, scene: str = "a") -> list[RecordEntry]:
@@ -90,7 +106,7 @@ def test_manifest_comes_last_and_says_all(tmp_path: Path) -> None:
     )
     manifest = read_manifest(tmp_path / "toy")
     assert (manifest.done, manifest.dropped, manifest.counts) == (7, {}, {"records": 7.0})
-    assert manifest.model_extra == {"files": 7}
+    assert manifest.model_extra == {"texts": 7}
     assert (summary.done, summary.skipped) == (7, False)
     assert progress == [(0, 7), (3, 7), (6, 7), (7, 7)]
 
@@ -133,8 +149,8 @@ from dataclasses import replace
 from pipelines.stage import run_stage, UnitReport
 from tests.pipelines.test_stage import SYNC, toy_stage
 stage = toy_stage(Path(sys.argv[1]))
-def work(unit):
-    report = stage.work(unit)
+def work(folder, unit):
+    report = stage.work(folder, unit)
     if unit.name == sys.argv[2]:
         os.kill(os.getpid(), signal.SIGKILL)  # after the bytes, before the marker
     return report
@@ -154,7 +170,7 @@ def test_killed_run_ends_in_the_same_bytes(unit: str, tmp_path: Path, clean: dic
 
 
 def test_interrupted_create_starts_afresh(tmp_path: Path, clean: dict[str, bytes]) -> None:
-    write_bytes(tmp_path / "toy/zarr.json", b"half")
+    write_bytes(tmp_path / "toy.new/zarr.json", b"half")
     run_stage(toy_stage(tmp_path / "toy"), SYNC)
     assert files_below(tmp_path / "toy") == clean
 
@@ -181,7 +197,7 @@ def test_failure_names_every_bad_unit_and_keeps_the_good(tmp_path: Path, clean: 
     assert "2 of 3 units failed" in message
     assert "part-00000: sample s1: file f1 is missing" in message
     assert "part-00002: sample s6: file f6 is missing" in message
-    assert "--on-error drop --overwrite" in message
+    assert message.endswith("leave them out with --on-error drop.")
     assert [path.name for path in (folder / "units").iterdir()] == ["part-00001.json"]
     assert not (folder / "manifest.json").exists()
     run_stage(toy_stage(folder), SYNC)  # repaired
@@ -204,7 +220,7 @@ def test_dropping_everything_fails(tmp_path: Path) -> None:
 
 
 def test_bugs_are_not_dressed_as_user_errors(tmp_path: Path) -> None:
-    def broken(unit: Unit) -> UnitReport:
+    def broken(folder: Path, unit: Unit) -> UnitReport:
         raise ZeroDivisionError("a bug")
 
     with pytest.raises(ZeroDivisionError):
@@ -214,7 +230,7 @@ def test_bugs_are_not_dressed_as_user_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_foreign_folder_is_left_alone(overwrite: bool, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"holiday")
-    with pytest.raises(ConfigError, match="exists and was not made by this stage"):
+    with pytest.raises(ConfigError, match=r"exists and was not made by this stage .*photo.png"):
         run_stage(toy_stage(tmp_path), replace(SYNC, overwrite=overwrite))
     assert (tmp_path / "photo.png").read_bytes() == b"holiday"
 
@@ -234,12 +250,12 @@ def test_damaged_manifest_is_named(tmp_path: Path, clean: dict[str, bytes]) -> N
 
 
 def test_damaged_plan_is_named(tmp_path: Path, clean: dict[str, bytes]) -> None:
-    (tmp_path / "clean/plan.json").write_text("{")
-    with pytest.raises(DataError, match=r"plan.json is damaged: .*--overwrite"):
-        run_stage(toy_stage(tmp_path / "clean"), SYNC)
-    (tmp_path / "clean/plan.json").write_text("[]")
-    with pytest.raises(ConfigError, match="was made with another configuration"):
-        run_stage(toy_stage(tmp_path / "clean"), SYNC)
+    for text in ("{", "", "[]", "null", '{"stage": "toy"}', "[" * 100_000):
+        (tmp_path / "clean/plan.json").write_text(text)
+        with pytest.raises(DataError, match=r"(?s)plan.json is damaged: .*--overwrite"):
+            run_stage(toy_stage(tmp_path / "clean"), SYNC)
+    run_stage(toy_stage(tmp_path / "clean"), replace(SYNC, overwrite=True))
+    assert files_below(tmp_path / "clean") == clean
 
 
 def test_manifest_knows_the_size_of_the_other_files(tmp_path: Path, clean: dict[str, bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.manifests import fingerprint
 from pipelines.status import StageRow, next_command, stage_rows
 from schemas.errors import DataError
 from schemas.store import FORMAT_VERSION
@@ -24,9 +24,9 @@ def _write(path: Path, value: Any) -> None:
 
 def _finish(folder: Path, inputs: dict[str, Path], **entries: Any) -> None:
     """A finished stage with 7 samples and 1 dropped one."""
-    fingerprints = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in inputs.items()}
+    fingerprints = {name: fingerprint(path.parent) for name, path in inputs.items()}
     plan = {"stage": folder.name, "format_version": FORMAT_VERSION, "config": {}, "inputs": fingerprints}
-    plan |= {"on_error": "drop", **entries}
+    plan |= entries
     marker = {"done": 7, "dropped": {"token-x": "image is truncated"}, "counts": {}}
     _write(folder / "plan.json", plan)
     _write(folder / "units" / "part-00000.json", marker)
@@ -174,11 +174,12 @@ def test_status_loads_no_network_and_no_arrays() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_damaged_marker_is_named(work: Path, tmp_path: Path) -> None:
+def test_damaged_marker_counts_as_a_unit_to_do(work: Path, tmp_path: Path) -> None:
     (work / "occupancy.zarr" / "manifest.json").unlink()
     _write(work / "occupancy.zarr" / "units" / "part-00000.json", {"done": 3})
-    with pytest.raises(DataError, match=r"units/part-00000\.json is damaged: field 'dropped' is missing"):
-        stage_rows(work, "mini", runs=tmp_path / "runs")
+    _write(work / "occupancy.zarr" / "units" / "part-00001.json", {"done": 1, "dropped": {}, "counts": {}})
+    row = stage_rows(work, "mini", runs=tmp_path / "runs")[2]
+    assert (row.state, row.done, row.detail) == ("partial", 1, "1 units")
 
 
 def test_damaged_manifest_is_named(work: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def make_members(number: int, token: str, classes: ClassTable) -> dict[str, byte
     back = [[0, 1, 0, 0], [0, 0, -1, 1], [-1, 0, 0, 0], [0, 0, 0, 1]]
     pose = [[1, 0, 0, 2.0 * number], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     meta = {"token": token, "image_from_camera": [intrinsics] * 2, "camera_from_ego": [front, back]}
-    meta["global_from_ego"] = pose
+    meta |= {"global_from_ego": pose, "cameras": list(CAMERAS), "segment_count": [308, 308]}
     members[META_MEMBER] = json.dumps(meta).encode()
     return members
 

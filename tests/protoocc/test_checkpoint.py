@@ -21,6 +21,7 @@ def save(folder: Path, config: TrainConfig, step: int = 1) -> Path:
 
 
 def edit_weights(checkpoint: Path, **changes: torch.Tensor | None) -> None:
+    (checkpoint / "SHA256SUMS").unlink(missing_ok=True)
     weights = load_file(checkpoint / "model.safetensors")
     for name, value in changes.items():
         name = name.replace("__", ".")
@@ -33,7 +34,12 @@ def edit_weights(checkpoint: Path, **changes: torch.Tensor | None) -> None:
 
 def test_round_trip(tmp_path: Path, tiny_config: TrainConfig) -> None:
     checkpoint = save(tmp_path / "checkpoints", tiny_config)
-    assert sorted(path.name for path in checkpoint.iterdir()) == ["config.json", "model.safetensors", "state.pt"]
+    assert sorted(path.name for path in checkpoint.iterdir()) == [
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+        "state.pt",
+    ]
     torch.manual_seed(1)
     original = ProtoOcc(tiny_config.model).state_dict()
     for path in (checkpoint, checkpoint / "model.safetensors", tmp_path, tmp_path / "checkpoints"):
@@ -76,23 +82,28 @@ def test_other_names_and_shapes_are_listed(tmp_path: Path, tiny_config: TrainCon
 def test_unreadable_files_are_named(tmp_path: Path, tiny_config: TrainConfig) -> None:
     checkpoint = save(tmp_path, tiny_config)
     (checkpoint / "state.pt").write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match="state.pt cannot be read"):
+    with pytest.raises(CheckpointError, match="state.pt is no readable file of weights"):
         load_state(checkpoint / "state.pt")
     weights = (checkpoint / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(weights[:-9])
-    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+    with pytest.raises(
+        CheckpointError, match="state.pt is damaged: cut or changed|model.safetensors is damaged: cut or"
+    ):
+        load_network(checkpoint)
+    (checkpoint / "SHA256SUMS").unlink()
+    with pytest.raises(CheckpointError, match="model.safetensors is no readable file of weights"):
         load_network(checkpoint)
     (checkpoint / "config.json").write_text('{"modell": {}}')
     with pytest.raises(CheckpointError, match="unknown field 'modell'"):
         load_network(checkpoint)
     (checkpoint / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+    with pytest.raises(CheckpointError, match="config.json: not found"):
         load_network(checkpoint)
 
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"path": Path("x")}, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="holds Python objects beside its tensors .pathlib"):
         load_state(tmp_path / "state.pt")
 
 
@@ -112,3 +123,14 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, tiny_config: Trai
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no checkpoint and no run with one"):
         load_network(tmp_path / "absent")
+
+
+def test_damaged_newest_checkpoint_names_the_one_before(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    save(tmp_path / "checkpoints", tiny_config, 1)
+    newest = save(tmp_path / "checkpoints", tiny_config, 2)
+    data = bytearray((newest / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=r"is damaged: cut or changed(.|\n)*before it is .*step-000001: name it"):
+        load_network(tmp_path)
+    load_network(tmp_path / "checkpoints" / "step-000001")

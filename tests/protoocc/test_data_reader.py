@@ -66,8 +66,8 @@ def test_shards_without_masks_have_no_segments(own_shards: Path) -> None:
 @pytest.mark.parametrize(
     ("extension", "message"),
     [
-        ("cam_back.jpg", "CAM_BACK: image is damaged"),
-        ("masks.png", "masks.png: image is damaged"),
+        ("cam_back.jpg", "CAM_BACK is damaged: no JPEG"),
+        ("masks.png", "masks.png is damaged: no PNG"),
         ("occupancy.npz", "occupancy.npz is damaged"),
         ("meta.json", "meta.json is damaged"),
     ],
@@ -84,7 +84,7 @@ def test_pickled_array_is_refused(own_shards: Path) -> None:
     data = io.BytesIO()
     np.savez(data, semantics=np.array([{}], dtype=object))
     overwrite(own_shards, "occupancy.npz", data.getvalue())
-    with pytest.raises(DataError, match="occupancy.npz is damaged"):
+    with pytest.raises(DataError, match=r"'semantics' is damaged: .* \(objects and structures are refused\)"):
         ShardDataset(open_shards(own_shards, "train"))[1]
 
 
@@ -99,7 +99,8 @@ def test_meta_of_another_sample_is_refused(own_shards: Path) -> None:
     [
         ("image_shape", [32, 60], r"image is \(32, 64\) \(H, W\), the manifest says \(32, 60\)"),
         ("grid", {"minimum_m": [0, 0, 0], "voxel_size_m": 1, "shape": [8, 8, 5]}, r"\(8, 8, 4\), the manifest says"),
-        ("cameras", ["CAM_FRONT"], r"masks.png is uint16 \(64, 64\), expected"),
+        ("cameras", ["CAM_FRONT"], r"has cameras \['CAM_FRONT', 'CAM_BACK'\], the manifest says \['CAM_FRONT'\]"),
+        ("cameras", ["CAM_BACK", "CAM_FRONT"], r"has cameras .*, the manifest says \['CAM_BACK', 'CAM_FRONT'\]"),
     ],
 )
 def test_shapes_must_be_those_of_the_manifest(own_shards: Path, field: str, value: object, message: str) -> None:

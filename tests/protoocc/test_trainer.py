@@ -4,17 +4,21 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from protoocc.checkpoint import load_network
 from protoocc.config import TrainConfig
+from protoocc.data import ShardDataset, open_shards
 from protoocc.model import ProtoOcc
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
+from protoocc.presets import read_preset
+from protoocc.run_checks import describe_missing_earlier
 from protoocc.run_folder import open_run, read_metrics
 from protoocc.trainer import train
 from protoocc.training_report import StepReport
-from schemas.errors import ConfigError, StageError
+from schemas.errors import CheckpointError, ConfigError, DataError, StageError
 from schemas.settings import override
 
 
@@ -96,6 +100,34 @@ def test_workers_do_not_change_the_numbers(
     assert losses_of(tmp_path / "run") == losses_of(finished)
 
 
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors", "config.json", "SHA256SUMS"])
+def test_damaged_last_checkpoint_is_set_aside(
+    shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps 7 and 8 come from step 6 again, and the bytes are those of the whole run."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    checkpoints = run / "checkpoints"
+    last = checkpoints / "step-000008"
+    (last / name).write_bytes((last / name).read_bytes()[:100])
+    train(base_config, shards, run, resume=True)
+    assert "step-000008.damaged; the checkpoint before is used" in caplog.text
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000006", "step-000008", "step-000008.damaged"]
+    assert (last / "model.safetensors").read_bytes() == (
+        finished / "checkpoints/step-000008/model.safetensors"
+    ).read_bytes()
+    assert losses_of(run) == losses_of(finished)
+
+
+def test_run_without_a_whole_checkpoint_says_what_to_remove(
+    shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "state.pt").unlink()
+    with pytest.raises(CheckpointError, match="Remove .*step-000006 to start this run again"):
+        train(base_config, shards, run, resume=True)
+
+
 def test_resuming_a_finished_run_does_nothing(
     shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig
 ) -> None:
@@ -137,6 +169,10 @@ def test_resume_refuses_other_shards(
     [
         ("model.grid.voxel_size_m=0.5", "the network's grid is"),
         ("model.num_classes=20", "the network has 20 classes, .* has 18"),
+        (
+            "schedule.warmup_steps=9",
+            r"warm-up of 9 steps is longer than the run of 8 steps \(5 samples in batches of 2\)",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
@@ -152,7 +188,7 @@ def test_shards_without_masks_need_the_loss_off(own_shards: Path, tmp_path: Path
     (own_shards / "manifest.json").write_text(json.dumps({**manifest, "masks": None}))
     with pytest.raises(ConfigError, match="cannot train on .*: the shards hold no pseudo masks"):
         train(tiny_config, own_shards, tmp_path / "run")
-    config = override(tiny_config, ["model.prototype_optimisation=false", "schedule.steps=1"])
+    config = override(tiny_config, ["model.prototype_optimisation=false", "schedule.steps=2"])
     assert train(config, own_shards, tmp_path / "run").last["cls"] == 0.0
 
 
@@ -174,7 +210,7 @@ def test_epochs_become_steps(shards: Path, tmp_path: Path, tiny_config: TrainCon
 def test_training_leaves_the_callers_state_alone(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    train(override(tiny_config, ["schedule.steps=1"]), shards, tmp_path / "run")
+    train(override(tiny_config, ["schedule.steps=2"]), shards, tmp_path / "run")
     assert torch.equal(before, torch.get_rng_state())
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -218,3 +254,60 @@ def test_run_of_an_older_release_can_be_resumed(tiny_config: TrainConfig, tmp_pa
     path.write_text(json.dumps(stored))
     with pytest.raises(ConfigError, match=r"optimizer.lr: was 0.5"):
         open_run(tmp_path / "run", tiny_config, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("semantics", 255),
+            "none of its 5 samples has a voxel .*5 samples without a known class, 0 without an observed",
+        ),
+        (
+            ("mask_camera", 0),
+            "none of its 5 samples has a voxel .*0 samples without a known class, 5 without an observed",
+        ),
+    ],
+)
+def test_split_that_teaches_nothing_is_refused(
+    shards: Path,
+    tmp_path: Path,
+    tiny_config: TrainConfig,
+    change: tuple[str, int],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Labels that are all unknown or all unseen give a loss of zero at every step."""
+    whole, (name, value) = ShardDataset.occupancy, change
+    monkeypatch.setattr(
+        ShardDataset, "occupancy", lambda self, index: whole(self, index) | {name: np.full((8, 8, 4), value, np.uint8)}
+    )
+    with pytest.raises(DataError, match=message):
+        train(tiny_config, shards, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_earlier_frames_are_told(own_shards: Path, tmp_path: Path) -> None:
+    """Of frames 0, 1, 2 and 0, 1 the split keeps 0, 2 and 0: one of one keyframe before frame 2 is missing."""
+    for name, dropped in (("train-00000", [1]), ("train-00001", [1])):
+        path = own_shards / f"{name}.index.json"
+        index = json.loads(path.read_text())
+        index["samples"] = [sample for sample in index["samples"] if sample["frame"] not in dropped]
+        path.write_text(json.dumps(index))
+    manifest = json.loads((own_shards / "manifest.json").read_text())
+    for shard, count in zip(manifest["shardlist"], (2, 1), strict=False):
+        shard["nsamples"] = count
+    (own_shards / "manifest.json").write_text(json.dumps(manifest))
+    split = open_shards(own_shards, "train")
+    assert describe_missing_earlier(ShardDataset(split)) is None
+    text = describe_missing_earlier(ShardDataset(split, frames=2, interval=1))
+    assert text is not None
+    assert r"1 of 1 earlier keyframes (100 %) that the network reads (1 before each) are not in the split" in text
+    assert describe_missing_earlier(ShardDataset(split, frames=2, interval=2)) is None
+
+
+def test_fewer_steps_shrink_the_warm_up_of_a_preset() -> None:
+    # 15 of 800 steps: 15 * 400 / 800 = 7.
+    assert read_preset("demo", ["schedule.steps=400"]).schedule.warmup_steps == 7
+    assert read_preset("demo", ["schedule.steps=1200"]).schedule.warmup_steps == 15
+    assert read_preset("demo", ["schedule.steps=400", "schedule.warmup_steps=300"]).schedule.warmup_steps == 300

@@ -225,7 +225,7 @@ def test_python_objects_in_meta_have_a_remedy(tmp_path: Path, resnet50: Path) ->
     """mmcv files may hold numpy arrays; the printed command makes a file that loads."""
     tensors = read_weights(resnet50).tensors
     path = write(tmp_path / "mmcv.pth", {"state_dict": tensors, "meta": {"PALETTE": np.zeros(3)}})
-    with pytest.raises(CheckpointError, match="holds a Python object .*numpy.*copy the tensors once") as caught:
+    with pytest.raises(CheckpointError, match="holds Python objects .*numpy.*copy the tensors once") as caught:
         read_weights(path)
     command = str(caught.value).split('python -c "')[1].removesuffix('"')
     assert "weights_only=False" in command
@@ -237,7 +237,8 @@ def test_python_objects_in_meta_have_a_remedy(tmp_path: Path, resnet50: Path) ->
     ("data", "message"),
     [
         ({"epoch": 3, "optimizer": {}}, r"a dict of 2: 'epoch' \(int\), 'optimizer' \(dict\); expected named tensors"),
-        ({"state_dict": {}}, "an empty dict"),
+        ({"state_dict": {}}, r"a dict of 1: 'state_dict' \(dict\)"),
+        ({}, "an empty dict"),
         ([1, 2], "one list"),
         ({"encoder.weight": torch.zeros(2)}, r"1 tensors \(encoder.weight, ...\), whose names are neither"),
     ],

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
+from pipelines.files import names_fingerprint
 from pipelines.prepare.nuscenes.keyframes import plan_keyframes
 from pipelines.prepare.nuscenes.raw_tables import load_devkit, maps_fingerprint, table_folder, tables_fingerprint
 from pipelines.prepare.nuscenes.sample_rows import SampleReader
@@ -31,9 +32,10 @@ class NuScenesSource:
         self._dataset = dataset
 
     def fingerprint(self) -> Mapping[str, str]:
-        """SHA-256 of the tables and of the map masks that they name."""
-        folder = table_folder(self._dataset)
-        return {"tables": tables_fingerprint(folder), "maps": maps_fingerprint(self._dataset.root, folder)}
+        """SHA-256 of the tables, of the map masks that they name and of the names of the sweeps."""
+        root, folder = self._dataset.root, table_folder(self._dataset)
+        sweeps = "none" if self._dataset.lidar is None else names_fingerprint(root / "sweeps" / self._dataset.lidar)
+        return {"tables": tables_fingerprint(folder), "maps": maps_fingerprint(root, folder), "sweeps": sweeps}
 
     def keyframes(self) -> Sequence[Keyframe]:
         """Keyframes of the scenes that some split names, from two small tables."""

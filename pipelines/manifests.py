@@ -1,0 +1,111 @@
+"""Plans, markers and manifests of stage folders: read with clear errors, and the fingerprint of what a stage made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.errors import DataError
+from schemas.settings import describe_validation
+from schemas.store import FORMAT_VERSION
+from schemas.workfolder import MANIFEST, PLAN, UNITS, PlanFile, StageManifest, StagePlan, UnitMarker
+
+Model = TypeVar("Model", bound=BaseModel)
+
+AGAIN = "Run the stage again with --overwrite."
+
+
+def read_manifest(folder: Path) -> StageManifest:
+    """Manifest of a finished stage folder; entries of its own stage are in `model_extra`.
+
+    Raises:
+        DataError: the stage has not finished, its manifest is damaged, or its format version is not this program's.
+    """
+    return _parse(folder / MANIFEST, StageManifest, _command(folder))
+
+
+def read_plan(folder: Path) -> PlanFile:
+    """Plan of a stage folder.
+
+    Raises:
+        DataError: there is none, it is damaged, or its format version is not this program's.
+    """
+    return _parse(folder / PLAN, PlanFile, AGAIN)
+
+
+def read_marker(folder: Path, unit: str) -> UnitMarker | None:
+    """Marker of a unit; None where there is none or where it is empty, half written or damaged."""
+    try:
+        return UnitMarker.model_validate_json(marker_path(folder, unit).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def marker_path(folder: Path, unit: str) -> Path:
+    """Marker file of a unit."""
+    return folder / UNITS / f"{unit}.json"
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over what a finished stage made: its files, its rows and the samples that it lacks.
+
+    What it was made from is not part of it: a stage that is made again and gives the same bytes keeps the stages that
+    read it valid. `pipelines.lineage` checks where the bytes came from.
+
+    Raises:
+        DataError: as `read_manifest`.
+    """
+    return content_of(read_manifest(folder))
+
+
+def content_of(manifest: StageManifest) -> str:
+    """`fingerprint` from a manifest."""
+    parts = [manifest.stage, manifest.format_version, manifest.done, sorted(manifest.dropped), manifest.files]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _parse(path: Path, model: type[Model], again: str) -> Model:
+    try:
+        values: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path.parent} is not finished (no {path.name}). Run the stage that makes it first{_first(path.parent)}."
+        ) from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}. {again}") from error
+    if isinstance(values, dict) and values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {values['format_version']}, this program reads {FORMAT_VERSION}. {again}"
+        )
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise DataError(f"{describe_validation(f'{path} is damaged', error)}\n{again}") from error
+
+
+def command_of(folder: Path, plan: StagePlan) -> str:
+    """Command line that makes a stage's folder, without --overwrite; empty where the plan does not tell."""
+    return plan.command.replace("{folder}", shlex.quote(str(folder)))
+
+
+def _command(folder: Path) -> str:
+    """How to make a folder again, from its plan where that can be read."""
+    command = _planned_command(folder)
+    return f"Run `{command} --overwrite`." if command else AGAIN
+
+
+def _first(folder: Path) -> str:
+    command = _planned_command(folder)
+    return f": `{command}`" if command else ""
+
+
+def _planned_command(folder: Path) -> str:
+    try:
+        return command_of(folder, PlanFile.model_validate_json((folder / PLAN).read_bytes()))
+    except (OSError, ValidationError):
+        return ""

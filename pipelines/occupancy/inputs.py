@@ -1,0 +1,56 @@
+"""Raw files that labels come from, and the options of the command line that choose a source."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipelines.occupancy.config import LIDAR_PRESETS, LidarConfig, Occ3dConfig
+from pipelines.occupancy.label_sets import ImportConfig
+from schemas.datasets import DatasetSpec
+from schemas.records import SampleRecord
+
+
+def files_of_scene(dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord]) -> Iterator[Path]:
+    """Sweeps, point labels and class images that the labels of a scene rest on.
+
+    Args:
+        dataset: root and cameras.
+        config: whether class images are read.
+        records: all keyframes of the scene.
+    """
+    for record in records:
+        for sweep in (record.lidar, *record.sweeps):
+            if sweep is not None:
+                yield dataset.root / sweep.path
+                if sweep.labels_path is not None:
+                    yield dataset.root / sweep.labels_path
+        if config.image_labels is not None and record.splits:
+            folder = dataset.root / config.image_labels.folder / record.scene / record.token
+            yield from (folder / f"{channel}.png" for channel in dataset.cameras)
+
+
+def source_options(source: Occ3dConfig | LidarConfig | ImportConfig) -> str:
+    """Options of `protoocc occupancy` that give this source."""
+    options = ["--source", source.kind]
+    if isinstance(source, ImportConfig):
+        options += ["--labels", str(source.labels), *(["--resample"] if source.resample else [])]
+    elif isinstance(source, LidarConfig):
+        options += _lidar_options(source)
+    return shlex.join(options)
+
+
+def _lidar_options(config: LidarConfig) -> list[str]:
+    """The preset that differs least, and what differs from it."""
+    plain = config.model_copy(update={"image_labels": None}).model_dump(mode="json")
+    presets = {name: preset.model_dump(mode="json") for name, preset in LIDAR_PRESETS.items()}
+    changed = {name: [key for key in plain if plain[key] != preset[key]] for name, preset in presets.items()}
+    nearest = min(presets, key=lambda name: len(changed[name]))
+    options = [] if nearest == "default" else ["--thresholds", nearest]
+    if config.image_labels is not None:
+        options += ["--image-labels", config.image_labels.folder]
+    for key in changed[nearest]:
+        options += ["--set", f"{key}={json.dumps(plain[key])}"]
+    return options

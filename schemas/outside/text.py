@@ -1,0 +1,132 @@
+"""JSON and YAML from outside: size, depth and numbers have limits."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import accumulate
+from typing import Any, Final
+
+import yaml
+
+from schemas.errors import DataError
+from schemas.outside.limits import DEPTH, DIGITS, JSON_BYTES, JSON_VALUES, YAML_VALUES
+from schemas.outside.source import Source, shorten
+
+_OTHERS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_YamlLoader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The loader of libyaml where it is there: ten times as fast; both make plain values alone."""
+_INTEGERS: Final = range(-(2**63), 2**63)
+
+
+def parse_json(source: Source, data: bytes, largest: int = JSON_BYTES) -> dict[str, Any]:
+    """A JSON object whose numbers are finite and fit 64 bits.
+
+    Args:
+        source: for messages.
+        data: the text, UTF-8.
+        largest: bytes that it may have.
+
+    Raises:
+        DataError: no JSON object, or larger, deeper or with larger numbers than `limits` allows.
+    """
+    value = parse_json_value(source, data, largest)
+    if not isinstance(value, dict):
+        raise source.damaged(f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> Any:
+    """As `parse_json`, for any value.
+
+    Raises:
+        DataError: as `parse_json`.
+    """
+    if len(data) > largest:
+        raise source.error(f"has {len(data):,} bytes, at most {largest:,} are allowed")
+    if data.count(b",") > JSON_VALUES:
+        raise source.error(f"holds more than {JSON_VALUES:,} values")
+    if _depth(data) > DEPTH:
+        raise source.error(f"nested more than {DEPTH} deep")
+    try:
+        return json.loads(
+            data.decode(), parse_int=_whole_number, parse_float=_finite_number, parse_constant=_no_constant
+        )
+    except RecursionError as error:
+        raise source.error(f"nested more than {DEPTH} deep") from error
+    except ValueError as error:
+        raise source.damaged(error) from error
+
+
+def parse_yaml(source: Source, data: bytes) -> Any:
+    """A YAML value; see `_check_tree` for what it may hold.
+
+    Args:
+        source: for messages.
+        data: the text, UTF-8, at most `limits.YAML_BYTES`.
+
+    Raises:
+        DataError: no YAML, or beyond the limits.
+    """
+    try:
+        value = yaml.load(data, _YamlLoader)
+    except RecursionError as error:
+        raise source.error(f"nested more than {DEPTH} deep") from error
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DataError(f"{source.where} is no valid YAML: {error}") from error
+    _check_tree(source, value, YAML_VALUES)
+    return value
+
+
+def _check_tree(source: Source, value: Any, largest: int) -> None:
+    """Checks a parsed value: number of values, depth, numbers.
+
+    Aliases count each time, so a file whose aliases multiply is refused before anything walks through it.
+
+    Args:
+        source: for messages.
+        value: mappings and lists of plain values.
+        largest: number of values that it may have.
+
+    Raises:
+        DataError: more or deeper values, a number that is not finite or has over 64 bits.
+    """
+    count, pending = 0, [(value, 1)]
+    while pending:
+        node, depth = pending.pop()
+        count += 1
+        if count > largest:
+            raise source.error(f"holds more than {largest:,} values, those of aliases counted each time")
+        if isinstance(node, (dict, list, tuple, set)):
+            if depth > DEPTH:
+                raise source.error(f"nested more than {DEPTH} deep")
+            inner = [*node.keys(), *node.values()] if isinstance(node, dict) else node
+            pending.extend((entry, depth + 1) for entry in inner)
+        elif (isinstance(node, int) and node not in _INTEGERS) or (isinstance(node, float) and not math.isfinite(node)):
+            raise source.error(f"holds the number {shorten(node)}; expected finite ones of at most 64 bits")
+
+
+def _depth(data: bytes) -> int:
+    """Brackets open at the same time, at most; those in strings count too, which only long strings of them notice."""
+    brackets = data.translate(None, _OTHERS)
+    if len(brackets) <= DEPTH:
+        return 0
+    return max(accumulate(map(_STEPS.__getitem__, brackets)))
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > DIGITS + 1 or (value := int(text)) not in _INTEGERS:
+        raise ValueError(f"the number {shorten(text)} has over 64 bits")
+    return value
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {shorten(text)} is not finite")
+    return value
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no finite number")

@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
+from cli.label_counts import describe_counts
+
 if TYPE_CHECKING:
     from pipelines.scheduler import Scheduler
     from pipelines.stage import StageSummary
@@ -97,3 +99,5 @@ def print_summary(summary: StageSummary) -> None:
     console.print(describe(summary), highlight=False, soft_wrap=True)
     for token, reason in list(summary.dropped.items())[:5]:
         console.print(f"  dropped {token}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+    for line in describe_counts(summary.counts):
+        console.print(f"  {line}", style="yellow", highlight=False, soft_wrap=True)

@@ -41,10 +41,12 @@ def occupancy_source(
         return ImportConfig(kind=source, labels=labels.absolute(), resample=resample)
     if labels is not None or resample:
         raise ConfigError("--labels and --resample belong to --source surroundocc and openoccupancy")
-    if source == "occ3d":
-        return Occ3dConfig()
+    if source == "occ3d" or source == "openocc-v2" or source == "occ3d-waymo":
+        return Occ3dConfig(kind=source)
     if source != "lidar":
-        raise ConfigError(f"--source {source}: expected occ3d, lidar, surroundocc or openoccupancy")
+        raise ConfigError(
+            f"--source {source}: expected occ3d, openocc-v2, occ3d-waymo, lidar, surroundocc or openoccupancy"
+        )
     if thresholds not in LIDAR_PRESETS:
         raise ConfigError(f"--thresholds {thresholds}: expected one of {', '.join(LIDAR_PRESETS)}")
     images = None if image_labels is None else ImageLabels(folder=image_labels)

@@ -114,7 +114,9 @@ def _read_arrays(path: Path, where: str, layout: LayoutName, voxels: int) -> dic
 
 
 def _what_is_missing(name: str, found: frozenset[str], layout: LayoutName) -> str:
-    text = f"array '{name}' is missing; expected {', '.join(LAYOUTS[layout].required)}, found {', '.join(sorted(found))}"
+    text = (
+        f"array '{name}' is missing; expected {', '.join(LAYOUTS[layout].required)}, found {', '.join(sorted(found))}"
+    )
     other = layout_of(found)
     return text if other is None else f"{text}. These are the arrays of `--source {other}`."
 

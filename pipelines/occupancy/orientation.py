@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from schemas.geometry import VoxelGrid
+Index = Int64[np.ndarray, "n k 3"]
+"""Voxels of N places, such as LiDAR returns (K = 1) or boxes with K points each."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +26,23 @@ class Reading:
         words += [f"{' and '.join('xyz'[axis] for axis in self.mirrored)} mirrored"] if self.mirrored else []
         return " and ".join(words) or "as it is"
 
-    def look_up(
-        self, voxels: Bool[np.ndarray, "X Y Z"], index: Int64[np.ndarray, "n 3"]
-    ) -> Bool[np.ndarray, " n"]:
-        """Values of the array at places of the grid, if it is read this way."""
+    def look_up(self, voxels: Bool[np.ndarray, "X Y Z"], index: Index) -> Bool[np.ndarray, " n"]:
+        """Whether each place has a voxel that is True, if the array is read this way."""
         places = index.copy()
         for axis in self.mirrored:
-            places[:, axis] = voxels.shape[axis] - 1 - places[:, axis]
+            places[..., axis] = voxels.shape[axis] - 1 - places[..., axis]
         if self.exchanged:
-            places = places[:, [1, 0, 2]]
-        return voxels[tuple(places.T)]
+            places = places[..., [1, 0, 2]]
+        found: Bool[np.ndarray, " n"] = voxels[tuple(np.moveaxis(places, -1, 0))].any(axis=1)
+        return found
 
 
-AS_IT_IS = Reading()
+AS_IT_IS: Final = Reading()
 
 
-def other_readings(grid: VoxelGrid) -> Iterator[Reading]:
-    """Every other way to read an array of the grid's shape."""
-    for exchanged in (False, True) if grid.shape[0] == grid.shape[1] else (False,):
+def other_readings(shape: tuple[int, ...]) -> Iterator[Reading]:
+    """Every other way to read an array of that shape."""
+    for exchanged in (False, True) if shape[0] == shape[1] else (False,):
         for mirrored in ((), (0,), (1,), (0, 1), (2,)):
             reading = Reading(exchanged, mirrored)
             if reading != AS_IT_IS:
@@ -53,30 +54,33 @@ class Fit:
     """How many places fit an array as it is and in its best other reading."""
 
     places: int
-    fit: int
+    here: int
     """Places that fit as it is."""
     other: Reading
-    other_fit: int
-    only_here: int
-    """Places that fit as it is and not in the other reading."""
-    only_there: int
+    there: int
+    """Places that fit in the other reading."""
 
-    def text(self, what: str) -> str:
-        """One sentence with both shares."""
-        shares = [f"{100 * part / self.places:.1f} %" for part in (self.fit, self.other_fit)]
-        return f"{shares[0]} of {self.places} {what}, {shares[1]} with {self.other}"
+    @property
+    def share(self) -> float:
+        """Of places that fit as it is."""
+        return self.here / self.places
+
+    @property
+    def gain(self) -> float:
+        """By how much the share would rise in the other reading."""
+        return (self.there - self.here) / self.places
+
+    def __str__(self) -> str:
+        return f"{self.share:.1%} of {self.places:,} as it is, {self.there / self.places:.1%} with {self.other}"
 
 
-def best_other_fit(voxels: Bool[np.ndarray, "X Y Z"], index: Int64[np.ndarray, "n 3"], grid: VoxelGrid) -> Fit:
-    """Compares an array with its other readings at places that ought to be True.
+def best_other_fit(voxels: Bool[np.ndarray, "X Y Z"], index: Index) -> Fit:
+    """Compares an array with its other readings at places that ought to have a True.
 
     Args:
         voxels: the array.
-        index: (N, 3) voxels inside the grid.
-        grid: of the array.
+        index: voxels of the places, at least one, inside the array.
     """
-    here = AS_IT_IS.look_up(voxels, index)
-    there = {reading: reading.look_up(voxels, index) for reading in other_readings(grid)}
-    best = max(there, key=lambda reading: int(there[reading].sum()))
-    counts = [int(values.sum()) for values in (here, there[best], here & ~there[best], there[best] & ~here)]
-    return Fit(len(index), counts[0], best, counts[1], counts[2], counts[3])
+    counts = {reading: int(reading.look_up(voxels, index).sum()) for reading in other_readings(voxels.shape)}
+    best = max(counts, key=lambda reading: counts[reading])
+    return Fit(len(index), int(AS_IT_IS.look_up(voxels, index).sum()), best, counts[best])

@@ -28,8 +28,13 @@ FAR_M: Final = 30.0
 """Masks are measured within `NEAR_M` of the vehicle, seen from above, and beyond `FAR_M`."""
 MAX_FAR_EXCESS: Final = 0.05
 """By how much more a mask may mark far away than near the vehicle."""
+MIN_OBSERVED: Final = 0.5
+"""Share of the voxels with LiDAR returns that mask_lidar must mark."""
 MIN_RETURNS: Final = 0.6
-"""Share of the voxels with LiDAR returns that must be occupied, and that mask_lidar must mark."""
+MIN_ADVANTAGE: Final = 0.25
+"""Labels belong elsewhere if fewer voxels with LiDAR returns than `MIN_RETURNS` are occupied and the next best order of
+the axes does not lose at least `MIN_ADVANTAGE` of them. (Thin labels of the right place lose more; on flat, empty land
+no order loses much, but the ground under the returns is occupied.)"""
 MAX_GAIN: Final = 0.05
 """By how much more returns or boxes may fit the labels in another order of their axes."""
 MIN_PLACES: Final = {"returns": 200, "boxes": 8}
@@ -165,10 +170,10 @@ def _doubt_masks(shares: Shares) -> str | None:
                 f"{shares.far[name]:.1%} of those beyond {FAR_M:.0f} m, as if it were inverted; it marks with 1 what "
                 "was observed, which is more near the vehicle"
             )
-    if shares.returns_observed is not None and shares.returns_observed < MIN_RETURNS:
+    if shares.returns_observed is not None and shares.returns_observed < MIN_OBSERVED:
         return (
             f"mask_lidar marks {shares.returns_observed:.1%} of the voxels that hold LiDAR returns of the keyframe, of "
-            f"right ones at least {MIN_RETURNS:.0%}; is it inverted?"
+            f"right ones at least {MIN_OBSERVED:.0%}; is it inverted?"
         )
     return None
 
@@ -185,9 +190,10 @@ def _doubt_axes(shares: Shares) -> str | None:
                 "corner of the grid"
             )
     returns = shares.returns
-    if returns is not None and returns.share < MIN_RETURNS:
+    if returns is not None and returns.share < MIN_RETURNS and returns.gain > -MIN_ADVANTAGE:
         return (
-            f"{returns.share:.1%} of {returns.places:,} voxels with LiDAR returns of the keyframe are occupied, of "
-            f"right ones at least {MIN_RETURNS:.0%}. Do the files belong to these keyframes, this grid and this frame?"
+            f"voxels with LiDAR returns of the keyframe are occupied: {returns}; of right ones at least "
+            f"{MIN_RETURNS:.0%}, and clearly fewer in any other order of the axes. Do the files belong to these "
+            "keyframes, this grid and this frame?"
         )
     return None

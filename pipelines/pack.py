@@ -168,7 +168,7 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
 
     index = write_shard(shards, unit.name, split_of(unit), samples())
     images = tuple(dataset.root / record.cameras[name].path for record in records for name in dataset.cameras)
-    counts = {"bytes": float(index.filesize), **useless}
+    counts = {"bytes": float(index.filesize), **{name: float(count) for name, count in useless.items()}}
     return UnitReport(done=len(index.samples), counts=counts, read=images)
 
 

@@ -68,7 +68,8 @@ def import_scene(
         counts.update(figures)
         write_record(store, unit.entries[index].row, labels)
     done = len(wanted) - len(dropped)
-    return UnitReport(done=done, dropped=dropped, counts=dict(counts), read=tuple(paths.values()))
+    figures = {name: float(count) for name, count in counts.items()}
+    return UnitReport(done=done, dropped=dropped, counts=figures, read=tuple(paths.values()))
 
 
 def _label_path(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Path:

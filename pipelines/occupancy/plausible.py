@@ -137,7 +137,10 @@ def check_plausible(
     """
     shares = measure_shares(dataset, record, labels)
     reason = (
-        _doubt_free(shares, labels["semantics"], dataset.classes, layout) or _doubt_masks(shares) or _doubt_axes(shares)
+        _doubt_free(shares, labels["semantics"], dataset.classes, layout)
+        or _doubt_masks(shares)
+        or _doubt_axes(shares)
+        or _doubt_place(shares)
     )
     if reason is not None:
         raise source.error(f"the labels cannot be right: {reason}")
@@ -159,7 +162,7 @@ def _doubt_free(
         f"{table.names[most]}; of right ones at least {MIN_FREE:.0%} are free"
     )
     others = [f"--source {name}" for name in LAYOUTS if name != layout]
-    return f"{reason}. Do they number their classes otherwise, such as free = 16? Try {' or '.join(others)}"
+    return f"{reason}. If they number their classes otherwise, such as free = 16, try {' or '.join(others)}"
 
 
 def _doubt_masks(shares: Shares) -> str | None:
@@ -170,11 +173,6 @@ def _doubt_masks(shares: Shares) -> str | None:
                 f"{shares.far[name]:.1%} of those beyond {FAR_M:.0f} m, as if it were inverted; it marks with 1 what "
                 "was observed, which is more near the vehicle"
             )
-    if shares.returns_observed is not None and shares.returns_observed < MIN_OBSERVED:
-        return (
-            f"mask_lidar marks {shares.returns_observed:.1%} of the voxels that hold LiDAR returns of the keyframe, of "
-            f"right ones at least {MIN_OBSERVED:.0%}; is it inverted?"
-        )
     return None
 
 
@@ -189,11 +187,20 @@ def _doubt_axes(shares: Shares) -> str | None:
                 f"{what}: {fit}. Their axes seem to be in another order than x forward, y left, z up from the lower "
                 "corner of the grid"
             )
+    return None
+
+
+def _doubt_place(shares: Shares) -> str | None:
     returns = shares.returns
     if returns is not None and returns.share < MIN_RETURNS and returns.gain > -MIN_ADVANTAGE:
         return (
             f"voxels with LiDAR returns of the keyframe are occupied: {returns}; of right ones at least "
-            f"{MIN_RETURNS:.0%}, and clearly fewer in any other order of the axes. Do the files belong to these "
-            "keyframes, this grid and this frame?"
+            f"{MIN_RETURNS:.0%} are, and clearly fewer in any other order of the axes. Check that the files belong to "
+            "these keyframes, this grid and this frame"
+        )
+    if shares.returns_observed is not None and shares.returns_observed < MIN_OBSERVED:
+        return (
+            f"mask_lidar marks {shares.returns_observed:.1%} of the voxels that hold LiDAR returns of the keyframe, of "
+            f"right ones at least {MIN_OBSERVED:.0%}; it marks with 1 what was observed"
         )
     return None

@@ -104,6 +104,11 @@ def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
         return
     if isinstance(source, Occ3dConfig):
         labels_from(dataset, LAYOUTS[source.kind])
+    elif source.image_labels is not None and not (dataset.root / source.image_labels.folder).is_dir():
+        raise ConfigError(
+            f"--image-labels {source.image_labels.folder}: {dataset.root / source.image_labels.folder} is no folder. "
+            "It holds SCENE/SAMPLE_TOKEN/CAMERA.png with a class image of each camera."
+        )
     if dataset.grid.frame != "ego":
         raise ConfigError(
             f"--source {source.kind} gives labels in the ego frame; the grid of '{dataset.name}' in datasets.yaml is "

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from cli.main import main
+from pipelines.occupancy.label_sets import LABEL_SETS
 from schemas.datasets import DatasetSpec
 
 Command = Callable[..., str]
@@ -91,12 +92,16 @@ def test_write_npz_uses_the_finished_store(occupancy: Command, datasets: Path, t
     occupancy("--compare", tmp_path / "npz")
 
 
-def test_import_and_resample(occupancy: Command, tmp_path: Path) -> None:
-    labels = tmp_path / "surroundocc"
+def test_import_and_resample(occupancy: Command, world_dataset: DatasetSpec, tmp_path: Path) -> None:
+    """Lists of the voxels that each keyframe's own sweep hits, so that they are plausible."""
+    labels, grid = tmp_path / "surroundocc", LABEL_SETS["surroundocc"].grid
     labels.mkdir()
     for line in (tmp_path / "work/records/samples.jsonl").read_text().splitlines():
-        name = Path(json.loads(line)["lidar"]["path"]).name
-        np.save(labels / f"{name}.npy", np.array([[100, 120, 8, 4]]))
+        path = Path(json.loads(line)["lidar"]["path"])
+        points = np.fromfile(world_dataset.root / path, "<f4").reshape(-1, 5)[:, :3].astype(np.float64)
+        index = grid.voxel_index(points)
+        index = index[grid.contains(index)]
+        np.save(labels / f"{path.name}.npy", np.column_stack([index, np.full(len(index), 4)]))
     words = ("--source", "surroundocc", "--labels", labels, "--overwrite")
     occupancy(*words, expect=2)
     assert "--resample" in occupancy.err  # type: ignore[attr-defined]

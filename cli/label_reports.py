@@ -93,15 +93,22 @@ def _print_check(check: Check, classes: ClassTable) -> None:
         table.add_row(classes.names[label], str(counts.sum()), *shares, _percent(_precision(check, label)))
     console.print(table)
     texts = {
-        "lidar_hit_share": f"of {check.returns} LiDAR returns lie in an occupied voxel (aim: at least 98 %)",
-        "lidar_hit_precision": f"of {check.touched} occupied voxels on the LiDAR's rays are at or beside a return",
-        "depth_share": f"of {check.views} camera rays to a return meet their first voxel as far away, within a quarter",
-        "depth_precision": f"of {check.views_met} such rays that meet a voxel at all do so",
-        "box_pixel_share": "of the rays in the table meet the box's class first",
-        "box_pixel_precision": "of the rays that meet one of these classes first do so in a box of that class",
+        "lidar_hit": (
+            f"of {check.returns} LiDAR returns lie in an occupied voxel (aim: at least 98 %)",
+            f"of {check.touched} occupied voxels on the LiDAR's rays are at or beside a return",
+        ),
+        "depth": (
+            f"of {check.views} camera rays to a return meet their first voxel as far away, within a quarter",
+            f"of the {check.views_met} that meet a voxel at all",
+        ),
+        "box_pixel": (
+            "of the rays in the table meet the box's class first",
+            "of the rays that meet one of these classes first do so in a box of it",
+        ),
     }
-    for name, text in texts.items():
-        _say(f"{_percent(check.figures[name])} {text}")
+    for name, (recall, precision) in texts.items():
+        share, precise = (_percent(check.figures[f"{name}_{kind}"]) for kind in ("share", "precision"))
+        _say(f"{share} {recall}; precision: {precise} {precision}")
 
 
 def _precision(check: Check, label: int) -> float | None:

@@ -71,6 +71,7 @@ def test_check_prints_table_shares_and_picture(occupancy: Command) -> None:
     assert said["lidar_hit_share"] > 0.98
     assert 0 < said["box_pixel_share"] < 1
     assert 0 < said["lidar_hit_precision"] < 1 and 0 < said["box_pixel_precision"] < 1
+    assert occupancy.err.count("; precision: ") == 3  # type: ignore[attr-defined]
     assert set(said["box_pixels"]["car"]) == {"right", "other", "hidden", "through", "precision"}
     assert Path(said["picture_check"]).read_bytes()[:4] == b"\x89PNG"
 

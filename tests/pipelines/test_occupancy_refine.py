@@ -14,14 +14,15 @@ from pipelines.occupancy import ImageLabels, LidarConfig, make_occupancy
 from pipelines.occupancy.carving import count_claims
 from pipelines.occupancy.refine import read_class_images, refuted_voxels
 from pipelines.occupancy.scene import label_scene, read_scene
+from pipelines.prepare import prepare
 from pipelines.stage import Runtime
 from pipelines.synth.sensors import TRUTH_BASE
 from pipelines.zarr_io import open_store
 from schemas.classes import OCC3D
-from schemas.datasets import DatasetSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
-from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
+from schemas.records import SampleRecord, read_index, read_records
 from schemas.voxels.visibility import View
 
 GRID = VoxelGrid(minimum_m=(0.0, -5.5, -2.5), voxel_size_m=1.0, shape=(20, 11, 5))
@@ -160,12 +161,8 @@ def test_a_missing_image_says_nothing(record: SampleRecord, tmp_path: Path) -> N
 
 def label(dataset: DatasetSpec, work: Path, config: LidarConfig, runtime: Runtime) -> dict[str, np.ndarray]:
     """Labels of the first scene; no split names the others."""
-    shutil.copytree(dataset.work / "records", work / "records")
-    records = read_records(work / "records", read_index(work / "records"))
-    kept = [record if record.scene == "synth-0000" else record.model_copy(update={"splits": ()}) for record in records]
-    lines = [record.model_dump_json().encode() + b"\n" for record in kept]
-    (work / "records" / RECORDS_FILE).write_bytes(b"".join(lines))
-    (work / "records" / INDEX_FILE).write_bytes(b"".join(index_lines(zip(kept, lines, strict=True))))
+    dataset = dataset.model_copy(update={"splits": {"train": SplitSpec(scenes=("synth-0000",))}})
+    prepare(dataset, work, runtime)
     summary = make_occupancy(dataset, work, config, runtime)
     store = open_store(work / "occupancy.zarr", "occupancy")
     arrays = {name: np.asarray(store[name][:]) for name in ("semantics", "mask_lidar", "mask_camera")}

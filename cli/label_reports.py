@@ -74,7 +74,10 @@ def report_check(dataset: DatasetSpec, scheduler: Scheduler) -> dict[str, Any]:
     _print_check(check, dataset.classes)
     say(f"picture of the first voxel behind each pixel: {name_of(picture)}")
     classes = {
-        dataset.classes.names[label]: dict(zip(OUTCOMES, counts.tolist(), strict=True))
+        dataset.classes.names[label]: {
+            **dict(zip(OUTCOMES, counts.tolist(), strict=True)),
+            "precision": _precision(check, label),
+        }
         for label, counts in sorted(check.pixels.items())
     }
     return {**check.figures, "checked_keyframes": check.keyframes, "picture_check": str(picture), "box_pixels": classes}
@@ -86,19 +89,35 @@ def _print_check(check: Check, classes: ClassTable) -> None:
     table = Table(title="rays that meet an annotated box: what the first occupied voxel is", title_justify="left")
     table.add_column("class", no_wrap=True)
     heads = ("rays", "box's class", "other class", "before the box", "none in the box")
-    for name in heads[: len(OUTCOMES) + 1]:
+    for name in (*heads[: len(OUTCOMES) + 1], "precision"):
         table.add_column(name, justify="right")
     for label, counts in sorted(check.pixels.items()):
         shares = [_percent(share) for share in (counts / counts.sum()).tolist()]
-        table.add_row(shown(classes.names[label]), str(counts.sum()), *shares)
+        table.add_row(shown(classes.names[label]), str(counts.sum()), *shares, _percent(_precision(check, label)))
     console.print(table)
     texts = {
-        "lidar_hit_share": f"of {check.returns} LiDAR returns lie in an occupied voxel (aim: at least 98 %)",
-        "depth_share": f"of {check.views} camera rays to a return meet their first voxel as far away, within a quarter",
-        "box_pixel_share": "of the rays in the table meet the box's class first",
+        "lidar_hit": (
+            f"of {check.returns} LiDAR returns lie in an occupied voxel (aim: at least 98 %)",
+            f"of {check.touched} occupied voxels on the LiDAR's rays are at or beside a return",
+        ),
+        "depth": (
+            f"of {check.views} camera rays to a return meet their first voxel as far away, within a quarter",
+            f"of the {check.views_met} that meet a voxel at all",
+        ),
+        "box_pixel": (
+            "of the rays in the table meet the box's class first",
+            "of the rays that meet one of these classes first do so in a box of it",
+        ),
     }
-    for name, text in texts.items():
-        say(f"{_percent(check.figures[name])} {text}")
+    for name, (recall, precision) in texts.items():
+        share, precise = (_percent(check.figures[f"{name}_{kind}"]) for kind in ("share", "precision"))
+        say(f"{share} {recall}; precision: {precise} {precision}")
+
+
+def _precision(check: Check, label: int) -> float | None:
+    """Share of the pixels whose first voxel is of this class that lie in a box of it."""
+    claimed, right = check.things.get(label, (0, 0))
+    return float(right / claimed) if claimed else None
 
 
 def _percent(share: float | None) -> str:

@@ -32,8 +32,9 @@ Source = Annotated[
     str | None,
     typer.Option(
         "--source",
-        help="occ3d: import labels.npz; lidar: make labels; surroundocc, openoccupancy: import those sets. Without it "
-        "--write-npz, --compare and --check use a finished store as it is.  [default: occ3d]",
+        help="occ3d: import labels.npz; openocc-v2, occ3d-waymo: the same with their classes and arrays; lidar: make "
+        "labels; surroundocc, openoccupancy: import those sets. Without it --write-npz, --compare and --check use a "
+        "finished store as it is.  [default: occ3d]",
         show_default=False,
     ),
 ]

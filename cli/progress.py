@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
+from cli.label_counts import describe_counts
 from cli.progress_lines import ProgressLines
 from cli.say import console, name_of, say
 
@@ -103,3 +104,5 @@ def print_summary(summary: StageSummary) -> None:
     say(describe(summary))
     for token, reason in list(summary.dropped.items())[:5]:
         say(f"  dropped {name_of(token)}: {reason}", "yellow")
+    for line in describe_counts(summary.counts):
+        say(f"  {line}", "yellow")

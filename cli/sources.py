@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.occupancy import OccupancyConfig
     from pipelines.stage import StageSummary
 
-SOURCES: Final = ("occ3d", "lidar", "surroundocc", "openoccupancy")
+SOURCES: Final = ("lidar", "occ3d", "openocc-v2", "occ3d-waymo", "surroundocc", "openoccupancy")
 GENERATORS: Final = ("seeds", "sam")
 
 
@@ -51,8 +51,8 @@ def occupancy_source(
         if labels is None:
             raise ConfigError(f"--source {source} needs --labels DIR, the folder of its files")
         return ImportConfig(kind=source, labels=labels.absolute(), resample=resample)
-    if source == "occ3d":
-        return Occ3dConfig()
+    if source == "occ3d" or source == "openocc-v2" or source == "occ3d-waymo":
+        return Occ3dConfig(kind=source)
     if thresholds not in LIDAR_PRESETS:
         raise expected("--thresholds", thresholds, LIDAR_PRESETS)
     images = None if image_labels is None else ImageLabels(folder=image_labels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import Field
 
 from pipelines.files import write_bytes
 from pipelines.images import read_image, resize_and_crop
+from pipelines.label_counts import useless_counts
 from pipelines.own_files import UNIT
 from pipelines.shard_card import CARD, dataset_card
 from pipelines.shard_file import shard_entry, write_shard
@@ -156,15 +158,18 @@ def split_of(unit: Unit) -> str:
 def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shards: Path, unit: Unit) -> UnitReport:
     stores = [StoreRows(path, kind) for kind, path in _stores(work, config).items()]
     records = read_records(work.records, unit.entries)
+    useless: Counter[str] = Counter()
 
     def samples() -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:
         for entry, record in zip(unit.entries, records, strict=True):
             arrays = {name: array for store in stores for name, array in store.read(entry.row, entry.token).items()}
+            useless.update(useless_counts(arrays["semantics"], arrays["mask_camera"], dataset.classes.ignored))
             yield record, _members(dataset, record, arrays, config.jpeg_quality)
 
     index = write_shard(shards, unit.name, split_of(unit), samples())
     images = tuple(dataset.root / record.cameras[name].path for record in records for name in dataset.cameras)
-    return UnitReport(done=len(index.samples), counts={"bytes": float(index.filesize)}, read=images)
+    counts = {"bytes": float(index.filesize), **{name: float(count) for name, count in useless.items()}}
+    return UnitReport(done=len(index.samples), counts=counts, read=images)
 
 
 def _members(

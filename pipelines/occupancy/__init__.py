@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from pipelines.label_counts import useless_counts
 from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
+from pipelines.occupancy.importing import import_scene, scene_records
 from pipelines.occupancy.inputs import files_of_scene, source_options
-from pipelines.occupancy.label_sets import ImportConfig, check_grid, imported_file, read_imported
-from pipelines.occupancy.occ3d import Labels, label_file, labels_from_occ3d, read_labels
+from pipelines.occupancy.label_sets import ImportConfig, check_grid
+from pipelines.occupancy.layouts import LAYOUTS
+from pipelines.occupancy.occ3d import labels_from, labels_from_occ3d
 from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.stage import OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec
-from schemas.errors import ConfigError, DataError
-from schemas.records import SampleRecord, read_index, read_records
+from schemas.errors import ConfigError
+from schemas.records import read_index
 from schemas.workfolder import WorkFolder
 
 __all__ = [
@@ -54,7 +57,8 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
         Figures of the run; `counts` says what the classes of occupied voxels rest on: `voxels_lidarseg` (point labels
         and their neighbours; `voxels_panoptic` where they come from that set), `voxels_boxes`, `voxels_map` (ground
         inside the map mask), `voxels_ignored` (unknown); `freed_by_images`: voxels refuted by pixels;
-        `sweeps_missing`: sweeps that were left out because their files are missing or broken.
+        `sweeps_missing`: sweeps that were left out because their files are missing or broken. Keyframes that teach
+        nothing are counted as `pipelines.label_counts` says, holes as `pipelines.occupancy.importing` does.
 
     Raises:
         DataError: `prepare` has not finished.
@@ -76,7 +80,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     label_unit: Callable[[Path, Unit], UnitReport] = (
         partial(_make_scene, dataset, work, on_error, source)
         if isinstance(source, LidarConfig)
-        else partial(_import_scene, partial(_read, dataset, source), partial(_path, dataset, source), work, on_error)
+        else partial(import_scene, dataset, source, work, on_error)
     )
     return Stage(
         name="occupancy",
@@ -96,65 +100,29 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     )
 
 
-def _scene_records(work: Path, unit: Unit) -> tuple[Sequence[SampleRecord], list[int]]:
-    """Keyframes of a unit and positions of those that a split names."""
-    records = read_records(WorkFolder(work).records, unit.entries)
-    return records, [index for index, record in enumerate(records) if record.splits]
-
-
 def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
-    if not isinstance(source, LidarConfig):
-        labels_from_occ3d(dataset)
     if isinstance(source, ImportConfig):
+        labels_from_occ3d(dataset)
         check_grid(dataset, source)
-    elif dataset.grid.frame != "ego":
+        return
+    if isinstance(source, Occ3dConfig):
+        labels_from(dataset, LAYOUTS[source.kind])
+    elif source.image_labels is not None and not (dataset.root / source.image_labels.folder).is_dir():
+        raise ConfigError(
+            f"--image-labels {source.image_labels.folder}: {dataset.root / source.image_labels.folder} is no folder. "
+            "It holds SCENE/SAMPLE_TOKEN/CAMERA.png with a class image of each camera."
+        )
+    if dataset.grid.frame != "ego":
         raise ConfigError(
             f"--source {source.kind} gives labels in the ego frame; the grid of '{dataset.name}' in datasets.yaml is "
             "in the LiDAR's. Remove `frame: lidar`, or import a label set that lives there."
         )
 
 
-def _read(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Labels:
-    if isinstance(source, ImportConfig):
-        return read_imported(dataset, source, record)
-    return read_labels(_path(dataset, source, record), record.token, dataset)
-
-
-def _path(dataset: DatasetSpec, source: Occ3dConfig | ImportConfig, record: SampleRecord) -> Path:
-    """Label file of a keyframe."""
-    if isinstance(source, ImportConfig):
-        return imported_file(dataset, source, record)
-    return label_file(dataset.root / dataset.labels, record)
-
-
-def _import_scene(
-    read: Callable[[SampleRecord], Labels],
-    path_of: Callable[[SampleRecord], Path],
-    work: Path,
-    on_error: OnError,
-    store: Path,
-    unit: Unit,
-) -> UnitReport:
-    records, wanted = _scene_records(work, unit)
-    dropped: dict[str, str] = {}
-    for index in wanted:
-        record = records[index]
-        try:
-            labels = read(record)
-        except DataError as error:
-            if on_error == "fail":
-                raise
-            dropped[record.token] = str(error)
-            continue
-        write_record(store, unit.entries[index].row, labels)
-    files = tuple(path_of(records[index]) for index in wanted)
-    return UnitReport(done=len(wanted) - len(dropped), dropped=dropped, read=files)
-
-
 def _make_scene(
     dataset: DatasetSpec, work: Path, on_error: OnError, config: LidarConfig, store: Path, unit: Unit
 ) -> UnitReport:
-    records, wanted = _scene_records(work, unit)
+    records, wanted = scene_records(work, unit)
     if not wanted:
         return UnitReport(done=0)
     accumulated = read_scene(dataset, config, records, WorkFolder(work).records, drop_broken=on_error == "drop")
@@ -163,7 +131,9 @@ def _make_scene(
     done = 0
     for index, labels, sources in label_scene(accumulated, records, wanted):
         write_record(store, unit.entries[index].row, labels)
-        counts = {name: counts.get(name, 0.0) + number for name, number in sources.items()}
+        useless = useless_counts(labels["semantics"], labels["mask_camera"], dataset.classes.ignored)
+        for name, number in (*sources.items(), *useless.items()):
+            counts[name] = counts.get(name, 0.0) + number
         done += 1
     files = tuple(files_of_scene(dataset, config, records))
     return UnitReport(

@@ -2,6 +2,9 @@
 
 Source: the 3D-2D consistency check of Occ3D (arXiv 2304.14365), section 4. Real data has no class per pixel; annotated
 boxes stand in for them: the nearest box on a pixel's ray gives the class that its first occupied voxel should have.
+
+A share of what was measured (a recall) is perfect where everything is occupied; so each has a precision beside it, a
+share of what the labels claim.
 """
 
 from __future__ import annotations
@@ -14,17 +17,20 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
+from scipy.ndimage import binary_dilation
 
 from pipelines.occupancy.config import LidarConfig
-from pipelines.occupancy.first_hit import boxes_along, camera_rays, labels_along
+from pipelines.occupancy.first_hit import CameraRays, boxes_along, camera_rays, labels_along
 from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points, require_lidar
 from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
+from schemas.classes import ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import BoxRecord, SampleRecord
+from schemas.voxels.visibility import mark_passed
 from schemas.workfolder import WorkFolder
 
 STEP_PX: Final = 8.0
@@ -54,18 +60,29 @@ class Check:
     """Box pixels by class and outcome."""
     per_row: Mapping[int, float] = field(default_factory=dict)
     """Share of right box pixels of each keyframe; NaN without box pixels."""
+    touched: int = 0
+    """Occupied voxels that the LiDAR's rays to those returns pass or end in."""
+    touched_returns: int = 0
+    """Of these, with a return in themselves or in one of their 26 neighbours: rays that graze the ground pass more."""
+    views_met: int = 0
+    """Of ``views``: the ray meets an occupied voxel at all."""
+    things: Mapping[int, Int64[np.ndarray, " 2"]] = field(default_factory=dict)
+    """Camera pixels of keyframes with boxes whose first voxel is of a class of things, by that class: all of them, and
+    those within a box of this class."""
 
     def __add__(self, other: Check) -> Check:
-        zero = np.zeros(len(OUTCOMES), dtype=np.int64)
-        labels = sorted(self.pixels.keys() | other.pixels.keys())
         return Check(
             self.keyframes + other.keyframes,
             self.returns + other.returns,
             self.returns_occupied + other.returns_occupied,
             self.views + other.views,
             self.views_agree + other.views_agree,
-            {label: self.pixels.get(label, zero) + other.pixels.get(label, zero) for label in labels},
+            _add(self.pixels, other.pixels),
             {**self.per_row, **other.per_row},
+            self.touched + other.touched,
+            self.touched_returns + other.touched_returns,
+            self.views_met + other.views_met,
+            _add(self.things, other.things),
         )
 
     @property
@@ -77,15 +94,29 @@ class Check:
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """`lidar_hit_share`, `depth_share` and `box_pixel_share`; None where nothing was to be counted."""
+        """Each share with its precision; None where nothing was to be counted."""
         total = sum((counts.sum() for counts in self.pixels.values()), 0)
         right = sum((counts[0] for counts in self.pixels.values()), 0)
+        claimed = [counts for label, counts in self.things.items() if label in self.pixels]
         pairs = {
             "lidar_hit_share": (self.returns_occupied, self.returns),
+            "lidar_hit_precision": (self.touched_returns, self.touched),
             "depth_share": (self.views_agree, self.views),
+            "depth_precision": (self.views_agree, self.views_met),
             "box_pixel_share": (right, total),
+            "box_pixel_precision": (sum(counts[1] for counts in claimed), sum(counts[0] for counts in claimed)),
         }
         return {name: float(part / whole) if whole else None for name, (part, whole) in pairs.items()}
+
+
+def _add(
+    first: Mapping[int, Int64[np.ndarray, " k"]], second: Mapping[int, Int64[np.ndarray, " k"]]
+) -> dict[int, Int64[np.ndarray, " k"]]:
+    """Sums by label."""
+    total = dict(first)
+    for label, counts in second.items():
+        total[label] = total[label] + counts if label in total else counts
+    return dict(sorted(total.items()))
 
 
 def check_labels(
@@ -134,11 +165,12 @@ def check_keyframe(
     index = dataset.grid.voxel_index(points_ego)
     inside = dataset.grid.contains(index)
     occupied = dataset.classes.is_occupied(semantics[tuple(index[inside].T)])
-    views, agree = _compare_depths(dataset, record, semantics, points_ego[inside])
-    pixels = _count_pixels(dataset, record, semantics)
+    views, met, agree = _compare_depths(dataset, record, semantics, points_ego[inside])
+    touched = _touched_voxels(dataset, record, semantics, points_ego)
+    pixels, things = _count_pixels(dataset, record, semantics)
     counted = sum((counts for counts in pixels.values()), np.zeros(len(OUTCOMES), dtype=np.int64))
     per_row = {row: float(counted[0] / counted.sum()) if counted.sum() else float("nan")}
-    return Check(1, int(inside.sum()), int(occupied.sum()), views, agree, pixels, per_row)
+    return Check(1, int(inside.sum()), int(occupied.sum()), views, agree, pixels, per_row, *touched, met, things)
 
 
 def matter_of(dataset: DatasetSpec, record: SampleRecord) -> Float64[np.ndarray, "n 3"]:
@@ -158,9 +190,9 @@ def _compare_depths(
     record: SampleRecord,
     semantics: UInt8[np.ndarray, "X Y Z"],
     points_ego: Float64[np.ndarray, "n 3"],
-) -> tuple[int, int]:
-    """Pairs of return and image, and those whose first voxel is about as far away as the return."""
-    views = agree = 0
+) -> tuple[int, int, int]:
+    """Pairs of return and image, those whose ray meets a voxel, those that meet it about as far away as the return."""
+    views = met = agree = 0
     for channel in dataset.cameras:
         camera = record.cameras[channel]
         camera_from_ego = record.camera_from_ego(channel)
@@ -174,32 +206,80 @@ def _compare_depths(
         directions = offsets / distance_m[:, None]
         _, hit_m = labels_along(semantics, dataset.grid, origin, directions, free=dataset.classes.free)
         views += int(seen.sum())
+        met += int(np.isfinite(hit_m).sum())
         agree += int((np.maximum(hit_m / distance_m, distance_m / np.maximum(hit_m, 1e-9)) < DEPTH_RATIO).sum())
-    return views, agree
+    return views, met, agree
+
+
+def _touched_voxels(
+    dataset: DatasetSpec,
+    record: SampleRecord,
+    semantics: UInt8[np.ndarray, "X Y Z"],
+    points_ego: Float64[np.ndarray, "n 3"],
+) -> tuple[int, int]:
+    """Occupied voxels that rays of the keyframe's sweep pass or end in, and those of them at or beside a return."""
+    grid = dataset.grid
+    low_m = np.array(grid.minimum_m)
+    origin = (record.keyframe_sweep.ego_from_lidar.matrix[:3, 3] - low_m) / grid.voxel_size_m
+    touched, hit = np.zeros(grid.shape, dtype=bool), np.zeros(grid.shape, dtype=bool)
+    ends = np.ascontiguousarray((points_ego - low_m) / grid.voxel_size_m)
+    mark_passed(touched, origin, ends, np.ones(len(ends), dtype=bool))
+    index = grid.voxel_index(points_ego)
+    hit[tuple(index[grid.contains(index)].T)] = True
+    touched &= dataset.classes.is_occupied(semantics)
+    return int(touched.sum()), int((touched & binary_dilation(hit, np.ones((3, 3, 3)))).sum())
 
 
 def _count_pixels(
     dataset: DatasetSpec, record: SampleRecord, semantics: UInt8[np.ndarray, "X Y Z"]
-) -> dict[int, Int64[np.ndarray, " 4"]]:
-    """Box pixels by class and outcome; boxes without a LiDAR point or with a middle outside the grid are left out."""
+) -> tuple[dict[int, Int64[np.ndarray, " 4"]], dict[int, Int64[np.ndarray, " 2"]]]:
+    """Box pixels by class and outcome, and `Check.things`.
+
+    Boxes without a LiDAR point or with a middle outside the grid ask for nothing, but may be what a thing belongs to.
+    """
     ego_from_global = invert_rigid(record.global_from_ego)
-    boxes = [box for box in record.boxes if box.num_lidar_pts > 0 and _is_inside(box, ego_from_global, dataset.grid)]
-    counts: dict[int, Int64[np.ndarray, " 4"]] = {}
-    slack_m = dataset.grid.voxel_size_m
-    for channel in dataset.cameras:
+    asking = [box for box in record.boxes if box.num_lidar_pts > 0 and _is_inside(box, ego_from_global, dataset.grid)]
+    others = [box for box in record.boxes if box not in asking]
+    pixels: dict[int, Int64[np.ndarray, " 4"]] = {}
+    things: dict[int, Int64[np.ndarray, " 2"]] = {}
+    for channel in dataset.cameras if record.boxes else ():
         view = camera_rays(record, channel, STEP_PX)
-        owner, span_m = boxes_along(view, boxes, ego_from_global)
-        rays = np.flatnonzero(owner >= 0)
-        directions, free = view.directions[rays], dataset.classes.free
-        labels, hit_m = labels_along(semantics, dataset.grid, view.origin, directions, free=free)
-        expected = np.array([box.label for box in boxes], dtype=np.int64)[owner[rays]]
-        outcome = np.where(labels == expected, 0, 1)
-        outcome[hit_m < span_m[rays, 0] - slack_m] = 2
-        outcome[hit_m > span_m[rays, 1] + slack_m] = 3
-        for label in np.unique(expected):
-            found = np.bincount(outcome[expected == label], minlength=len(OUTCOMES))
-            counts[int(label)] = counts.get(int(label), np.zeros(len(OUTCOMES), dtype=np.int64)) + found
-    return counts
+        labels, hit_m = labels_along(semantics, dataset.grid, view.origin, view.directions, free=dataset.classes.free)
+        outcome, expected = _outcomes(view, asking, ego_from_global, labels, hit_m, dataset.grid.voxel_size_m)
+        spare, _ = _outcomes(view, others, ego_from_global, labels, hit_m, dataset.grid.voxel_size_m)
+        asked = np.unique(expected[outcome >= 0]).tolist()
+        pixels = _add(pixels, {label: _count(outcome[expected == label]) for label in asked})
+        is_right = (outcome == 0) | (spare == 0)
+        claims = {label: labels == label for label in _things(dataset.classes, labels)}
+        things = _add(things, {k: np.array([is_k.sum(), (is_k & is_right).sum()]) for k, is_k in claims.items()})
+    return pixels, things
+
+
+def _things(table: ClassTable, labels: UInt8[np.ndarray, " r"]) -> list[int]:
+    """Classes among some labels that boxes describe."""
+    nothing = (table.free, table.ignored, *table.labels_of(table.stuff).tolist())
+    return [label for label in np.unique(labels).tolist() if label not in nothing]
+
+
+def _count(outcome: Int64[np.ndarray, " r"]) -> Int64[np.ndarray, " 4"]:
+    return np.bincount(outcome, minlength=len(OUTCOMES))
+
+
+def _outcomes(
+    view: CameraRays,
+    boxes: list[BoxRecord],
+    ego_from_global: Pose,
+    labels: UInt8[np.ndarray, " r"],
+    hit_m: Float64[np.ndarray, " r"],
+    slack_m: float,
+) -> tuple[Int64[np.ndarray, " r"], Int64[np.ndarray, " r"]]:
+    """Position in `OUTCOMES` of each ray, -1 where it meets no box, and the class of the box."""
+    owner, span_m = boxes_along(view, boxes, ego_from_global)
+    expected = np.array([*(box.label for box in boxes), -1], dtype=np.int64)[owner]
+    outcome = np.where(labels == expected, 0, 1)
+    outcome[hit_m < span_m[:, 0] - slack_m] = 2
+    outcome[hit_m > span_m[:, 1] + slack_m] = 3
+    return np.where(owner >= 0, outcome, -1), expected
 
 
 def _is_inside(box: BoxRecord, ego_from_global: Pose, grid: VoxelGrid) -> bool:

@@ -6,14 +6,15 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from pipelines.occupancy.layouts import LayoutName
 from pipelines.occupancy.tuning import GroundFitConfig, GroundSurfaceConfig, HeightDriftConfig, SurfaceConfig
 from schemas.settings import Frozen
 
 
 class Occ3dConfig(Frozen):
-    """Import of published labels."""
+    """Import of published labels, one `labels.npz` per keyframe."""
 
-    kind: Literal["occ3d"] = Field("occ3d", description="Source: `labels.npz` files in Occ3D format.")
+    kind: LayoutName = Field("occ3d", description="Source: layout of the files, see `pipelines.occupancy.layouts`.")
 
 
 class ImageLabels(Frozen):

@@ -8,6 +8,7 @@ set knows visibility, and their own scores count every voxel of a known class, s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,16 @@ from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
+from schemas.outside import Source, read_bytes, read_npy
+from schemas.outside.limits import NPY_HEADER_BYTES
 from schemas.records import SampleRecord
 from schemas.settings import Frozen
+
+LISTED_SHARE: Final = 4
+"""A list may name one in so many voxels of its grid; matter fills far fewer."""
+_COLUMNS: Final = 4
+_WIDEST: Final = 8
+"""Bytes of a value."""
 
 
 class ImportConfig(Frozen):
@@ -117,7 +126,7 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
     label_set = LABEL_SETS[config.kind]
     path = imported_file(dataset, config, record)
     table = dataset.classes
-    numbers = _fill(label_set, _read_rows(path, record.token), f"{path} (sample {record.token})")
+    numbers = _fill(label_set, _read_rows(path, record.token, label_set.grid), f"{path} (sample {record.token})")
     semantics = labels_from_occ3d(dataset)[numbers]
     if dataset.grid != label_set.grid:
         mounting = record.keyframe_sweep.ego_from_lidar.matrix
@@ -126,18 +135,13 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
     return {"semantics": semantics, "mask_lidar": known, "mask_camera": known}
 
 
-def _read_rows(path: Path, token: str) -> Int64[np.ndarray, "n 4"]:
+def _read_rows(path: Path, token: str, grid: VoxelGrid) -> Int64[np.ndarray, "n 4"]:
     where = f"{path} (sample {token})"
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(
-            f"{where}: not found. Check --labels, or leave such samples out with --on-error drop."
-        ) from None
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{where}: unreadable or cut short ({error}). Download or copy it again.") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
-        raise DataError(f"{where}: expected an array (n, 4) of three indices and a class")
+    source = Source(where, "Check --labels, or copy it again.")
+    largest = _COLUMNS * _WIDEST * math.prod(grid.shape) // LISTED_SHARE
+    rows = read_npy(source, read_bytes(source, path, largest + NPY_HEADER_BYTES), largest)
+    if rows.ndim != 2 or rows.shape[1] != _COLUMNS or rows.dtype.kind not in "iuf":
+        raise DataError(f"{where}: {rows.dtype} {rows.shape}, expected an array (n, 4) of three indices and a class")
     with np.errstate(invalid="ignore"):
         whole = rows.astype(np.int64)
     if not np.array_equal(whole, rows):

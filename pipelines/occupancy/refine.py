@@ -36,13 +36,18 @@ def read_class_images(
         record: the keyframe.
         cameras: which to read.
 
+    Returns:
+        By camera; without those that have no file, whose pixels say nothing.
+
     Raises:
-        DataError: a file is missing, no grey PNG of 8 or 16 bits, or not of the shape of the camera's image.
+        DataError: a file is no grey PNG of 8 or 16 bits, or not of the shape of the camera's image.
     """
     folder = root / config.folder / folder_of(record.scene) / record.token
     images = {}
     for channel in cameras:
         camera = record.cameras[channel]
+        if not (folder / f"{channel}.png").exists():
+            continue
         image = _read(folder / f"{channel}.png", record.token)
         height, width = image.shape
         if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from schemas.errors import DataError
 from schemas.records import SampleRecord
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_PICTURES: Final = "keyframes_without_pictures"
+"""Count of keyframes that lack class images of some cameras."""
 
 
 @dataclass(frozen=True)
@@ -142,4 +146,7 @@ def label_scene(
             accumulated.scene, records[index], accumulated.near(index), drift_m, accumulated.images[index]
         )
         counts[static_source] = counts.pop("voxels_static")
+        if accumulated.scene.config.image_labels is not None:
+            lacks_some = len(accumulated.images[index]) < len(accumulated.scene.dataset.cameras)
+            counts[WITHOUT_PICTURES] = float(lacks_some)
         yield index, labels, counts

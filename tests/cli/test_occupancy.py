@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from cli.main import main
+from pipelines.occupancy.label_sets import LABEL_SETS
 from schemas.datasets import DatasetSpec
 
 Command = Callable[..., str]
@@ -69,7 +70,9 @@ def test_check_prints_table_shares_and_picture(occupancy: Command) -> None:
     said = answer(occupancy("--check", "--json"))
     assert said["lidar_hit_share"] > 0.98
     assert 0 < said["box_pixel_share"] < 1
-    assert set(said["box_pixels"]["car"]) == {"right", "other", "hidden", "through"}
+    assert 0 < said["lidar_hit_precision"] < 1 and 0 < said["box_pixel_precision"] < 1
+    assert occupancy.err.count("; precision: ") == 3  # type: ignore[attr-defined]
+    assert set(said["box_pixels"]["car"]) == {"right", "other", "hidden", "through", "precision"}
     assert Path(said["picture_check"]).read_bytes()[:4] == b"\x89PNG"
 
 
@@ -90,12 +93,16 @@ def test_write_npz_uses_the_finished_store(occupancy: Command, datasets: Path, t
     occupancy("--compare", tmp_path / "npz")
 
 
-def test_import_and_resample(occupancy: Command, tmp_path: Path) -> None:
-    labels = tmp_path / "surroundocc"
+def test_import_and_resample(occupancy: Command, world_dataset: DatasetSpec, tmp_path: Path) -> None:
+    """Lists of the voxels that each keyframe's own sweep hits, so that they are plausible."""
+    labels, grid = tmp_path / "surroundocc", LABEL_SETS["surroundocc"].grid
     labels.mkdir()
     for line in (tmp_path / "work/records/samples.jsonl").read_text().splitlines():
-        name = Path(json.loads(line)["lidar"]["path"]).name
-        np.save(labels / f"{name}.npy", np.array([[100, 120, 8, 4]]))
+        path = Path(json.loads(line)["lidar"]["path"])
+        points = np.fromfile(world_dataset.root / path, "<f4").reshape(-1, 5)[:, :3].astype(np.float64)
+        index = grid.voxel_index(points)
+        index = index[grid.contains(index)]
+        np.save(labels / f"{path.name}.npy", np.column_stack([index, np.full(len(index), 4)]))
     words = ("--source", "surroundocc", "--labels", labels, "--overwrite")
     occupancy(*words, expect=2)
     assert "--resample" in occupancy.err  # type: ignore[attr-defined]
@@ -118,7 +125,7 @@ def test_settings_change_the_preset(occupancy: Command, tmp_path: Path) -> None:
         (("--compare", "/nowhere/at/all"), "no such folder"),
         (("--source", "surroundocc"), "needs --labels DIR"),
         (("--source", "lidar", "--labels", "x"), "belong to --source surroundocc"),
-        (("--source", "radar"), "expected occ3d, lidar, surroundocc or openoccupancy"),
+        (("--source", "radar"), "expected occ3d, openocc-v2, occ3d-waymo, lidar, surroundocc or openoccupancy"),
         (("--source", "lidar"), "--overwrite"),
         (("--set", "free_above=1"), "--set belongs to --source lidar, not occ3d"),
         (("--source", "lidar", "--set", "free_abov=1"), "unknown field 'free_abov'; known fields"),

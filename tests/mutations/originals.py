@@ -20,7 +20,8 @@ from protoocc.data import Keyframe, ShardDataset, open_shards
 from protoocc.model import ProtoOcc
 from protoocc.run_folder import open_run, read_metrics
 from protoocc.weights import read_weights
-from schemas.datasets import load_datasets
+from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec, load_datasets
+from schemas.geometry import VoxelGrid
 from schemas.records import (
     BoxRecord,
     CameraRecord,
@@ -288,10 +289,15 @@ def _read_sam(folder: Path) -> str:
 def _labels(folder: Path) -> list[Target]:
     arrays = {name: np.ones(SHAPE, np.uint8) for name in ("semantics", "mask_lidar", "mask_camera")}
     np.savez_compressed(folder / "labels.npz", **arrays)
+    dataset = DatasetSpec(
+        name="d", format="nuscenes", root=folder, version="v1", work=folder,
+        image=ImageSpec(resize=None, crop=(0, 0, 8, 8)), splits={"train": SplitSpec(scenes=("s",))},
+        grid=VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=SHAPE),
+    )  # fmt: skip
 
     def read(place: Path) -> str:
-        labels = read_labels(place / "labels.npz", "token", SHAPE)
-        assert labels["semantics"].max() <= 17 and labels["mask_camera"].max() <= 1
+        labels = read_labels(place / "labels.npz", "token", dataset)
+        assert np.isin(labels["semantics"], [*range(18), 255]).all() and labels["mask_camera"].max() <= 1
         return digest(*labels.values())
 
     return [Target("labels", "labels.npz", read, (archives.damage_npz, archives.damage_npz, mutate.damage_bytes))]

@@ -62,6 +62,8 @@ def test_exact_labels_pass(world_dataset: DatasetSpec, stored: Path) -> None:
     # boxes hold air too, and things stand before them: exact labels reach this much on this world
     assert check.figures["box_pixel_share"] is not None and check.figures["box_pixel_share"] > 0.6
     assert check.figures["depth_share"] is not None and check.figures["depth_share"] > 0.7
+    precisions = [check.figures[f"{name}_precision"] for name in ("lidar_hit", "depth", "box_pixel")]
+    assert all(value is not None and value > 0.6 for value in precisions)
 
 
 def test_wrong_labels_fail(world_dataset: DatasetSpec, stored: Path) -> None:
@@ -79,15 +81,29 @@ def test_wrong_labels_fail(world_dataset: DatasetSpec, stored: Path) -> None:
         assert label == 0 or swapped.pixels[label][0] == 0
 
 
+def test_occupying_everything_has_no_precision(world_dataset: DatasetSpec, stored: Path) -> None:
+    """Files with free = 16 that were read as Occ3D's are vegetation throughout: all returns hit, nothing is right."""
+    record, labels = read_row(stored, 0)
+    right = check_keyframe(world_dataset, record, labels["semantics"], 0)
+    full = check_keyframe(world_dataset, record, np.where(labels["semantics"] == 17, np.uint8(16), np.uint8(4)), 0)
+    assert full.figures["lidar_hit_share"] == 1.0
+    assert full.figures["lidar_hit_precision"] < 0.25 < right.figures["lidar_hit_precision"]  # type: ignore[operator]
+    assert full.figures["depth_precision"] < 0.05 < right.figures["depth_precision"]  # type: ignore[operator]
+    assert full.views_met == full.views
+
+
 def test_checks_add_up() -> None:
-    first = Check(1, 10, 9, 4, 2, {CAR: np.array([3, 1, 0, 0])}, {0: 0.75})
+    first = Check(1, 10, 9, 4, 2, {CAR: np.array([3, 1, 0, 0])}, {0: 0.75}, 8, 4, 2, {CAR: np.array([4, 1])})
     second = Check(2, 10, 10, 0, 0, {CAR: np.array([1, 0, 0, 0]), 7: np.array([0, 0, 5, 0])}, {1: 0.2, 2: float("nan")})
     total = first + second
-    assert total.figures == {"lidar_hit_share": 0.95, "depth_share": 0.5, "box_pixel_share": 0.4}
+    assert total.figures == {
+        "lidar_hit_share": 0.95, "lidar_hit_precision": 0.5, "depth_share": 0.5, "depth_precision": 1.0,
+        "box_pixel_share": 0.4, "box_pixel_precision": 0.25,
+    }  # fmt: skip
     assert total.pixels[CAR].tolist() == [4, 1, 0, 0]
     assert total.typical_row == 0
     assert Check(per_row={5: float("nan")}).typical_row == 5
-    assert Check().figures == {"lidar_hit_share": None, "depth_share": None, "box_pixel_share": None}
+    assert set(Check().figures.values()) == {None}
 
 
 def test_view_tiles_the_image(prepared: Path) -> None:

@@ -12,6 +12,7 @@ from pipelines.occupancy import ImportConfig, LidarConfig, Occ3dConfig, Occupanc
 from pipelines.occupancy.ballot import num_slots, slots_of, winners
 from pipelines.occupancy.compare_folder import FIGURES, class_scores, compare_with_folder
 from pipelines.occupancy.export import write_label_files
+from pipelines.occupancy.label_sets import LABEL_SETS
 from pipelines.occupancy.occ3d import labels_from_occ3d
 from pipelines.occupancy.points import UNKNOWN
 from pipelines.prepare import prepare
@@ -114,9 +115,13 @@ def test_other_label_sets_come_by_name(
     standard: DatasetSpec, permuted: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:
     generator = np.random.default_rng(0)
+    grid = LABEL_SETS["surroundocc"].grid
     for record in read_records(standard.work / "records", read_index(standard.work / "records")):
-        rows = np.column_stack([generator.integers(0, (200, 200, 16), (5000, 3)), generator.integers(0, 17, 5000)])
-        np.save(tmp_path / f"{Path(record.lidar.path).name}.npy", rows)
+        points = np.fromfile(standard.root / record.keyframe_sweep.path, "<f4").reshape(-1, 5)[:, :3]
+        index = grid.voxel_index(points.astype(np.float64))  # lists that name no voxel with a return are refused
+        index = index[grid.contains(index)]
+        rows = np.column_stack([index, generator.integers(0, 17, len(index))])
+        np.save(tmp_path / f"{Path(record.keyframe_sweep.path).name}.npy", rows)
     source = ImportConfig(kind="surroundocc", labels=tmp_path, resample=True)
     expected = stored(standard, source, sync_runtime)
     assert {4, 11, 17, 255} <= set(np.unique(expected["semantics"]))

@@ -73,5 +73,5 @@ def test_folders_that_cannot_be_compared(world_dataset: DatasetSpec, stored: Pat
     path = label_file(tmp_path, record)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PK no zip")
-    with pytest.raises(DataError, match=rf"{record.token}.*unreadable or cut short"):
+    with pytest.raises(DataError, match=rf"{record.token}.*is damaged"):
         compare_with_folder(world_dataset, stored, tmp_path, scheduler=SYNC)

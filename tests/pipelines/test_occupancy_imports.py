@@ -67,6 +67,14 @@ def write_set(kind: Kind, folder: Path, dataset: DatasetSpec, work: Path) -> lis
 
 
 @pytest.fixture
+def tables(world_dataset: DatasetSpec, tmp_path: Path) -> DatasetSpec:
+    """The tiny world without its sensor files, so that no return contradicts a list of three voxels; nor boxes."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "v1.0-synth").symlink_to(world_dataset.root / "v1.0-synth")
+    return world_dataset.model_copy(update={"root": tmp_path / "root"})
+
+
+@pytest.fixture
 def work(prepared: Path, tmp_path: Path) -> Path:
     """A work folder of its own with the tiny world's records."""
     folder = tmp_path / "work"
@@ -78,10 +86,10 @@ def work(prepared: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["surroundocc", "openoccupancy"])
 def test_labels_stay_in_their_own_grid(
-    kind: Kind, world_dataset: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
+    kind: Kind, tables: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
 ) -> None:
     grid = LABEL_SETS[kind].grid
-    dataset = world_dataset.model_copy(update={"grid": grid})
+    dataset = tables.model_copy(update={"grid": grid})
     write_set(kind, tmp_path / "labels", dataset, work)
     config = ImportConfig(kind=kind, labels=tmp_path / "labels")
     assert make_occupancy(dataset, work, config, sync_runtime).done == 4
@@ -96,10 +104,10 @@ def test_labels_stay_in_their_own_grid(
 
 
 def test_surroundocc_folder_with_samples(
-    world_dataset: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
+    tables: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
 ) -> None:
     """The published archive holds a folder `samples`."""
-    dataset = world_dataset.model_copy(update={"grid": LABEL_SETS["surroundocc"].grid})
+    dataset = tables.model_copy(update={"grid": LABEL_SETS["surroundocc"].grid})
     write_set("surroundocc", tmp_path / "labels" / "samples", dataset, work)
     config = ImportConfig(kind="surroundocc", labels=tmp_path / "labels")
     assert make_occupancy(dataset, work, config, sync_runtime).done == 4
@@ -107,14 +115,14 @@ def test_surroundocc_folder_with_samples(
 
 @pytest.mark.parametrize("kind", ["surroundocc", "openoccupancy"])
 def test_resampled_labels_lie_where_the_points_are_in_the_ego_frame(
-    kind: Kind, world_dataset: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
+    kind: Kind, tables: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
 ) -> None:
-    write_set(kind, tmp_path / "labels", world_dataset, work)
+    write_set(kind, tmp_path / "labels", tables, work)
     config = ImportConfig(kind=kind, labels=tmp_path / "labels")
     with pytest.raises(ConfigError, match=rf"{kind} has the grid .*frame: lidar.*--resample"):
-        make_occupancy(world_dataset, work, config, sync_runtime)
+        make_occupancy(tables, work, config, sync_runtime)
     config = config.model_copy(update={"resample": True})
-    make_occupancy(world_dataset, work, config, sync_runtime)
+    make_occupancy(tables, work, config, sync_runtime)
     semantics = np.asarray(open_store(work / "occupancy.zarr", "occupancy")["semantics"][0])
     record = read_records(work / "records", read_index(work / "records"))[0]
     source = LABEL_SETS[kind].grid
@@ -171,12 +179,12 @@ def test_resampling_between_frames() -> None:
 
 def cut(path: Path) -> str:
     path.write_bytes(path.read_bytes()[:-9])
-    return "unreadable or cut short"
+    return r"is damaged: the header declares \(3, 4\) of int64, 87 bytes follow"
 
 
 def wrong_shape(path: Path) -> str:
     np.save(path, np.zeros((5, 3), int))
-    return r"expected an array \(n, 4\)"
+    return r"int64 \(5, 3\), expected an array \(n, 4\)"
 
 
 def outside(path: Path) -> str:
@@ -194,24 +202,50 @@ def fraction(path: Path) -> str:
     return "expected whole numbers"
 
 
-def missing(path: Path) -> str:
-    path.unlink()
-    return "not found. Check --labels"
+def enormous(path: Path) -> str:
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (9999999999, 4), }"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    return r"the header declares \(9999999999, 4\) of int64, at most 5,120,000 bytes"
 
 
-@pytest.mark.parametrize("damage", [cut, wrong_shape, outside, unknown_class, fraction, missing])
+@pytest.mark.parametrize("damage", [cut, wrong_shape, outside, unknown_class, fraction, enormous])
 def test_broken_files_are_named_or_dropped(
-    damage: Callable[[Path], str], world_dataset: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
+    damage: Callable[[Path], str], tables: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
 ) -> None:
-    dataset = world_dataset.model_copy(update={"grid": LABEL_SETS["surroundocc"].grid})
+    dataset = tables.model_copy(update={"grid": LABEL_SETS["surroundocc"].grid})
     path = write_set("surroundocc", tmp_path / "labels", dataset, work)[2]
     message = damage(path)
     token = read_records(work / "records", read_index(work / "records"))[2].token
     config = ImportConfig(kind="surroundocc", labels=tmp_path / "labels")
-    with pytest.raises(StageError, match=rf"{path.name} \(sample {token}\): .*{message}"):
+    with pytest.raises(StageError, match=rf"{path.name} \(sample {token}\).*{message}"):
         make_occupancy(dataset, work, config, sync_runtime)
     summary = make_occupancy(dataset, work, config, replace(sync_runtime, on_error="drop", overwrite=True))
     assert summary.done == 3 and list(summary.dropped) == [token]
+    path.unlink()
+    holed = make_occupancy(dataset, work, config, replace(sync_runtime, overwrite=True))
+    assert list(holed.dropped) == [token] and holed.counts["keyframes_without_labels"] == 1
+
+
+@pytest.mark.parametrize("kind", ["surroundocc", "openoccupancy"])
+def test_lists_are_held_against_the_returns(
+    kind: Kind, world_dataset: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
+) -> None:
+    """Each file names the voxels with returns of its own keyframe; the same with x and y exchanged is refused."""
+    grid = LABEL_SETS[kind].grid
+    dataset = world_dataset.model_copy(update={"grid": grid})
+    config = ImportConfig(kind=kind, labels=tmp_path / "labels")
+    paths = write_set(kind, tmp_path / "labels", dataset, work)
+    for record, path in zip(read_records(work / "records", read_index(work / "records")), paths, strict=True):
+        points = np.fromfile(dataset.root / record.keyframe_sweep.path, "<f4").reshape(-1, 5)[:, :3]
+        index = grid.voxel_index(points.astype(np.float64))
+        index = np.unique(index[grid.contains(index)], axis=0)
+        np.save(path, np.column_stack([index[:, ORDER[kind]], np.full(len(index), CAR)]))
+    assert make_occupancy(dataset, work, config, sync_runtime).counts["keyframes_untested"] == 0
+    rows = np.load(paths[0])
+    exchanged = {"surroundocc": [1, 0, 2, 3], "openoccupancy": [0, 2, 1, 3]}[kind]
+    np.save(paths[0], rows[:, exchanged])
+    with pytest.raises(StageError, match=rf"{paths[0].name} .* cannot be right: .*with x and y exchanged"):
+        make_occupancy(dataset, work, config, replace(sync_runtime, overwrite=True))
 
 
 def test_what_needs_the_ego_frame_refuses_the_lidars(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cli.label_counts import describe_counts
 from pipelines.occupancy import Occ3dConfig, make_occupancy
-from pipelines.occupancy.occ3d import read_labels
-from pipelines.scheduler import Scheduler
+from pipelines.occupancy.occ3d import label_file, read_labels
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
@@ -45,7 +47,9 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     [
         ({"semantics": np.full(SHAPE, 18, np.uint8)}, r"'semantics' holds 18, expected 0\.\.17"),
         ({"mask_camera": np.full(SHAPE, 2, np.uint8)}, r"'mask_camera' holds 2, expected 0\.\.1"),
-        ({"mask_lidar": np.zeros(SHAPE, bool)}, "'mask_lidar' is bool"),
+        ({"mask_lidar": np.zeros(SHAPE, np.float32)}, "'mask_lidar' is float32"),
+        ({"semantics": np.full(SHAPE, 256, np.int64)}, r"'semantics' holds 256, expected 0\.\.17"),
+        ({"semantics": np.full(SHAPE, -1, np.int8)}, r"'semantics' holds -1, expected 0\.\.17"),
         ({"semantics": np.zeros((2, 3, 5), np.uint8)}, r"uint8 \(2, 3, 5\), expected uint8 \(2, 3, 4\)"),
         ({"semantics": np.array([{}], dtype=object)}, r"is damaged: .*\(objects"),
     ],
@@ -91,22 +95,58 @@ def test_stage_stores_the_files_as_they_are(stored: Path, world_dataset: Dataset
                 assert np.array_equal(arrays[name][index], file[name])
 
 
-def test_stage_names_or_drops_a_missing_file(world_dataset: DatasetSpec, prepared: Path, tmp_path: Path) -> None:
-    records = read_records(prepared / "records", read_index(prepared / "records"))
-    root = tmp_path / "root"
-    for record in records[1:]:
-        folder = Path("gts") / record.scene / record.token
-        (root / folder).mkdir(parents=True)
-        (root / folder / "labels.npz").symlink_to(world_dataset.root / folder / "labels.npz")
+@pytest.fixture
+def holed(world_dataset: DatasetSpec, prepared: Path, tmp_path: Path) -> tuple[DatasetSpec, Path]:
+    """A dataset whose label files can be changed, without any LiDAR files, and a work folder with its records."""
+    shutil.copytree(world_dataset.root / "gts", tmp_path / "root" / "gts")
     work = tmp_path / "work"
     work.mkdir()
     (work / "records").symlink_to(prepared / "records")
-    dataset = world_dataset.model_copy(update={"root": root})
-    sync = Scheduler(kind="sync")
-    with pytest.raises(StageError, match=records[0].token):
-        make_occupancy(dataset, work, Occ3dConfig(), Runtime(scheduler=sync))
-    assert not (work / "occupancy.zarr" / "manifest.json").exists()
-    summary = make_occupancy(dataset, work, Occ3dConfig(), Runtime(scheduler=sync, overwrite=True, on_error="drop"))
+    return world_dataset.model_copy(update={"root": tmp_path / "root"}), work
+
+
+def test_a_missing_file_costs_its_keyframe_and_is_counted(
+    holed: tuple[DatasetSpec, Path], sync_runtime: Runtime
+) -> None:
+    dataset, work = holed
+    records = read_records(work / "records", read_index(work / "records"))
+    label_file(dataset.root / "gts", records[0]).unlink()
+    summary = make_occupancy(dataset, work, Occ3dConfig(), sync_runtime)
     assert summary.done == len(records) - 1
-    assert list(summary.dropped) == [records[0].token]
+    assert list(summary.dropped) == [records[0].token] and "labels.npz not found" in summary.dropped[records[0].token]
+    assert summary.counts["keyframes_without_labels"] == 1 and summary.counts["keyframes_untested"] == 0
     assert (np.asarray(open_store(work / "occupancy.zarr", "occupancy")["semantics"][0]) == 255).all()
+    assert any("1 keyframes have no label file" in line for line in describe_counts(summary.counts))
+
+
+def test_no_file_at_all_is_an_error(holed: tuple[DatasetSpec, Path], sync_runtime: Runtime) -> None:
+    dataset, work = holed
+    shutil.rmtree(dataset.root / "gts")
+    with pytest.raises(StageError, match=r"every sample was dropped; .*labels.npz not found. Check `labels`"):
+        make_occupancy(dataset, work, Occ3dConfig(), sync_runtime)
+
+
+def test_a_broken_file_is_an_error_or_dropped(holed: tuple[DatasetSpec, Path], sync_runtime: Runtime) -> None:
+    dataset, work = holed
+    record = read_records(work / "records", read_index(work / "records"))[0]
+    path = label_file(dataset.root / "gts", record)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StageError, match=rf"{record.token}.*is damaged"):
+        make_occupancy(dataset, work, Occ3dConfig(), sync_runtime)
+    summary = make_occupancy(dataset, work, Occ3dConfig(), replace(sync_runtime, on_error="drop"))
+    assert list(summary.dropped) == [record.token] and "keyframes_without_labels" not in summary.counts
+
+
+def test_keyframes_that_teach_nothing_are_counted(holed: tuple[DatasetSpec, Path], sync_runtime: Runtime) -> None:
+    """Unknown throughout, or seen by no camera; `pack` counts them again."""
+    dataset, work = holed
+    first, second = read_records(work / "records", read_index(work / "records"))[:2]
+    for record, change in ((first, {"semantics": 255}), (second, {"mask_camera": 0})):
+        path = label_file(dataset.root / "gts", record)
+        with np.load(path) as file:
+            arrays = {name: np.full_like(file[name], change.get(name, 0)) for name in file if name in change}
+            np.savez_compressed(path, **{**dict(file), **arrays})
+    counts = make_occupancy(dataset, work, Occ3dConfig(), sync_runtime).counts
+    assert (counts["keyframes_unknown"], counts["keyframes_unseen"]) == (1, 1)
+    lines = describe_counts(counts)
+    assert len(lines) == 2 and all("teach nothing" in line for line in lines)

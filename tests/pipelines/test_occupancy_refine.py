@@ -14,14 +14,15 @@ from pipelines.occupancy import ImageLabels, LidarConfig, make_occupancy
 from pipelines.occupancy.carving import count_claims
 from pipelines.occupancy.refine import read_class_images, refuted_voxels
 from pipelines.occupancy.scene import label_scene, read_scene
+from pipelines.prepare import prepare
 from pipelines.stage import Runtime
 from pipelines.synth.sensors import TRUTH_BASE
 from pipelines.zarr_io import open_store
 from schemas.classes import OCC3D
-from schemas.datasets import DatasetSpec
-from schemas.errors import DataError, StageError
+from schemas.datasets import DatasetSpec, SplitSpec
+from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
-from schemas.records import INDEX_FILE, RECORDS_FILE, SampleRecord, index_lines, read_index, read_records
+from schemas.records import SampleRecord, read_index, read_records
 from schemas.voxels.visibility import View
 
 GRID = VoxelGrid(minimum_m=(0.0, -5.5, -2.5), voxel_size_m=1.0, shape=(20, 11, 5))
@@ -153,19 +154,15 @@ def test_other_images_are_refused(record: SampleRecord, tmp_path: Path, image: n
     assert record.token in str(caught.value) and f"{CAMERA}.png" in str(caught.value)
 
 
-def test_a_missing_image_is_named(record: SampleRecord, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"{record.token}.*{CAMERA}.png.*leave --image-labels away"):
-        read_class_images(tmp_path, ImageLabels(folder="seen"), record, [CAMERA])
+def test_a_missing_image_says_nothing(record: SampleRecord, tmp_path: Path) -> None:
+    write(tmp_path, record, np.zeros((9, 16), np.uint8))
+    assert list(read_class_images(tmp_path, ImageLabels(folder="seen"), record, ["CAM_BACK", CAMERA])) == [CAMERA]
 
 
 def label(dataset: DatasetSpec, work: Path, config: LidarConfig, runtime: Runtime) -> dict[str, np.ndarray]:
     """Labels of the first scene; no split names the others."""
-    shutil.copytree(dataset.work / "records", work / "records")
-    records = read_records(work / "records", read_index(work / "records"))
-    kept = [record if record.scene == "synth-0000" else record.model_copy(update={"splits": ()}) for record in records]
-    lines = [record.model_dump_json().encode() + b"\n" for record in kept]
-    (work / "records" / RECORDS_FILE).write_bytes(b"".join(lines))
-    (work / "records" / INDEX_FILE).write_bytes(b"".join(index_lines(zip(kept, lines, strict=True))))
+    dataset = dataset.model_copy(update={"splits": {"train": SplitSpec(scenes=("synth-0000",))}})
+    prepare(dataset, work, runtime)
     summary = make_occupancy(dataset, work, config, runtime)
     store = open_store(work / "occupancy.zarr", "occupancy")
     arrays = {name: np.asarray(store[name][:]) for name in ("semantics", "mask_lidar", "mask_camera")}
@@ -193,8 +190,19 @@ def test_a_generated_world_with_its_own_class_images(
     assert "image_labels" not in plan["config"]["source"], "older stores can be taken up again"
 
 
-def test_the_stage_names_a_missing_image(
+def test_missing_images_are_counted_a_missing_folder_is_refused(
     world_dataset: DatasetSpec, prepared: Path, tmp_path: Path, sync_runtime: Runtime
 ) -> None:
-    with pytest.raises(StageError, match="class image"):
-        label(world_dataset, tmp_path, LidarConfig(image_labels=ImageLabels(folder="nowhere")), sync_runtime)
+    config = LidarConfig(image_labels=ImageLabels(folder="nowhere"))
+    with pytest.raises(ConfigError, match=r"--image-labels nowhere: .*nowhere is no folder. .*CAMERA.png"):
+        label(world_dataset, tmp_path / "refused", config, sync_runtime)
+    records = read_records(prepared / "records", read_index(prepared / "records")[:2])
+    shutil.copytree(world_dataset.root / "truth" / "synth-0000", tmp_path / "root" / "truth" / "synth-0000")
+    for name in ("v1.0-synth", "samples", "sweeps", "lidarseg"):
+        (tmp_path / "root" / name).symlink_to(world_dataset.root / name)
+    next((tmp_path / "root" / "truth" / "synth-0000" / records[1].token).glob("CAM_*.png")).unlink()
+    dataset = world_dataset.model_copy(update={"root": tmp_path / "root"})
+    config = LidarConfig(image_labels=ImageLabels(folder="truth"))
+    parts = read_scene(dataset, config, records, prepared / "records", drop_broken=False)
+    counts = [counts["keyframes_without_pictures"] for _, _, counts in label_scene(parts, records, [0, 1])]
+    assert counts == [0.0, 1.0]

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import webdataset
 
+from cli.label_counts import describe_counts
 from pipelines.images import resize_and_crop
+from pipelines.occupancy import Occ3dConfig, make_occupancy
 from pipelines.pack import PackConfig, _plan_shards, pack
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
@@ -176,3 +179,21 @@ def test_resize_then_crop_by_hand():
     image[2:, 4:] = 100  # after halving: rows 1, columns 2..3
     small = resize_and_crop(image, ImageSpec(resize=(4, 2), crop=(1, 0, 3, 2)))
     assert small[..., 0].tolist() == [[0, 0, 0], [0, 100, 100]]
+
+
+def test_keyframes_that_teach_nothing_are_counted(work, world_dataset, tmp_path, sync_runtime):
+    """One keyframe of unknown class alone, one that no camera sees: `occupancy` counts them, and `pack` again."""
+    root = tmp_path / "root"
+    shutil.copytree(world_dataset.root, root, ignore=shutil.ignore_patterns("truth"))
+    dataset = world_dataset.model_copy(update={"root": root})
+    files = sorted(root.glob("gts/synth-0000/*/labels.npz"))
+    for path, change in zip(files, ({"semantics": 255}, {"mask_camera": 0}), strict=True):
+        with np.load(path) as file:
+            arrays = dict(file) | {name: np.full_like(file[name], value) for name, value in change.items()}
+        np.savez_compressed(path, **arrays)
+    useless = {"keyframes_unknown": 1.0, "keyframes_unseen": 1.0}
+    again = replace(sync_runtime, overwrite=True)
+    assert useless.items() <= make_occupancy(dataset, work, Occ3dConfig(), again).counts.items()
+    summary = pack(dataset, work, PackConfig(), sync_runtime)
+    assert useless.items() <= summary.counts.items()
+    assert [line.split(" ", 1)[0] for line in describe_counts(summary.counts)] == ["1", "1"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,15 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, ZstdCodec
+from zarr.storage import MemoryStore
 
 from pipelines.files import sha256_of
 from pipelines.manifests import command_of, read_manifest, read_marker
 from pipelines.unit_files import hash_files, lost_files, piece_digest, read_checksums
 from pipelines.units import Layout, Piece, Unit
 from schemas.errors import DataError, disk_errors
+from schemas.outside import Source, parse_json, read_bytes, shorten
+from schemas.outside.limits import CAMERA_PIXELS, GRID_VOXELS, META_BYTES
 from schemas.store import FORMAT_VERSION, STORES, ArraySpec
 from schemas.workfolder import CHECKSUMS, UNITS
 
@@ -36,12 +41,12 @@ def create_store(path: Path, kind: str, sizes: Mapping[str, int]) -> None:
             _create_array(group, spec, sizes)
 
 
-def _create_array(group: zarr.Group, spec: ArraySpec, sizes: Mapping[str, int]) -> None:
+def _create_array(group: zarr.Group, spec: ArraySpec, sizes: Mapping[str, int]) -> zarr.Array[Any]:
     shape = tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in spec.axes.split())
     codec: Any = (
         ZstdCodec(level=3) if spec.codec == "zstd" else BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle)
     )
-    group.create_array(
+    return group.create_array(
         spec.name,
         shape=shape,
         dtype=spec.dtype,
@@ -96,10 +101,26 @@ def open_store(path: Path, kind: str) -> dict[str, zarr.Array[Any]]:
 
 
 def _open_arrays(path: Path, kind: str) -> dict[str, zarr.Array[Any]]:
+    return {spec.name: _open_array(path, spec) for spec in STORES[kind]}
+
+
+def _open_array(path: Path, spec: ArraySpec) -> zarr.Array[Any]:
+    """An array of a store, which must be stored as `create_store` does; only its size is its own."""
+    file = path / spec.name / "zarr.json"
+    if not file.is_file():
+        raise DataError(f"{path} lacks the array {spec.name} ({file}); run its stage with --overwrite")
+    source = Source(str(file), "Run its stage with --overwrite.")
+    parse_json(source, read_bytes(source, file, META_BYTES), META_BYTES)
     try:
-        return {spec.name: zarr.open_array(path / spec.name, mode="r", zarr_format=3) for spec in STORES[kind]}
-    except FileNotFoundError as error:
-        raise DataError(f"{path} lacks an array of a {kind} store ({error}); run its stage with --overwrite") from error
+        array = zarr.open_array(path / spec.name, mode="r", zarr_format=3)
+        sizes = dict(zip(spec.axes.split(), array.shape, strict=True))
+        expected = _create_array(zarr.create_group(MemoryStore()), spec, sizes)
+        is_ours = replace(array.metadata, attributes={}) == replace(expected.metadata, attributes={})
+    except (AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError) as error:
+        raise source.error(f"describes no array that can be read: {shorten(str(error))}") from error
+    if not is_ours or math.prod(array.shape[1:]) > max(GRID_VOXELS, CAMERA_PIXELS):
+        raise source.error(f"describes another array than '{spec.name}' ({spec.axes}, {spec.dtype})")
+    return array
 
 
 def store_layout(kind: str) -> Layout:
@@ -163,7 +184,10 @@ class StoreRows:
         hashes = {path: digest for path, (_, digest) in hash_files(self.path, piece.paths).items()}
         if piece_digest(piece, hashes) != self._checksums[row].tobytes():
             raise DataError(self._what_is_wrong(piece))
-        return {name: np.asarray(array[row]) for name, array in self._arrays.items()}
+        try:
+            return {name: np.asarray(array[row]) for name, array in self._arrays.items()}
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"{self.path}, row {row}: cannot be decoded ({shorten(str(error))})") from error
 
     def _what_is_wrong(self, piece: Piece) -> str:
         """Message for a row whose checksum fails: which file, which unit, how to make it again."""

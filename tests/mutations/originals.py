@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +31,8 @@ from schemas.records import (
     read_records,
 )
 from tests.mutations import archives, mutate
+from tests.mutations.stores import make_stores
+from tests.mutations.targets import Target, digest
 from tests.pipelines.test_masks_sam import small_sam
 from tests.protoocc import published_weights
 from tests.protoocc.conftest import make_config, write_shards
@@ -40,38 +40,16 @@ from tests.protoocc.conftest import make_config, write_shards
 SHAPE = (8, 8, 4)
 
 
-@dataclass(frozen=True)
-class Target:
-    """One kind of file.
-
-    Attributes:
-        name: for reports.
-        file: which one is damaged, below the folder.
-        read: reads the folder; returns a digest of what it got. It asserts that the values are possible.
-        mutators: ways to damage it.
-        install: puts the damaged bytes into the folder; writes the file by default.
-    """
-
-    name: str
-    file: str
-    read: Callable[[Path], str]
-    mutators: Sequence[mutate.Mutator]
-    install: Callable[[Path, bytes], None] | None = None
-    original: bytes | None = None
-    """What is damaged; the file's own bytes by default."""
-
-
 def make_originals(folder: Path) -> list[Target]:
     """Writes one of each kind below a folder."""
-    return [*_shards(folder), *_records(folder), *_checkpoints(folder), *_labels(folder), *_settings(folder)]
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """Of values, shapes and types."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+    return [
+        *_shards(folder),
+        *_records(folder),
+        *_checkpoints(folder),
+        *_labels(folder),
+        *_settings(folder),
+        *make_stores(folder),
+    ]
 
 
 def _shards(folder: Path) -> list[Target]:
@@ -291,7 +269,7 @@ def _labels(folder: Path) -> list[Target]:
     np.savez_compressed(folder / "labels.npz", **arrays)
     dataset = DatasetSpec(
         name="d", format="nuscenes", root=folder, version="v1", work=folder,
-        image=ImageSpec(resize=None, crop=(0, 0, 8, 8)), splits={"train": SplitSpec(scenes=("s",))},
+        image=ImageSpec(resize=None, crop=(0, 0, 16, 16)), splits={"train": SplitSpec(scenes=("s",))},
         grid=VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=SHAPE),
     )  # fmt: skip
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,17 +110,22 @@ def _open_array(path: Path, spec: ArraySpec) -> zarr.Array[Any]:
     if not file.is_file():
         raise DataError(f"{path} lacks the array {spec.name} ({file}); run its stage with --overwrite")
     source = Source(str(file), "Run its stage with --overwrite.")
-    parse_json(source, read_bytes(source, file, META_BYTES), META_BYTES)
+    values = parse_json(source, read_bytes(source, file, META_BYTES), META_BYTES)
     try:
-        array = zarr.open_array(path / spec.name, mode="r", zarr_format=3)
-        sizes = dict(zip(spec.axes.split(), array.shape, strict=True))
-        expected = _create_array(zarr.create_group(MemoryStore()), spec, sizes)
-        is_ours = replace(array.metadata, attributes={}) == replace(expected.metadata, attributes={})
+        sizes = dict(zip(spec.axes.split(), map(int, values["shape"]), strict=True))
+        expected = _stored(_create_array(zarr.create_group(MemoryStore()), spec, sizes))
+        is_ours = all(values.get(name) == expected[name] for name in expected)
+        if not is_ours or math.prod(values["shape"][1:]) > max(GRID_VOXELS, CAMERA_PIXELS):
+            raise source.error(f"describes another array than '{spec.name}' ({spec.axes}, {spec.dtype})")
+        return zarr.open_array(path / spec.name, mode="r", zarr_format=3)
     except (AttributeError, LookupError, OSError, OverflowError, TypeError, ValueError) as error:
         raise source.error(f"describes no array that can be read: {shorten(str(error))}") from error
-    if not is_ours or math.prod(array.shape[1:]) > max(GRID_VOXELS, CAMERA_PIXELS):
-        raise source.error(f"describes another array than '{spec.name}' ({spec.axes}, {spec.dtype})")
-    return array
+
+
+def _stored(array: zarr.Array[Any]) -> dict[str, Any]:
+    """What the file that describes an array says, but for its attributes."""
+    values: dict[str, Any] = json.loads(json.dumps(array.metadata.to_dict()))
+    return {name: value for name, value in values.items() if name != "attributes"}
 
 
 def store_layout(kind: str) -> Layout:

@@ -125,7 +125,7 @@ def test_settings_change_the_preset(occupancy: Command, tmp_path: Path) -> None:
         (("--compare", "/nowhere/at/all"), "no such folder"),
         (("--source", "surroundocc"), "needs --labels DIR"),
         (("--source", "lidar", "--labels", "x"), "belong to --source surroundocc"),
-        (("--source", "radar"), "expected occ3d, openocc-v2, occ3d-waymo, lidar, surroundocc or openoccupancy"),
+        (("--source", "radar"), "expected lidar, occ3d, openocc-v2, occ3d-waymo, surroundocc or openoccupancy"),
         (("--source", "lidar"), "--overwrite"),
         (("--set", "free_above=1"), "--set belongs to --source lidar, not occ3d"),
         (("--source", "lidar", "--set", "free_abov=1"), "unknown field 'free_abov'; known fields"),

@@ -80,7 +80,7 @@ def test_ascii_output_is_no_bug() -> None:
 
 def test_pipe_that_closes_and_closed_output_are_no_fault(tmp_path: Path) -> None:
     (tmp_path / "datasets.yaml").write_text(
-        "d: {format: nuscenes, root: x, version: y, image: {resize: [8, 8], crop: [0, 0, 8, 8]}, "
+        "d: {format: nuscenes, root: x, version: y, image: {resize: [16, 16], crop: [0, 0, 16, 16]}, "
         "splits: {train: {scenes: [a]}}}"
     )
     script = f"cd {tmp_path}; protoocc status | head -n 1 >&2; echo ${{PIPESTATUS[0]}}; protoocc status >&-; echo $?"

@@ -51,7 +51,7 @@ def test_plan_reads_no_records_and_a_task_only_its_own(name: str, work: WorkFold
     own = stage.units[0] if name == "pack" else Unit("own", 2, tuple(entries[:2]))
     assert [entry.scene for entry in own.entries] == ["synth-0000", "synth-0000"]
     assert stage.work(stage.folder, own).done == 2
-    with pytest.raises(DataError, match=r"samples.jsonl, line 3 \(bytes \d+ to \d+\) is damaged"):
+    with pytest.raises(DataError, match=r"samples.jsonl, line 3 \(bytes \d+ to \d+\): .* Invalid JSON"):
         stage.work(stage.folder, stage.units[1] if name == "pack" else Unit("other", 2, tuple(entries[2:])))
 
 

@@ -158,6 +158,7 @@ def load_devkit(dataset: DatasetSpec) -> NuScenes:
     from nuscenes import NuScenes
 
     folder = table_folder(dataset)
+    _require_index(folder)
 
     class Tables(NuScenes):  # type: ignore[misc]  # the devkit has no types
         """The devkit's links and look-ups, on tables that were checked when they were read."""
@@ -179,6 +180,17 @@ def load_devkit(dataset: DatasetSpec) -> NuScenes:
             f"{folder}: the tables cannot be linked ({type(error).__name__}: {error}). "
             "A row lacks a field or holds a value of another kind; unpack the metadata archive again."
         ) from error
+
+
+def _require_index(folder: Path) -> None:
+    """Refuses point labels without the numbers of their categories."""
+    labels = optional_tables(folder)
+    without = [row["token"] for row in read_table(folder, "category") if "index" not in row] if labels else []
+    if without:
+        raise DataError(
+            f"{folder / 'category.json'}: row '{without[0]}' has no `index`, which point labels "
+            f"({labels[-1]}.json) need. Take the category.json that comes with nuScenes-lidarseg."
+        )
 
 
 def find_dangling(folder: Path) -> None:

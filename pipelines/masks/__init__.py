@@ -29,7 +29,7 @@ from schemas.workfolder import WorkFolder
 
 __all__ = ["SamConfig", "SeedsConfig", "make_masks", "masks_stage"]
 
-UNIT_SIZE = {"seeds": 16, "sam": 4}
+UNIT_SIZE = {"seeds": 32, "sam": 4}
 """Keyframes per task: a few seconds with SEEDS, some minutes with Segment Anything on a GPU."""
 
 Segmenter = Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "H W"]]

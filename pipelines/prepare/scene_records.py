@@ -25,7 +25,16 @@ from pipelines.stage import Layout, OnError, Origin, Stage, Unit, UnitReport
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, disk_errors
 from schemas.names import file_key
-from schemas.records import INDEX_FILE, RECORDS_FILE, LidarRecord, MapWindow, SampleRecord, index_lines, shift_index
+from schemas.records import (
+    INDEX_FILE,
+    RECORDS_FILE,
+    LidarRecord,
+    MapWindow,
+    SampleRecord,
+    index_lines,
+    shift_index,
+    uncollected,
+)
 from schemas.settings import Frozen
 from schemas.workfolder import MANIFEST
 
@@ -124,7 +133,7 @@ def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: U
     kept: list[SampleRecord] = []
     dropped: dict[str, str] = {}
     holes = Counter({"sweeps_missing": 0, "point_labels_missing": 0})
-    with (folder / _DRAFTS / f"{unit.name}.jsonl").open("rb") as lines:
+    with (folder / _DRAFTS / f"{unit.name}.jsonl").open("rb") as lines, uncollected():
         drafts = [_Draft.model_validate_json(line) for line in lines]
     jumps = find_jumps([draft.record for draft in drafts if draft.record is not None])
     for draft in drafts:

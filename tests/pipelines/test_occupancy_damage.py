@@ -68,7 +68,7 @@ def wild_box(root: Path, victim: SampleRecord) -> str:
         "sample_annotation",
         lambda rows: [row.update(size=[2.0, -4.0, 1.5]) for row in rows if row["token"] == token],
     )
-    return rf"sample {victim.token}.*row '{token}' holds a bad size_lwh_m = .*-4.0.* must be above 0"
+    return rf"sample {victim.token}.*row '{token}' holds a bad size_lwh_m\.\d = -4.0: .* greater than 0"
 
 
 def jumping_pose(root: Path, victim: SampleRecord) -> str:

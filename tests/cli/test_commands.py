@@ -53,6 +53,7 @@ def test_demo_again_continues_and_changes_nothing(demo):
     assert json.loads((demo / "summary.json").read_text())["continued"]
 
 
+@pytest.mark.slow
 def test_each_command_by_itself(demo, tmp_path):
     """The same way with single commands, a work folder of its own and labels made from sweeps."""
     common = ("--datasets", demo / "datasets.yaml", "--out", tmp_path / "work")

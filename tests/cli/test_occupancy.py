@@ -110,6 +110,7 @@ def test_import_and_resample(occupancy: Command, world_dataset: DatasetSpec, tmp
     assert said["done"] == 4
 
 
+@pytest.mark.slow
 def test_settings_change_the_preset(occupancy: Command, tmp_path: Path) -> None:
     preset = ("--source", "lidar", "--thresholds", "release-like")
     occupancy(*preset, "--set", "free_above=5", "--set", "use_map=true", "--overwrite")

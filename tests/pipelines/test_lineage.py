@@ -110,7 +110,7 @@ RAW = {
 }
 
 
-@pytest.mark.parametrize("keeps_time", [False, True])
+@pytest.mark.parametrize("keeps_time", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RAW)
 def test_raw_file_that_was_replaced(name: str, keeps_time: bool, made: DatasetSpec, sync_runtime: Runtime) -> None:
     """Same size, other contents: found by the time, or by --check-inputs where even that is the same."""

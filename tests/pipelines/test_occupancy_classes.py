@@ -88,7 +88,10 @@ def assert_permuted(expected: dict[str, np.ndarray], found: dict[str, np.ndarray
         np.testing.assert_array_equal(found[mask], expected[mask])
 
 
-@pytest.mark.parametrize("thresholds", [LidarConfig(), LidarConfig(use_map=False, hide_things_only=True)])
+@pytest.mark.parametrize(
+    "thresholds",
+    [LidarConfig(), pytest.param(LidarConfig(use_map=False, hide_things_only=True), marks=pytest.mark.slow)],
+)
 def test_labels_from_sweeps_do_not_depend_on_numbers(
     standard: DatasetSpec, permuted: DatasetSpec, thresholds: LidarConfig, sync_runtime: Runtime
 ) -> None:

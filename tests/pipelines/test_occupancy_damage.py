@@ -242,6 +242,7 @@ def panoptic(copy: DatasetSpec, prepared: Path) -> DatasetSpec:
     return copy
 
 
+@pytest.mark.slow
 def test_panoptic_gives_the_labels_of_lidarseg(panoptic: DatasetSpec, sync_runtime: Runtime, tmp_path: Path) -> None:
     semantics, counts = labels_of(panoptic, sync_runtime)
     records = read_records(panoptic.work / "records", read_index(panoptic.work / "records"))

@@ -169,6 +169,7 @@ def label(dataset: DatasetSpec, work: Path, config: LidarConfig, runtime: Runtim
     return arrays | {"freed": np.array(summary.counts.get("freed_by_images", -1))}
 
 
+@pytest.mark.slow
 def test_a_generated_world_with_its_own_class_images(
     world_dataset: DatasetSpec, prepared: Path, tmp_path: Path, sync_runtime: Runtime
 ) -> None:

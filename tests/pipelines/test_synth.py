@@ -212,6 +212,7 @@ def test_same_bytes_with_two_workers_and_after_an_interruption(world: SynthSumma
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_bytes(world: SynthSummary, tmp_path: Path) -> None:
     summary = generate_world(tmp_path / "world", CONFIG.model_copy(update={"workers": 2}))
     assert fingerprint(summary.root) == fingerprint(world.root)

@@ -139,6 +139,7 @@ def test_checkpoint_of_an_older_release_loads_and_predicts(shards: Path, tmp_pat
     assert [row["step"] for row in read_metrics(run)] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_another_class_table_trains_scores_and_draws(kitti_shards: Path, shards: Path, tmp_path: Path) -> None:
     """Free space first, 33 classes: nothing but two settings changes, and the checkpoint carries the table."""
     run = tmp_path / "run"

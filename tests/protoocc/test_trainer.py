@@ -74,7 +74,9 @@ def test_summary_and_reports(shards: Path, tmp_path: Path, tiny_config: TrainCon
     assert summary.last["total"] == pytest.approx(reports[-1].losses["total"])
 
 
-@pytest.mark.parametrize("kill_at", [1, 3, 5])
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_run_gives_the_same_bytes(
     shards: Path, tmp_path: Path, finished: Path, base_config: TrainConfig, kill_at: int
 ) -> None:

@@ -102,11 +102,7 @@ def test_chosen_voxels_of_two_samples() -> None:
     assert_agrees(decoder(queries, voxels), expected)
 
 
-@pytest.mark.parametrize(
-    "stages",
-    [PRODUCT, OVERLAP, pytest.param(TWO_STAGES, marks=pytest.mark.slow)],
-    ids=["product", "overlap", "two_stages"],
-)
+@pytest.mark.parametrize("stages", [PRODUCT, OVERLAP, pytest.param(TWO_STAGES, marks=pytest.mark.slow)])
 def test_views_gradient(stages: tuple[UpsampleStage, ...]) -> None:
     """To the queries, through all views at a few voxels."""
     decoder = make_decoder(stages, ("transpose", "flip_x"))

@@ -124,6 +124,7 @@ def _raster_file(folder: Path, unit: str) -> Path:
     return folder / _DRAFTS / f"{unit}.map.json"
 
 
+@uncollected()
 def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: Unit) -> UnitReport:
     """Checks the files of one scene's keyframes; writes ``scenes/<unit>.jsonl``, its index and the map's window.
 
@@ -133,7 +134,7 @@ def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: U
     kept: list[SampleRecord] = []
     dropped: dict[str, str] = {}
     holes = Counter({"sweeps_missing": 0, "point_labels_missing": 0})
-    with (folder / _DRAFTS / f"{unit.name}.jsonl").open("rb") as lines, uncollected():
+    with (folder / _DRAFTS / f"{unit.name}.jsonl").open("rb") as lines:
         drafts = [_Draft.model_validate_json(line) for line in lines]
     jumps = find_jumps([draft.record for draft in drafts if draft.record is not None])
     for draft in drafts:

@@ -195,6 +195,7 @@ from dataclasses import replace
 from pathlib import Path
 from pipelines.stage import run_stage
 from tests.pipelines.test_stage import SYNC, toy_stage
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
 stage = toy_stage(Path(sys.argv[1]), factor=2)
 def work(folder, unit):
     report = stage.work(folder, unit)

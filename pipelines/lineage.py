@@ -75,7 +75,12 @@ def check_origin(origin: Origin, *, deep: bool = False) -> None:
         DataError: a store is not finished or damaged.
         ConfigError: something does not belong together; names the stores, what was, what is, and the repair.
     """
-    _refuse_stale(stale for store in origin.stores.values() for stale in find_stale(store, origin.dataset, deep=deep))
+    visited = set[Path]()
+    _refuse_stale(
+        stale
+        for store in origin.stores.values()
+        for stale in find_stale(store, origin.dataset, deep=deep, visited=visited)
+    )
 
 
 def check_packed(shards: Path, dataset: DatasetSpec | None) -> None:
@@ -114,7 +119,13 @@ def _refuse_stale(found: Iterable[Stale]) -> None:
 
 
 def find_stale(
-    folder: Path, dataset: DatasetSpec | None, *, deep: bool = False, files: bool = True, seen_only: bool = False
+    folder: Path,
+    dataset: DatasetSpec | None,
+    *,
+    deep: bool = False,
+    files: bool = True,
+    seen_only: bool = False,
+    visited: set[Path] | None = None,
 ) -> Iterator[Stale]:
     """Why a finished store, or one that it was made from, does not fit what is there now; sources first.
 
@@ -124,10 +135,16 @@ def find_stale(
         deep: compare the contents of raw files.
         files: look at raw files and at those that belong to no unit; without, only plans and manifests are read.
         seen_only: stores that are not there are no fault: shards may travel alone.
+        visited: absolute paths of the stores that were looked at already, to which these are added: each is looked at
+            once, whichever ways lead to it.
 
     Raises:
         DataError: a store is not finished or damaged.
     """
+    visited = set() if visited is None else visited
+    if folder.absolute() in visited:
+        return
+    visited.add(folder.absolute())
     manifest = read_manifest(folder)
     command = f"{command_of(folder, manifest) or 'the stage that makes it,'} --overwrite"
     own = list(_changed_fields(_planned_fields(folder, manifest), dataset)) if dataset else []
@@ -135,7 +152,7 @@ def find_stale(
         source = Path(os.path.normpath(folder / relative))
         if seen_only and not (source / MANIFEST).is_file():
             continue
-        yield from find_stale(source, dataset, deep=deep, files=files, seen_only=seen_only)
+        yield from find_stale(source, dataset, deep=deep, files=files, seen_only=seen_only, visited=visited)
         if content_of(read_manifest(source)) != manifest.inputs.get(name):
             own.append(f"its input {source.name} has changed since")
     if files:

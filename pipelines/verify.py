@@ -35,12 +35,13 @@ def verify_stages(
     """
     stages = [folder for folder in folders if (folder / PLAN).is_file() or (folder / MANIFEST).is_file()]
     faults: list[str] = []
-    plans = {}
+    plans, visited = {}, set[Path]()
     for folder in stages:
         try:
             plans[folder] = read_plan(folder)
             if (folder / MANIFEST).is_file():
-                faults += [f"{one.folder}: {one.reason}. Run `{one.command}`." for one in find_stale(folder, dataset)]
+                stale = find_stale(folder, dataset, visited=visited)
+                faults += [f"{one.folder}: {one.reason}. Run `{one.command}`." for one in stale]
         except DataError as error:
             faults.append(str(error))
     done, total = 0, sum(len(plan.units) for plan in plans.values())

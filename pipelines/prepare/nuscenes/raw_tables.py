@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -158,7 +158,6 @@ def load_devkit(dataset: DatasetSpec) -> NuScenes:
     from nuscenes import NuScenes
 
     folder = table_folder(dataset)
-    _require_index(folder)
 
     class Tables(NuScenes):  # type: ignore[misc]  # the devkit has no types
         """The devkit's links and look-ups, on tables that were checked when they were read."""
@@ -168,6 +167,8 @@ def load_devkit(dataset: DatasetSpec) -> NuScenes:
             self.table_names = [*TABLES, *optional_tables(folder)]
             for name in self.table_names:
                 setattr(self, name, read_table(folder, name))
+            if optional_tables(folder):
+                _require_index(folder, self.category)
             logs = [row["token"] for row in self.log]
             self.map.insert(0, {"token": NO_MAP, "log_tokens": logs, "filename": ""})
             self.__make_reverse_index__(False)
@@ -182,14 +183,13 @@ def load_devkit(dataset: DatasetSpec) -> NuScenes:
         ) from error
 
 
-def _require_index(folder: Path) -> None:
+def _require_index(folder: Path, categories: Sequence[Row]) -> None:
     """Refuses point labels without the numbers of their categories."""
-    labels = optional_tables(folder)
-    without = [row["token"] for row in read_table(folder, "category") if "index" not in row] if labels else []
+    without = [row["token"] for row in categories if "index" not in row]
     if without:
         raise DataError(
             f"{folder / 'category.json'}: row '{without[0]}' has no `index`, which point labels "
-            f"({labels[-1]}.json) need. Take the category.json that comes with nuScenes-lidarseg."
+            f"({optional_tables(folder)[-1]}.json) need. Take the category.json that comes with nuScenes-lidarseg."
         )
 
 

@@ -23,7 +23,7 @@ from pipelines.occupancy.frame import camera_views, carving_segments, place_anch
 from pipelines.occupancy.kernels import add_votes
 from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import AccumulatedScene, read_scene
-from pipelines.occupancy.stored import stored_labels
+from pipelines.occupancy.stored import open_labels, stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import write_record
@@ -138,10 +138,10 @@ def _walk_again(dataset: DatasetSpec, work: Path, config: LidarConfig) -> tuple[
     """Casts every ray of a finished store again with bare kernels, which count voxels: core-seconds and voxels."""
     records = _records(work)
     accumulated = read_scene(dataset, config, records, WorkFolder(work).records, drop_broken=False)
-    seconds, steps = 0.0, 0
+    seconds, steps, store = 0.0, 0, open_labels(work)
     for index, record in enumerate(records):
         if record.splits:
-            occupied = dataset.classes.is_occupied(stored_labels(work, index, record.token)["semantics"])
+            occupied = dataset.classes.is_occupied(stored_labels(store, index, record.token)["semantics"])
             for walk in (_lidar_walks(accumulated, record, index), _camera_walks(accumulated, record, occupied)):
                 for count, rays in walk:
                     started = time.process_time()

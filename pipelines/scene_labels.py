@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.occupancy import LidarConfig, OccupancyConfig, make_occupancy
 from pipelines.occupancy.occ3d import Labels
-from pipelines.occupancy.stored import dropped_tokens, stored_labels
+from pipelines.occupancy.stored import dropped_tokens, open_labels, stored_labels
 from pipelines.prepare import prepare
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
@@ -49,4 +49,5 @@ def label_scene(
     make_occupancy(alone, work, LidarConfig() if source is None else source, runtime)
     dropped = dropped_tokens(alone, work)
     kept = [entry for entry in read_index(WorkFolder(work).records) if entry.token not in dropped]
-    return {entry.token: stored_labels(work, entry.row, entry.token) for entry in kept}
+    store = open_labels(work)
+    return {entry.token: stored_labels(store, entry.row, entry.token) for entry in kept}

@@ -22,7 +22,7 @@ from scipy.ndimage import binary_dilation
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.first_hit import CameraRays, boxes_along, camera_rays, labels_along
 from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points, require_lidar
-from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, stored_labels
+from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, open_labels, stored_labels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
 from schemas.classes import ClassTable
@@ -144,9 +144,9 @@ def check_labels(
 
 
 def _check_scene(dataset: DatasetSpec, work: Path, dropped: frozenset[str], unit: Unit) -> Check:
-    check = Check()
+    check, store = Check(), open_labels(work)
     for row, record in labelled_rows(work, unit, dropped):
-        check = check + check_keyframe(dataset, record, stored_labels(work, row, record.token)["semantics"], row)
+        check = check + check_keyframe(dataset, record, stored_labels(store, row, record.token)["semantics"], row)
     return check
 
 

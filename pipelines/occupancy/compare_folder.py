@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.occ3d import Labels, label_file, read_labels
-from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, stored_labels
+from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, open_labels, stored_labels
 from pipelines.occupancy.trails import swept_voxels
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
@@ -91,12 +91,12 @@ def gts_of(folder: Path) -> Path:
 def _compare_scene(dataset: DatasetSpec, work: Path, gts: Path, dropped: frozenset[str], unit: Unit) -> Comparison:
     per_row: dict[int, Mapping[str, float]] = {}
     confusion, missing = _no_voxels(dataset.classes), 0
-    scene = read_records(WorkFolder(work).records, unit.entries)
+    scene, store = read_records(WorkFolder(work).records, unit.entries), open_labels(work)
     for row, record in labelled_rows(work, unit, dropped):
         if not label_file(gts, record).is_file():
             missing += 1
             continue
-        labels = stored_labels(work, row, record.token)
+        labels = stored_labels(store, row, record.token)
         truth = read_labels(label_file(gts, record), record.token, dataset)
         swept = swept_voxels(scene, row - unit.entries[0].row, dataset.grid)
         per_row[row] = compare_occupancy(labels, truth, dataset.classes, swept)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.files import write_bytes
 from pipelines.occupancy.occ3d import Labels, label_file
-from pipelines.occupancy.stored import dropped_tokens, labelled_rows, stored_labels
+from pipelines.occupancy.stored import dropped_tokens, labelled_rows, open_labels, stored_labels
 from pipelines.stage import (
     Layout,
     Origin,
@@ -83,9 +83,9 @@ def _check_classes(dataset: DatasetSpec) -> None:
 
 
 def _write_scene(work: Path, table: ClassTable, dropped: frozenset[str], out: Path, unit: Unit) -> UnitReport:
-    rows = labelled_rows(work, unit, dropped)
+    rows, store = labelled_rows(work, unit, dropped), open_labels(work)
     for row, record in rows:
-        labels = stored_labels(work, row, record.token)
+        labels = stored_labels(store, row, record.token)
         write_bytes(label_file(out / GTS, record), encode_labels(labels, table))
     return UnitReport(done=len(rows))
 

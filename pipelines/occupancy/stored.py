@@ -67,19 +67,28 @@ def read_row(work: Path, row: int) -> tuple[SampleRecord, Labels]:
     entries = read_index(WorkFolder(work).records)[row : row + 1]
     if not entries:
         raise DataError(f"{WorkFolder(work).records} has no row {row}; run `protoocc prepare` again")
-    return read_records(WorkFolder(work).records, entries)[0], stored_labels(work, row, entries[0].token)
+    return read_records(WorkFolder(work).records, entries)[0], stored_labels(open_labels(work), row, entries[0].token)
 
 
-def stored_labels(work: Path, row: int, token: str) -> Labels:
+def open_labels(work: Path) -> StoreRows:
+    """The finished `occupancy.zarr` of a folder, for many calls of `stored_labels`: opening it hashes its own files.
+
+    Raises:
+        DataError: the store is not finished, or its own files are damaged.
+    """
+    return StoreRows(WorkFolder(work).occupancy, "occupancy")
+
+
+def stored_labels(store: StoreRows, row: int, token: str) -> Labels:
     """`semantics`, `mask_lidar` and `mask_camera` of one row.
 
     Args:
-        work: folder with a finished `occupancy.zarr`.
+        store: from `open_labels`.
         row: number of the record.
         token: of the sample that the row must belong to.
 
     Raises:
-        DataError: the store is not finished, or the row is damaged or belongs to another sample.
+        DataError: the row is damaged or belongs to another sample.
     """
-    values = StoreRows(WorkFolder(work).occupancy, "occupancy").read(row, token)
+    values = store.read(row, token)
     return {name: values[name] for name in LABEL_ARRAYS}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.occupancy import Occ3dConfig
-from pipelines.occupancy.stored import stored_labels
+from pipelines.occupancy.stored import open_labels, stored_labels
 from pipelines.scene_labels import label_scene
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
@@ -21,7 +21,7 @@ def test_labels_of_a_scene_are_those_of_the_stages(world_dataset: DatasetSpec, s
         labels = label_scene(world_dataset, "synth-0001", tmp_path / "one", Occ3dConfig())
         assert list(labels) == list(expected)
         for token, row in expected.items():
-            for name, array in stored_labels(stored, row, token).items():
+            for name, array in stored_labels(open_labels(stored), row, token).items():
                 assert np.array_equal(labels[token][name], array), (token, name)
 
 

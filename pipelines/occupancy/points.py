@@ -51,7 +51,7 @@ def class_of_index(dataset: DatasetSpec) -> UInt8[np.ndarray, " 256"]:
     path = dataset.root / dataset.version / "category.json"
     table = np.full(256, _NO_CATEGORY, dtype=np.uint8)
     try:
-        for row in json.loads(path.read_text()):
+        for row in json.loads(path.read_bytes()):
             name, index = row["name"], row["index"]
             table[index] = NOT_MATTER if name in ("noise", "vehicle.ego") else _class_of(dataset, path, name)
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipelines.occupancy import LidarConfig
 from pipelines.occupancy.accumulation import Rays, SweepGroup
+from pipelines.occupancy.points import class_of_index
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.occupancy.votes import elect, gather_points
 from schemas.classes import NUSCENES_CATEGORIES, OCC3D, ClassTable
@@ -276,6 +277,13 @@ def test_a_broken_sweep_costs_no_keyframe(tmp_path: Path) -> None:
         read_scene(dataset_at(tmp_path), LidarConfig(), records, tmp_path, drop_broken=False)
     accumulated = read_scene(dataset_at(tmp_path), LidarConfig(), records, tmp_path, drop_broken=True)
     assert accumulated.broken == {} and [group.num_missing for group in accumulated.groups.values()] == [0, 1, 0]
+
+
+def test_categories_with_a_byte_order_mark_are_those_without(tmp_path: Path) -> None:
+    dataset = dataset_at(tmp_path)
+    expected, path = class_of_index(dataset), tmp_path / "v1" / "category.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert np.array_equal(class_of_index(dataset), expected)
 
 
 def test_categories_without_index_and_boxes_without_size(tmp_path: Path) -> None:

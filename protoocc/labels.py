@@ -21,6 +21,8 @@ def check_labels(where: str, labels: UInt8[np.ndarray, "*any"], classes: ClassTa
     Raises:
         DataError: a label that is no index of the table (names the largest).
     """
+    if labels.max(initial=0) < classes.num_classes:  # the usual case, and cheap
+        return
     foreign = labels >= classes.num_classes
     if may_be_unknown:
         foreign &= labels != classes.ignored

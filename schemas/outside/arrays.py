@@ -45,7 +45,7 @@ def read_npz(source: Source, data: bytes, names: Collection[str], largest: int) 
         largest: bytes that one array may have.
 
     Returns:
-        Those arrays that are there, by name, in the order of ``names``; they may be written to.
+        Those arrays that are there, by name, in the order of ``names``; they are read-only.
 
     Raises:
         DataError: no zip, a member twice, encrypted, of another compression than deflate, larger than ``largest``,
@@ -79,7 +79,7 @@ def zip_entries(source: Source, data: bytes) -> dict[str, zipfile.ZipInfo]:
 
 
 def read_npy(source: Source, data: bytes, largest: int) -> np.ndarray:
-    """An npy file of plain numbers.
+    """An npy file of plain numbers, as a read-only view of its bytes.
 
     Args:
         source: for messages.
@@ -108,7 +108,7 @@ def read_npy(source: Source, data: bytes, largest: int) -> np.ndarray:
     if declared != held:
         raise source.damaged(f"the header declares {shape} of {dtype}, {held} bytes follow")
     flat = np.frombuffer(data, dtype, offset=start + size)
-    return np.array(flat.reshape(shape, order="F" if found[2] == b"True" else "C"))
+    return flat.reshape(shape, order="F" if found[2] == b"True" else "C")
 
 
 def _npy_header_place(source: Source, data: bytes) -> tuple[int, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
@@ -19,6 +21,8 @@ _STEPS: Final = {ord("["): 1, ord("]"): -1}
 _YamlLoader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The loader of libyaml where it is there: ten times as fast; both make plain values alone."""
 _INTEGERS: Final = range(-(2**63), 2**63)
+_MAYBE_LARGE: Final = re.compile(rb"(?<![.\d])\d{19}|[eE]\+?\d{3}")
+"""What a number beyond 64 bits or beyond the floats has: 19 digits before the point or an exponent of three."""
 
 
 def parse_json(source: Source, data: bytes, largest: int = JSON_BYTES) -> dict[str, Any]:
@@ -45,10 +49,9 @@ def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> 
         DataError: as `parse_json`.
     """
     check_nesting(source, data, largest)
+    parse = _parse_checked if _MAYBE_LARGE.search(data) else _parse_small
     try:
-        return json.loads(
-            data.decode(), parse_int=_whole_number, parse_float=_finite_number, parse_constant=_no_constant
-        )
+        return parse(data.decode())
     except RecursionError as error:
         raise source.error(f"nested more than {DEPTH} deep") from error
     except ValueError as error:
@@ -148,3 +151,7 @@ def _finite_number(text: str) -> float:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no finite number")
+
+
+_parse_small = partial(json.loads, parse_constant=_no_constant)
+_parse_checked = partial(_parse_small, parse_int=_whole_number, parse_float=_finite_number)

@@ -123,7 +123,7 @@ class PhotoSource:
     def moments(self) -> Sequence[Moment]:
         """One for each folder, called like it."""
         names = [folder.resolve().name or "photos" for folder in self.folders]
-        return [Moment(name, name, name, number) for number, name in enumerate(names)]
+        return [Moment(name, name, name, None) for name in names]
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Leaves out all other moments."""

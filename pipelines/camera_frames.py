@@ -17,11 +17,14 @@ from pipelines.prepare.geometry import cropped_from_file, image_from_camera
 from schemas.datasets import DatasetSpec, ImageSpec
 from schemas.errors import ConfigError
 from schemas.geometry import VoxelGrid, invert_rigid, project_points, transform_points
-from schemas.outside import Source
+from schemas.outside import Source, read_bytes
+from schemas.outside.limits import CAMERA_PIXELS
 from schemas.records import SampleRecord
 from schemas.rig import LARGEST_STRETCH, Rig, RigCamera, check_photo, fill_shape, stretch_of
 
 _NEAREST_M: Final = 0.1
+PHOTO_BYTES: Final = 4 * CAMERA_PIXELS
+"""No photo of so many pixels has a larger file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +83,14 @@ class PhotoReport:
         (width, height), (left, top, wide, high) = self.image.resized(self.size), self.image.crop
         return (
             f"{self.camera}: {self.size[0]}x{self.size[1]} resized to {width}x{height}, columns {left} to "
-            f"{left + wide} and rows {top} to {top + high} kept; looks {self.yaw_deg:.0f} deg to the left of forward, "
-            f"{self.pitch_deg:.0f} deg up"
+            f"{left + wide} and rows {top} to {top + high} kept; looks {_side(self.yaw_deg, 'left', 'right')} of "
+            f"forward, {_side(self.pitch_deg, 'up', 'down')}"
         )
+
+
+def _side(angle_deg: float, positive: str, negative: str) -> str:
+    """An angle in words, such as 55 deg left."""
+    return f"{abs(angle_deg):.0f} deg {positive if angle_deg > 0 else negative}"
 
 
 def rig_images(path: Path, rig: Rig, folder: Path, trained_on: tuple[int, int] | None) -> dict[str, PhotoReport]:
@@ -184,11 +192,16 @@ def seen_voxels(frame: CameraFrame, grid: VoxelGrid) -> list[int]:
 
 
 def photos_digest(path: Path, rig: Rig, folders: Sequence[Path]) -> str:
-    """SHA-256 over the calibration file and all photos: what predictions were made from."""
+    """SHA-256 over the calibration file and all photos: what predictions were made from.
+
+    Raises:
+        DataError: a photo is missing.
+    """
     digest = hashlib.sha256(path.read_bytes())
     for folder in folders:
-        for camera in rig.cameras.values():
-            digest.update(hashlib.sha256((folder / camera.photo).read_bytes()).digest())
+        for name, camera in rig.cameras.items():
+            data = read_bytes(_photo_source(path, folder, name, camera), folder / camera.photo, PHOTO_BYTES)
+            digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()
 
 

@@ -72,7 +72,7 @@ class ExportedNetwork(nn.Module):
         def find(size: tuple[int, int], image_from_camera: Tensor, camera_from_ego: Tensor) -> HitQueries:
             return constant or graph_hits(anchors, camera_from_ego, image_from_camera, size)
 
-        network.find_hits = find  # type: ignore[method-assign]
+        network.find_hits = find  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:

@@ -193,9 +193,13 @@ def _sheet(result: _Result, seen: Bool[np.ndarray, "X Y Z"]) -> UInt8[np.ndarray
             prediction=result.volume,
             seen=seen,
             grid=result.config.model.grid,
-            title=(f"{moment.scene}  ·  frame {moment.frame}", f"{source.name}  ·  {moment.token}"),
+            title=(_heading(moment), f"{source.name}  ·  {moment.token}"),
         )
     )
+
+
+def _heading(moment: Moment) -> str:
+    return moment.scene if moment.frame is None else f"{moment.scene}  ·  frame {moment.frame}"
 
 
 def _beside_truth(result: _Result, truth: Keyframe) -> SampleView:
@@ -215,7 +219,7 @@ def _beside_truth(result: _Result, truth: Keyframe) -> SampleView:
         title=sample_title(
             dataset=result.source.name,
             scene=moment.scene,
-            frame=moment.frame,
+            frame=moment.frame or 0,
             token=moment.token,
             scores={"mIoU": scores.miou, "IoU": scores.iou},
         ),

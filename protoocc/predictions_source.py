@@ -28,7 +28,8 @@ class Moment(NamedTuple):
     key: str
     """Name of its other files, such as `<scene>-<frame>`."""
     scene: str
-    frame: int
+    frame: int | None
+    """Number of the keyframe within its scene; None for photos that belong to no drive."""
 
 
 @dataclass(frozen=True)

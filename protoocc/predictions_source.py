@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Shot:
     truth: Keyframe | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """Moments in a fixed order, each read when it is needed."""
 

@@ -54,7 +54,7 @@ def spot(name: str, matrix: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("fields", [{}, {"image": {"resize": [128, 96], "crop": [10, 14, 96, 64]}}])
 def test_points_land_where_the_pixels_are(tmp_path: Path, fields: dict[str, Any]) -> None:
-    """The spot of each resized and cropped photo is where the new intrinsics project the mark, to a tenth of a pixel."""
+    """The spot of each resized and cropped photo is where the new intrinsics project the mark, within 0.1 pixel."""
     path, rig = make_photos(tmp_path / "photos", **fields)
     images = rig_images(path, rig, path.parent, (64, 96))
     frame = photo_frame(path, rig, path.parent, images)

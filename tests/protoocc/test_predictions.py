@@ -13,6 +13,7 @@ import torch
 
 from protoocc.config import TrainConfig
 from protoocc.data import open_shards
+from protoocc.data.decode import Views
 from protoocc.hosts import build_network
 from protoocc.inference import predict
 from protoocc.network import Network
@@ -73,7 +74,7 @@ def test_files_hold_what_the_network_says(shards: Path, network: Network, config
     assert len(pictures) == 5 and pictures[0].read_bytes().startswith(b"\x89PNG")
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -86,9 +87,9 @@ def test_killed_and_run_again_gives_the_same_bytes(
     write_predictions(network, config, source_of(shards, config), whole, options)
 
     def stop(done: int, total: int) -> None:
-        raise Stopped
+        raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write_predictions(network, config, source_of(shards, config), torn, options, stop)
     assert 0 < len(contents(torn)) < len(contents(whole))
     (torn / "npz" / "scene-train-00000-0001.npz").unlink()
@@ -155,20 +156,21 @@ def test_single_frame_replaces_earlier_keyframes(shards: Path, config: TrainConf
         assert moved == pytest.approx(0.0 if single else 2.0)
         assert torch.equal(batch.past_images[:, 0], batch.images) == single
         answers[single] = network.predict(batch)
-    first = source_of(shards, two).read(0)
-    assert torch.equal(network.predict(to_batch([Moment("a", "a", "a", 0)], [first], 2)),
-                       network.predict(to_batch([Moment("a", "a", "a", 0)], [dataclasses.replace(first, past=None)], 2)))  # fmt: skip
+    first, names = source_of(shards, two).read(0), [Moment("a", "a", "a", 0)]
+    alone = dataclasses.replace(first, past=None)
+    both = [network.predict(to_batch(names, [shot], 2)) for shot in (first, alone)]
+    assert torch.equal(*both)  # the first keyframe of a scene has none before it
 
 
 def test_any_number_of_cameras(shards: Path, network: Network, config: TrainConfig) -> None:
-    """One camera of the two: what it does not see stays as it is without any."""
+    """One camera of the two is enough."""
     source = source_of(shards, config)
     views = source.read(0).views
-    front = dataclasses.replace(
-        views,
+    front = Views(
         images=views.images[:1],
         image_from_camera=views.image_from_camera[:1],
         camera_from_ego=views.camera_from_ego[:1],
+        global_from_ego=views.global_from_ego,
     )
     volume = network.predict(to_batch(source.moments[:1], [Shot(front)], 1))
     assert volume.shape == (1, 8, 8, 4)

@@ -15,6 +15,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.outside import Source
 from schemas.rig import check_photo, fill_shape, load_rig
 
+SMALL, HIGHER = {"resize": None, "crop": [0, 0, 64, 32]}, {"resize": None, "crop": [0, 0, 64, 48]}
 FRONT: dict[str, Any] = {
     "photo": "front.jpg",
     "intrinsics": [[500, 0, 400], [0, 500, 225], [0, 0, 1]],
@@ -73,12 +74,12 @@ def test_intrinsics_of_another_size_are_scaled(tmp_path: Path) -> None:
         ),
         (with_front(calibrated_size=[0, 450]), ("calibrated_size", "no (width, height)")),
         (
-            {"image": {"resize": None, "crop": [0, 0, 64, 32]}, "cameras": {"a": {**FRONT, "image": {"resize": None, "crop": [0, 0, 64, 48]}}, "b": FRONT}},
+            {"image": SMALL, "cameras": {"a": {**FRONT, "image": HIGHER}, "b": FRONT}},
             ("different sizes", "(32, 64)", "(48, 64)"),
         ),
         ({**with_front(), "image": {"resize": None, "crop": [0, 0, 8, 8]}}, ("too small",)),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(tmp_path: Path, rig: Any, words: tuple[str, ...]) -> None:
     path = write(tmp_path, rig)
     with pytest.raises(ConfigError) as raised:

@@ -90,7 +90,7 @@ def export_onnx(
         on_step("tracing and translating")
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _translate(model, model.inputs(sample)).save(str(partial))
+            write_graph(model, model.inputs(sample), partial)
             on_step("comparing with PyTorch")
             differences = _compare(model, partial, sample)
             partial.replace(out)
@@ -100,6 +100,26 @@ def export_onnx(
     path = out.with_name(out.name + ".json")
     write_bytes(path, f"{card.model_dump_json(indent=1)}\n".encode())
     return ExportSummary(out, path, out.stat().st_size, differences)
+
+
+def write_graph(model: ExportedNetwork, inputs: Mapping[str, Tensor], path: Path) -> None:
+    """Writes the ONNX file alone; call it within `ExportedNetwork.own_hits`.
+
+    Raises:
+        SetupError: a package is missing.
+        ConfigError: an operator of this network cannot be translated.
+    """
+    _check_packages()
+    _translate(model, inputs).save(str(path))
+
+
+def open_session(path: Path) -> Any:
+    """An onnxruntime session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _check_packages() -> None:
@@ -141,11 +161,7 @@ def _compare(model: ExportedNetwork, path: Path, sample: Batch) -> tuple[Differe
     Raises:
         CheckpointError: they differ too much.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     differences = []
     for name, batch in _cases(model, sample).items():
         inputs = model.inputs(batch)

@@ -36,7 +36,15 @@ def read_image(path: Path, token: str) -> UInt8[np.ndarray, "H W 3"]:
         DataError: the file is missing, unreadable, of another kind, cut short (even with its end kept) or cannot be
             decoded; names file and sample.
     """
-    source = Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop.")
+    return decode_file(Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop."), path)
+
+
+def decode_file(source: Source, path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """`read_image` with a message of one's own: ``source`` says what the file is and what to do about it.
+
+    Raises:
+        DataError: as `read_image`.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:

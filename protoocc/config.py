@@ -78,6 +78,9 @@ class TrainConfig(Frozen):
     classes: ClassTable = Field(
         OCC3D, description="Class table of the labels, taken from the shards when training starts."
     )
+    image_shape: tuple[int, int] | None = Field(
+        None, description="(H, W) of the training images, taken from the shards when training starts; null: not known."
+    )
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

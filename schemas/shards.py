@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,8 @@ CHECKSUMS: Final = "SHA256SUMS"
 MASKS_MEMBER: Final = "masks.png"
 OCCUPANCY_MEMBER: Final = "occupancy.npz"
 META_MEMBER: Final = "meta.json"
+CLASSES_MEMBER: Final = "classes.png"
+DEPTH_IMAGE_MEMBER: Final = "depth.png"
 OCCUPANCY_ARRAYS: Final = 3
 """Arrays of `occupancy.npz`: semantics and two masks."""
 TAR_BLOCK: Final = 512
@@ -36,6 +38,13 @@ MEMBERS: Final[dict[str, str]] = {
 }
 """Members of one sample and what they hold."""
 
+PIXEL_MEMBERS: Final[dict[str, str]] = {
+    "<camera>.jpg": MEMBERS["<camera>.jpg"],
+    CLASSES_MEMBER: "Class of each pixel as 8-bit PNG, ignored where unknown, the V cameras below each other: (V*H, W).",
+    DEPTH_IMAGE_MEMBER: "Depth of each pixel as 16-bit PNG in centimetres, 0 where unknown: (V*H, W).",
+}
+"""Members of one sample of image targets, which hold no occupancy."""
+
 
 def image_member(channel: str) -> str:
     """Member name of a camera's image."""
@@ -45,6 +54,11 @@ def image_member(channel: str) -> str:
 def sample_members(cameras: Sequence[str], *, masks: bool) -> tuple[str, ...]:
     """Members that every sample has, in the order of the tar."""
     return (*map(image_member, cameras), *([MASKS_MEMBER] if masks else []), OCCUPANCY_MEMBER, META_MEMBER)
+
+
+def pixel_members(cameras: Sequence[str]) -> tuple[str, ...]:
+    """Members of every sample of image targets, in the order of the tar."""
+    return (*map(image_member, cameras), CLASSES_MEMBER, DEPTH_IMAGE_MEMBER)
 
 
 def sample_key(scene: str, frame: int) -> str:
@@ -90,6 +104,8 @@ class DatasetInfo(_Stored):
         content = {
             OCCUPANCY_MEMBER: OCCUPANCY_ARRAYS * math.prod(self.grid.shape),
             MASKS_MEMBER: 2 * len(self.cameras) * pixels,
+            CLASSES_MEMBER: len(self.cameras) * pixels,
+            DEPTH_IMAGE_MEMBER: 2 * len(self.cameras) * pixels,
             META_MEMBER: META_BYTES,
         }.get(extension, 3 * pixels)
         return MEMBER_FACTOR * content + MEMBER_SLACK
@@ -114,12 +130,19 @@ class Manifest(_Stored):
     name: str = Field(description="Entry of datasets.yaml that was packed.")
     dataset: DatasetInfo = Field(description="Shapes and names.")
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
+    pixels: Literal["truth", "lidar"] | None = Field(
+        None,
+        description="Where per-pixel classes and depth come from, for image targets, which hold nothing else; None for "
+        "shards with occupancy.",
+    )
     left_out: dict[str, str] = Field({}, description="Token of each sample that an earlier stage dropped, and why.")
     shardlist: tuple[ShardEntry, ...] = Field(min_length=1, description="All shards of all splits.")
 
     @property
     def extensions(self) -> tuple[str, ...]:
         """Members that every sample must have."""
+        if self.pixels is not None:
+            return pixel_members(self.dataset.cameras)
         return sample_members(self.dataset.cameras, masks=self.masks is not None)
 
 

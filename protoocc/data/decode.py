@@ -141,10 +141,13 @@ def decode_occupancy(where: str, data: bytes, dataset: DatasetInfo) -> dict[str,
 
 
 def _images(where: str, members: Mapping[str, bytes], dataset: DatasetInfo) -> UInt8[np.ndarray, "V H W 3"]:
-    return np.stack([_image(f"{where}, {name}", members[image_member(name)], dataset) for name in dataset.cameras])
+    return np.stack(
+        [decode_image(f"{where}, {name}", members[image_member(name)], dataset) for name in dataset.cameras]
+    )
 
 
-def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
+def decode_image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
+    """One camera's image, RGB; raises as `decode_keyframe`."""
     source = Source(where, PACK_AGAIN)
     check_jpeg(source, data, dataset.image_shape)
     image = _imdecode(source, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -153,17 +156,28 @@ def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "
 
 def _segments(where: str, data: bytes, meta: Mapping[str, Any], dataset: DatasetInfo) -> UInt16[np.ndarray, "V H W"]:
     """Segment ids, each below the number of segments of its image."""
-    cameras, (height, width) = len(dataset.cameras), dataset.image_shape
     source = Source(f"{where}, {MASKS_MEMBER}", PACK_AGAIN)
-    check_png(source, data, (cameras * height, width), bits=16)
-    segments = _imdecode(source, data, cv2.IMREAD_UNCHANGED).reshape(cameras, height, width)
-    counts = _array(where, meta, "segment_count", (cameras,))
+    segments = decode_grey(source, data, dataset, bits=16)
+    counts = _array(where, meta, "segment_count", (len(dataset.cameras),))
     for channel, ids, count in zip(dataset.cameras, segments, counts, strict=True):
         if (largest := int(ids.max())) == NO_SEGMENT:
             largest = int(ids[ids != NO_SEGMENT].max(initial=0))
         if largest >= count:
             raise source.damaged(f"{channel} has segment {largest}, {META_MEMBER} says there are {count:g}")
     return segments
+
+
+def decode_grey(
+    source: Source, data: bytes, dataset: DatasetInfo, *, bits: int
+) -> UInt8[np.ndarray, "V H W"] | UInt16[np.ndarray, "V H W"]:
+    """Values of the pixels of all cameras, whose images stand below each other in a grey PNG of 8 or 16 bits.
+
+    Raises:
+        DataError: another kind or size, or damaged.
+    """
+    cameras, (height, width) = len(dataset.cameras), dataset.image_shape
+    check_png(source, data, (cameras * height, width), bits=bits)
+    return _imdecode(source, data, cv2.IMREAD_UNCHANGED).reshape(cameras, height, width)
 
 
 def _imdecode(source: Source, data: bytes, flags: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from schemas.errors import ConfigError
 
 FILES: Final = frozenset({"datasets", "checkpoint", "weights"})
 FOLDERS: Final = frozenset(
-    {"root", "out", "labels", "write_npz", "compare", "shards", "run", "runs", "pictures", "scratch"}
+    {"root", "out", "labels", "write_npz", "compare", "shards", "run", "runs", "pictures", "scratch", "folder"}
 )
 
 PLACES: Final = ("entry", "name", "datasets", "out", "shards", "root", "version")

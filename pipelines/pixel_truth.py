@@ -11,7 +11,6 @@ from jaxtyping import UInt8, UInt16
 
 from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
-from schemas.errors import DataError
 from schemas.names import folder_of
 from schemas.outside import Source, image_size
 from schemas.records import SampleRecord

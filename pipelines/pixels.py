@@ -37,7 +37,7 @@ from pipelines.stage import (
     scene_units,
 )
 from schemas.datasets import DatasetSpec
-from schemas.errors import ConfigError, DataError
+from schemas.errors import DataError
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.settings import Frozen
 from schemas.shards import (
@@ -60,7 +60,8 @@ class PixelsConfig(Frozen):
     """How image targets are made."""
 
     source: Literal["truth", "lidar"] = Field(
-        "truth", description="truth: exact classes and depth of a generated world; lidar: points of the keyframe's sweep."
+        "truth",
+        description="truth: exact classes and depth of a generated world; lidar: points of the keyframe's sweep.",
     )
     jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of the images.")
 
@@ -77,7 +78,7 @@ def make_pixels(dataset: DatasetSpec, work: Path, config: PixelsConfig, runtime:
 
 
 def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -> Stage:
-    """The stage that writes `<work>/pixels`, with one unit per scene of a split; raises as `make_pixels` at its start."""
+    """The stage that writes `<work>/pixels`, a unit for each scene of a split; raises as `make_pixels` at its start."""
     units = _plan(dataset, work)
     return Stage(
         name="pixels",
@@ -93,7 +94,9 @@ def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -
             dataset,
             fields=("name", "cameras", "image", "camera_images", "classes", "splits"),
             stores={"records": work.records},
-            command=shlex.join(["protoocc", "pretrain", "images", "--source", config.source, "--dataset", dataset.name]),
+            command=shlex.join(
+                ["protoocc", "pretrain", "targets", "--source", config.source, "--dataset", dataset.name]
+            ),
         ),
     )
 

@@ -40,7 +40,7 @@ MEMBERS: Final[dict[str, str]] = {
 
 PIXEL_MEMBERS: Final[dict[str, str]] = {
     "<camera>.jpg": MEMBERS["<camera>.jpg"],
-    CLASSES_MEMBER: "Class of each pixel as 8-bit PNG, ignored where unknown, the V cameras below each other: (V*H, W).",
+    CLASSES_MEMBER: "Class of each pixel as 8-bit PNG, the V cameras below each other: (V*H, W).",
     DEPTH_IMAGE_MEMBER: "Depth of each pixel as 16-bit PNG in centimetres, 0 where unknown: (V*H, W).",
 }
 """Members of one sample of image targets, which hold no occupancy."""

@@ -33,7 +33,9 @@ class ImageConfig(NetworkConfig):
         "pool", description="How stride 64 comes from stride 32: every second cell, or a convolution (PanoOcc)."
     )
     channels: int = Field(256, ge=8, description="Channels d of image features, prototypes and voxel queries.")
-    pixel_classes: bool = Field(False, description="A head that tells the class of each image cell, for training alone.")
+    pixel_classes: bool = Field(
+        False, description="A head that tells the class of each image cell, for training alone."
+    )
     pixel_depth: bool = Field(False, description="A head that tells the depth of each image cell.")
     depth_range_m: tuple[float, float] = Field(
         (1.0, 72.0), description="Nearest and farthest depth that this head tells apart, metres."

@@ -13,13 +13,12 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from protoocc.pretrain.scores import PixelScores
+from protoocc.weights.own import CARD_KEY
 from schemas.files import write_bytes
 from schemas.settings import Frozen
 
 WEIGHTS: Final = "image_features.safetensors"
 CARD: Final = "image_features.json"
-CARD_KEY: Final = "card"
-"""Entry of the file's metadata that holds the card."""
 
 
 class WeightsCard(Frozen):

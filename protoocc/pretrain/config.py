@@ -25,12 +25,16 @@ class PretrainConfig(Frozen):
     lambda_classes: float = Field(1.0, ge=0, description="Weight of the cross entropy of classes.")
     lambda_depth: float = Field(1.0, ge=0, description="Weight of the cross entropy of bins of depth.")
     class_balance: float = Field(
-        0.5, ge=0, le=1, description="Power of a class's rarity that weighs it: 0 counts pixels, 1 counts classes alike."
+        0.5,
+        ge=0,
+        le=1,
+        description="Power of a class's rarity that weighs it: 0 counts pixels, 1 counts classes alike.",
     )
     flip: bool = Field(True, description="Mirror half of the images.")
     colour: float = Field(0.2, ge=0, lt=1, description="Largest random change of each colour's strength, as a share.")
     seed: int = Field(0, ge=0, description="Decides weights, order of samples and changes of images.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic of convolutions.")
+    half: bool = Field(True, description="Store the weights in 16 bits.")
     checkpoint_every: int = Field(500, ge=1, description="Steps after which the run could go on if it were killed.")
 
 

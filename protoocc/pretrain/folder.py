@@ -37,7 +37,9 @@ def claim_folder(out: Path, config: PretrainConfig, *, resume: bool) -> None:
     """
     path = out / CONFIG
     if path.is_file():
-        stored = parse_json(Source(str(path), "Choose another folder."), read_bytes(Source(str(path)), path, JSON_BYTES))
+        stored = parse_json(
+            Source(str(path), "Choose another folder."), read_bytes(Source(str(path)), path, JSON_BYTES)
+        )
         changed = [
             line
             for line in changed_fields(stored, config.model_dump(mode="json"))

@@ -52,9 +52,7 @@ class _Sums:
         self.depth += torch.stack([error.sum(), share.sum(), inside.sum().double()]).cpu()
 
 
-def at_pixels(
-    cells: Float[Tensor, "n c h w"], images: Tensor
-) -> Float[Tensor, "n c H W"]:
+def at_pixels(cells: Float[Tensor, "n c h w"], images: Tensor) -> Float[Tensor, "n c H W"]:
     """Values of cells at the pixels of the unpadded images, between the middles of cells."""
     height, width = images.shape[-2:]
     full = functional.interpolate(cells, padded_size(height, width), mode="bilinear", align_corners=False)
@@ -62,7 +60,9 @@ def at_pixels(
 
 
 @torch.no_grad()
-def score_pixels(network: PixelNetwork, dataset: PixelDataset, classes: ClassTable, device: torch.device) -> PixelScores:
+def score_pixels(
+    network: PixelNetwork, dataset: PixelDataset, classes: ClassTable, device: torch.device
+) -> PixelScores:
     """Scores of a network, which is in evaluation mode, over a split of image targets.
 
     Raises:

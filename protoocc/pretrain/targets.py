@@ -21,7 +21,7 @@ from schemas.outside import Source
 from schemas.pixels import decode_depth
 from schemas.shards import CLASSES_MEMBER, DEPTH_IMAGE_MEMBER, image_member
 
-AGAIN: Final = "Make the image targets again (`protoocc pretrain images --overwrite`), or fetch them again."
+AGAIN: Final = "Run `protoocc pretrain targets --overwrite` (or fetch the image targets again)."
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,12 @@ class PixelBatch:
 
     def to(self, device: torch.device) -> PixelBatch:
         """The same batch on another device."""
-        parts = (part.to(device, non_blocking=True) for part in (self.images, self.classes, self.depth_m))
-        return PixelBatch(*parts, self.names)
+        images, classes = (part.to(device, non_blocking=True) for part in (self.images, self.classes))
+        return PixelBatch(images, classes, self.depth_m.to(device, non_blocking=True), self.names)
 
     def pin_memory(self) -> PixelBatch:
         """The same batch in pinned host memory; `torch.utils.data.DataLoader` calls this."""
-        parts = (part.pin_memory() for part in (self.images, self.classes, self.depth_m))
-        return PixelBatch(*parts, self.names)
+        return PixelBatch(self.images.pin_memory(), self.classes.pin_memory(), self.depth_m.pin_memory(), self.names)
 
 
 class PixelDataset(Dataset[PixelBatch]):
@@ -117,7 +116,7 @@ def pixel_loader(
 ) -> DataLoader[PixelBatch]:
     """Loader that reads the given batches in their order; they do not depend on the number of processes."""
     return DataLoader(
-        dataset,  # type: ignore[arg-type]
+        dataset,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,

@@ -56,23 +56,21 @@ def pretrain_images(
     targets: Path,
     out: Path,
     *,
-    half: bool = True,
     resume: bool = False,
     command: str = "",
     on_step: Callable[[PretrainStep], None] = lambda step: None,
-    device: torch.device | None = None,
 ) -> PretrainSummary:
     """Trains the image features of a network on image targets and writes them as a file of weights.
+
+    A GPU computes if there is one; on a CPU the same settings and targets give the same bytes, also after a kill.
 
     Args:
         config: complete settings.
         targets: folder of the stage `pixels`, with splits `train` and `val`.
         out: folder for settings, losses, the state to go on from, and the weights.
-        half: store the weights in 16 bits.
         resume: go on from the state in ``out``, if there is one.
         command: command line that made it, for the card.
         on_step: called after each step.
-        device: where to compute; a GPU if there is one.
 
     Raises:
         ConfigError: ``out`` holds another run or foreign files, or the classes do not fit the network.
@@ -81,7 +79,7 @@ def pretrain_images(
         StageError: a loss is not finite.
     """
     started = time.monotonic()
-    device = device or default_device()
+    device = default_device()
     train, held_out = (open_shards(targets, split, pixels=True) for split in ("train", "val"))
     _check_classes(config, train)
     with folder_lock(out), _reproducible(config.seed, device):
@@ -90,8 +88,8 @@ def pretrain_images(
         run.restore(out / STATE)
         run.loop(out, on_step)
         scores = score_pixels(run.network.eval(), PixelDataset(held_out), held_out.dataset.classes, device)
-        card = _card(config, (train, held_out), scores, command=command, half=half)
-        weights = write_weights(out, run.network.state_dict(), card, half=half)
+        card = _card(config, (train, held_out), scores, command=command)
+        weights = write_weights(out, run.network.state_dict(), card, half=config.half)
     return PretrainSummary(weights, scores, run.step, time.monotonic() - started)
 
 
@@ -201,7 +199,7 @@ def class_weights(dataset: PixelDataset, config: PretrainConfig) -> list[float]:
         return [1.0] * classes
     share = counts.double() / counts.sum()
     share = share.clamp_min(float(share[share > 0].min()))
-    rarity = share ** -config.class_balance
+    rarity = share**-config.class_balance
     mean = (counts * rarity).sum() / counts.sum()
     return [float(weight) for weight in (rarity / mean).tolist()]
 
@@ -217,7 +215,7 @@ def _check_classes(config: PretrainConfig, shards: ShardSet) -> None:
 
 
 def _card(
-    config: PretrainConfig, splits: tuple[ShardSet, ShardSet], scores: PixelScores, *, command: str, half: bool
+    config: PretrainConfig, splits: tuple[ShardSet, ShardSet], scores: PixelScores, *, command: str
 ) -> WeightsCard:
     train, held_out = splits
     data: dict[str, Any] = {
@@ -235,7 +233,7 @@ def _card(
         data=data,
         classes=held_out.dataset.classes.names,
         scores=scores,
-        stored_as="float16" if half else "float32",
+        stored_as="float16" if config.half else "float32",
         steps=config.schedule.steps or 0,
     )
 

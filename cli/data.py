@@ -260,6 +260,9 @@ def masks(
 def pack(
     masks: Annotated[str, typer.Option("--masks", help="Whose masks to pack: seeds or sam.")] = "seeds",
     samples_per_shard: Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples per shard.")] = 64,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Also pack the LiDAR points in each image, for losses of depth and pixels.")
+    ] = False,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     root: Root = None,
@@ -280,12 +283,14 @@ def pack(
         protoocc pack
 
         protoocc pack --masks sam --samples-per-shard 128
+
+        protoocc pack --depth
     """
     from pipelines.pack import PackConfig
     from pipelines.pack import pack as run_pack
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
-    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard)
+    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard, depth=depth)
     summary = run_with_bar(
         "pack",
         lambda runtime: run_pack(dataset, dataset.work, config, runtime),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
+from pipelines.points import NOT_MATTER, class_of_index, read_point_labels, read_points
+from schemas.datasets import DatasetSpec
 from schemas.geometry import project_points, transform_points
+from schemas.records import SampleRecord
 
 NEAREST_M: Final = 0.5
 """Points nearer to a camera than this are on the vehicle itself."""
@@ -21,7 +26,54 @@ class PixelPoints(NamedTuple):
     depth_m: Float32[np.ndarray, " n"]
     """Along the camera's axis."""
     label: UInt8[np.ndarray, " n"]
-    """Class of the dataset's table."""
+    """Class of the dataset's table; ignored where nobody labelled the point."""
+
+
+def keyframe_pixels(
+    dataset: DatasetSpec, record: SampleRecord, geometry: Mapping[str, np.ndarray]
+) -> list[PixelPoints]:
+    """Points of a keyframe's sweep in the network's image of each camera; none without a LiDAR.
+
+    Each camera looks from where it was at its own exposure, so what stands still is in the right place.
+
+    Args:
+        dataset: root, cameras, image size and class table.
+        record: the keyframe.
+        geometry: its row of `geometry.zarr`.
+
+    Raises:
+        DataError: the sweep or its point labels are missing or damaged.
+    """
+    points = np.zeros((0, 3))
+    labels = np.zeros(0, np.uint8)
+    if record.lidar is not None:
+        points = read_points(dataset, record.lidar, record.token)
+        labels = _labels(dataset, record, len(points))
+        matter = labels != NOT_MATTER
+        points = transform_points(record.lidar.ego_from_lidar.matrix, points[matter])
+        labels = np.where(labels < dataset.classes.num_classes, labels, dataset.classes.ignored).astype(np.uint8)[
+            matter
+        ]
+    return [
+        project_to_pixels(points, labels, image_from_camera, camera_from_ego, dataset.image.shape)
+        for image_from_camera, camera_from_ego in zip(
+            geometry["image_from_camera"], geometry["camera_from_ego"], strict=True
+        )
+    ]
+
+
+def lidar_paths(dataset: DatasetSpec, record: SampleRecord) -> list[Path]:
+    """Raw files that `keyframe_pixels` reads of a keyframe."""
+    if record.lidar is None:
+        return []
+    labels = [] if record.lidar.labels_path is None else [record.lidar.labels_path]
+    return [dataset.root / path for path in (record.lidar.path, *labels)]
+
+
+def _labels(dataset: DatasetSpec, record: SampleRecord, count: int) -> UInt8[np.ndarray, " n"]:
+    if record.keyframe_sweep.labels_path is None:
+        return np.full(count, dataset.classes.ignored, np.uint8)
+    return read_point_labels(dataset, record.keyframe_sweep, record.token, class_of_index(dataset), count)
 
 
 def project_to_pixels(
@@ -45,8 +97,7 @@ def project_to_pixels(
     uv_px, depth_m = project_points(image_from_camera, points_camera[ahead])
     inside = np.all((uv_px >= 0) & (uv_px < [shape[1], shape[0]]), axis=1)
     column, row = uv_px[inside].astype(np.int64).T
-    order = np.lexsort([depth_m[inside], row * shape[1] + column])
-    pixels = (row * shape[1] + column)[order]
-    first = order[np.flatnonzero(np.diff(pixels, prepend=-1))]
-    depth, label = depth_m[inside][first].astype(np.float32), labels[ahead][inside][first]
-    return PixelPoints(row[first], column[first], depth, label)
+    depth_m, labels = depth_m[inside], labels[ahead][inside]
+    order = np.lexsort([depth_m, row * shape[1] + column])
+    first = order[np.flatnonzero(np.diff((row * shape[1] + column)[order], prepend=-1))]
+    return PixelPoints(row[first], column[first], depth_m[first].astype(np.float32), labels[first])

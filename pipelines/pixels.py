@@ -8,7 +8,7 @@ writes them, one for each scene, with other members (`schemas.shards.PIXEL_MEMBE
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,8 +20,10 @@ from pydantic import Field
 
 from pipelines.files import write_bytes
 from pipelines.images import read_image, resize_and_crop, take_and_crop
+from pipelines.lidar_depth import keyframe_pixels, lidar_paths
 from pipelines.own_files import UNIT
 from pipelines.pixel_truth import read_truth, truth_paths
+from pipelines.points import require_lidar
 from pipelines.shard_file import shard_entry, write_shard
 from pipelines.stage import (
     Layout,
@@ -36,8 +38,10 @@ from pipelines.stage import (
     run_stage,
     scene_units,
 )
+from pipelines.zarr_io import StoreRows
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
+from schemas.pixels import encode_depth
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.settings import Frozen
 from schemas.shards import (
@@ -79,6 +83,8 @@ def make_pixels(dataset: DatasetSpec, work: Path, config: PixelsConfig, runtime:
 
 def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -> Stage:
     """The stage that writes `<work>/pixels`, a unit for each scene of a split; raises as `make_pixels` at its start."""
+    if config.source == "lidar":
+        require_lidar(dataset, "--source lidar")
     units = _plan(dataset, work)
     return Stage(
         name="pixels",
@@ -92,8 +98,8 @@ def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -
         layout=Layout((TAR, SHARD_INDEX, CHECKSUMS), _files_of_shard, joined=(CHECKSUMS,)),
         origin=Origin(
             dataset,
-            fields=("name", "cameras", "image", "camera_images", "classes", "splits"),
-            stores={"records": work.records},
+            fields=("name", "cameras", "image", "camera_images", "classes", "categories", "splits"),
+            stores={"records": work.records, "geometry": work.geometry},
             command=shlex.join(
                 ["protoocc", "pretrain", "targets", "--source", config.source, "--dataset", dataset.name]
             ),
@@ -120,31 +126,64 @@ def _plan(dataset: DatasetSpec, work: WorkFolder) -> list[Unit]:
 
 def _write_unit(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig, folder: Path, unit: Unit) -> UnitReport:
     records = read_records(work.records, unit.entries)
+    geometry = StoreRows(work.geometry, "geometry")
 
     def samples() -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:
-        for record in records:
-            yield record, _members(dataset, config, record)
+        for entry, record in zip(unit.entries, records, strict=True):
+            if config.source == "truth":
+                targets = _truth_targets(dataset, record)
+            else:
+                targets = _lidar_targets(dataset, record, geometry.read(entry.row, entry.token))
+            yield record, {**_images(dataset, config, record), **targets}
 
     index = write_shard(folder, unit.name, unit.name.rpartition("-")[0], samples())
+    paths_of = truth_paths if config.source == "truth" else lidar_paths
     read = [dataset.root / record.cameras[name].path for record in records for name in dataset.cameras]
-    read += [path for record in records for path in truth_paths(dataset, record)]
+    read += [path for record in records for path in paths_of(dataset, record)]
     return UnitReport(done=len(index.samples), counts={"bytes": float(index.filesize)}, read=tuple(read))
 
 
-def _members(dataset: DatasetSpec, config: PixelsConfig, record: SampleRecord) -> dict[str, bytes]:
-    members: dict[str, bytes] = {}
+def _images(dataset: DatasetSpec, config: PixelsConfig, record: SampleRecord) -> dict[str, bytes]:
+    members = {}
+    for channel in dataset.cameras:
+        image = read_image(dataset.root / record.cameras[channel].path, record.token)
+        network_image = resize_and_crop(image, dataset.image_of(channel))
+        members[image_member(channel)] = _encode(".jpg", network_image, [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality])
+    return members
+
+
+def _truth_targets(dataset: DatasetSpec, record: SampleRecord) -> dict[str, bytes]:
+    """Classes and depth of all pixels of a generated world."""
     classes: list[UInt8[np.ndarray, "H W"]] = []
     depths: list[UInt16[np.ndarray, "H W"]] = []
     for channel in dataset.cameras:
-        spec = dataset.image_of(channel)
-        image = resize_and_crop(read_image(dataset.root / record.cameras[channel].path, record.token), spec)
-        members[image_member(channel)] = _encode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality])
         labels, depth = read_truth(dataset, record, channel)
-        classes.append(take_and_crop(labels, spec))
-        depths.append(take_and_crop(depth, spec))
-    members[CLASSES_MEMBER] = _encode(".png", np.concatenate(classes), _SMALL_PNG)
-    members[DEPTH_IMAGE_MEMBER] = _encode(".png", np.concatenate(depths), _SMALL_PNG)
-    return members
+        classes.append(take_and_crop(labels, dataset.image_of(channel)))
+        depths.append(take_and_crop(depth, dataset.image_of(channel)))
+    return _encode_targets(classes, depths)
+
+
+def _lidar_targets(dataset: DatasetSpec, record: SampleRecord, geometry: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """Classes and depth of the pixels in which points of the LiDAR land."""
+    classes: list[UInt8[np.ndarray, "H W"]] = []
+    depths: list[UInt16[np.ndarray, "H W"]] = []
+    for points in keyframe_pixels(dataset, record, geometry):
+        label = np.full(dataset.image.shape, dataset.classes.ignored, np.uint8)
+        depth = np.zeros(dataset.image.shape, np.uint16)
+        label[points.row, points.column] = points.label
+        depth[points.row, points.column] = encode_depth(points.depth_m)
+        classes.append(label)
+        depths.append(depth)
+    return _encode_targets(classes, depths)
+
+
+def _encode_targets(
+    classes: Sequence[UInt8[np.ndarray, "H W"]], depths: Sequence[UInt16[np.ndarray, "H W"]]
+) -> dict[str, bytes]:
+    return {
+        CLASSES_MEMBER: _encode(".png", np.concatenate(classes), _SMALL_PNG),
+        DEPTH_IMAGE_MEMBER: _encode(".png", np.concatenate(depths), _SMALL_PNG),
+    }
 
 
 def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:

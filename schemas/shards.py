@@ -23,7 +23,10 @@ MASKS_MEMBER: Final = "masks.png"
 OCCUPANCY_MEMBER: Final = "occupancy.npz"
 META_MEMBER: Final = "meta.json"
 CLASSES_MEMBER: Final = "classes.png"
+DEPTH_MEMBER: Final = "depth.npz"
 DEPTH_IMAGE_MEMBER: Final = "depth.png"
+DEPTH_BYTES: Final = 7
+"""Bytes of a point of `depth.npz`; a pixel has one at most."""
 OCCUPANCY_ARRAYS: Final = 3
 """Arrays of `occupancy.npz`: semantics and two masks."""
 TAR_BLOCK: Final = 512
@@ -33,10 +36,21 @@ MEMBERS: Final[dict[str, str]] = {
     "<camera>.jpg": "Network image of one camera (lower-case channel name), JPEG quality 95, RGB when decoded.",
     MASKS_MEMBER: "segment_id as 16-bit PNG, the V camera images below each other: (V*H, W).",
     OCCUPANCY_MEMBER: "semantics, mask_lidar, mask_camera: uint8 (X, Y, Z), deflate, no pickle.",
+    DEPTH_MEMBER: "Only with `pack --depth`, LiDAR points in the images: count per camera, u, v, depth_m, label.",
     META_MEMBER: "token, scene, frame, timestamp_us, cameras, segment_count, image_from_camera, camera_from_ego, "
     "global_from_ego.",
 }
 """Members of one sample and what they hold."""
+
+DEPTH_ARRAYS: Final[dict[str, str]] = {
+    "count": "uint32",
+    "u": "uint16",
+    "v": "uint16",
+    "depth_m": "float16",
+    "label": "uint8",
+}
+"""Arrays of `depth.npz` and their types: points of each camera, and of each point, camera after camera, its pixel
+(column u, row v), depth along the camera's axis in metres, and class."""
 
 PIXEL_MEMBERS: Final[dict[str, str]] = {
     "<camera>.jpg": MEMBERS["<camera>.jpg"],
@@ -51,9 +65,10 @@ def image_member(channel: str) -> str:
     return f"{file_key(channel.lower())}.jpg"
 
 
-def sample_members(cameras: Sequence[str], *, masks: bool) -> tuple[str, ...]:
+def sample_members(cameras: Sequence[str], *, masks: bool, depth: bool = False) -> tuple[str, ...]:
     """Members that every sample has, in the order of the tar."""
-    return (*map(image_member, cameras), *([MASKS_MEMBER] if masks else []), OCCUPANCY_MEMBER, META_MEMBER)
+    before, after = [MASKS_MEMBER] if masks else [], [DEPTH_MEMBER] if depth else []
+    return (*map(image_member, cameras), *before, OCCUPANCY_MEMBER, META_MEMBER, *after)
 
 
 def pixel_members(cameras: Sequence[str]) -> tuple[str, ...]:
@@ -104,6 +119,7 @@ class DatasetInfo(_Stored):
         content = {
             OCCUPANCY_MEMBER: OCCUPANCY_ARRAYS * math.prod(self.grid.shape),
             MASKS_MEMBER: 2 * len(self.cameras) * pixels,
+            DEPTH_MEMBER: DEPTH_BYTES * len(self.cameras) * pixels,
             CLASSES_MEMBER: len(self.cameras) * pixels,
             DEPTH_IMAGE_MEMBER: 2 * len(self.cameras) * pixels,
             META_MEMBER: META_BYTES,
@@ -130,6 +146,7 @@ class Manifest(_Stored):
     name: str = Field(description="Entry of datasets.yaml that was packed.")
     dataset: DatasetInfo = Field(description="Shapes and names.")
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
+    depth: bool = Field(False, description="Whether the shards hold sparse depth, `depth.npz`.")
     pixels: Literal["truth", "lidar"] | None = Field(
         None,
         description="Where per-pixel classes and depth come from, for image targets, which hold nothing else; None for "
@@ -143,7 +160,7 @@ class Manifest(_Stored):
         """Members that every sample must have."""
         if self.pixels is not None:
             return pixel_members(self.dataset.cameras)
-        return sample_members(self.dataset.cameras, masks=self.masks is not None)
+        return sample_members(self.dataset.cameras, masks=self.masks is not None, depth=self.depth)
 
 
 class SampleEntry(_Stored):

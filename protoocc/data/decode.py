@@ -12,12 +12,21 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8, UInt16
 
+from protoocc.data.depth import decode_depth_points
 from protoocc.data.shards import PACK_AGAIN
 from protoocc.labels import check_labels
 from schemas.errors import DataError
 from schemas.outside import Source, check_intrinsics, check_jpeg, check_png, check_poses, parse_json, read_npz, shorten
 from schemas.outside.limits import META_BYTES, PLANET_M, VEHICLE_M
-from schemas.shards import MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, DatasetInfo, SampleEntry, image_member
+from schemas.shards import (
+    DEPTH_MEMBER,
+    MASKS_MEMBER,
+    META_MEMBER,
+    OCCUPANCY_MEMBER,
+    DatasetInfo,
+    SampleEntry,
+    image_member,
+)
 from schemas.store import NO_SEGMENT, OCCUPANCY
 
 
@@ -65,6 +74,8 @@ class Keyframe(Views):
         semantics: class of the shards' table, which may be unknown.
         mask_lidar: 1 = observed by the LiDAR.
         mask_camera: 1 = observed by a camera.
+        depth_m: depth of each pixel, metres; 0 where no point of the LiDAR landed; None where the shards hold none.
+        pixel_classes: class of each pixel with a depth, unknown elsewhere; given wherever ``depth_m`` is.
         past: images and calibration of earlier keyframes.
     """
 
@@ -73,6 +84,8 @@ class Keyframe(Views):
     semantics: UInt8[np.ndarray, "X Y Z"]
     mask_lidar: UInt8[np.ndarray, "X Y Z"]
     mask_camera: UInt8[np.ndarray, "X Y Z"]
+    depth_m: Float32[np.ndarray, "V H W"] | None = None
+    pixel_classes: UInt8[np.ndarray, "V H W"] | None = None
     past: Past | None = None
 
 
@@ -88,6 +101,8 @@ def decode_keyframe(shard: Path, sample: SampleEntry, members: Mapping[str, byte
     segments = _segments(where, members[MASKS_MEMBER], meta, dataset) if MASKS_MEMBER in members else None
     arrays = decode_occupancy(where, members[OCCUPANCY_MEMBER], dataset)
     arrays |= _calibration(where, meta, dataset)
+    if DEPTH_MEMBER in members:
+        arrays |= decode_depth_points(where, members[DEPTH_MEMBER], dataset)
     return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
 
 

@@ -1,4 +1,4 @@
-"""Bins of depth, and what heads say about the class and the depth of image cells."""
+"""Bins of depth, and what a network says about the class and the depth of image cells."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from schemas.geometry import VoxelGrid
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class DepthBins:
 
 
 @dataclass(frozen=True)
+class UniformBins(DepthBins):
+    """Bins of one width, as DFA3D has them."""
+
+    def place(self, depth_m: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Where depths lie: bin i covers [i, i + 1)."""
+        return (depth_m - self.nearest_m) / (self.farthest_m - self.nearest_m) * self.count
+
+
+@dataclass(frozen=True)
 class PixelLogits:
     """What the heads say about the cells of one scale.
 
@@ -53,3 +64,37 @@ class PixelLogits:
     classes: Float[Tensor, "n L h w"] | None
     depth: Float[Tensor, "n bins h w"] | None
     stride: int
+
+
+@dataclass(frozen=True)
+class DepthShares:
+    """A distribution over depth that a network reads itself: DFA3D's.
+
+    Attributes:
+        shares: probability of the group of each bin; bins of a group hold the same number.
+        bins: where the bins lie; depths outside of them have no share.
+        stride: pixels per cell.
+    """
+
+    shares: Float[Tensor, "n bins h w"]
+    bins: UniformBins
+    stride: int
+
+
+@dataclass(frozen=True)
+class PixelOutput:
+    """What a network says about the cells of the images of a batch, n = B*V, and what it says it about.
+
+    Attributes:
+        logits: of the heads for training; None without them.
+        bins: of their depth.
+        depth: of a network that weighs attention by depth; None for others.
+        grid: of the labels.
+        free: class of free space.
+    """
+
+    logits: PixelLogits | None
+    bins: DepthBins
+    depth: DepthShares | None
+    grid: VoxelGrid
+    free: int

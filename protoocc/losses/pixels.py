@@ -59,10 +59,14 @@ def cell_cross_entropy(
         counts: pixels of each kind in each cell.
         weights: of each kind; None counts all alike.
     """
-    logarithms = logits.float().log_softmax(1)
     if weights is not None:
         counts = counts * counts.new_tensor(weights)[:, None, None]
-    return -(counts * logarithms).sum() / counts.sum().clamp_min(1.0)
+    return share_loss(logits.float().log_softmax(1), counts)
+
+
+def share_loss(logarithms: Float[Tensor, "n L h w"], counts: Float[Tensor, "n L h w"]) -> Float[Tensor, ""]:
+    """`cell_cross_entropy` of logarithms of probabilities."""
+    return -(counts * logarithms).sum() / counts.sum().clamp_min(torch.finfo(counts.dtype).tiny)
 
 
 def _counts(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from protoocc.model.image_config import ImageConfig
 from protoocc.pixels import DepthBins, PixelLogits
+
+FINE_STRIDE: Final = 8
+"""A network's own heads read the scale with so many pixels per cell, or the next one."""
 
 
 class PixelHeads(nn.Module):
@@ -15,6 +20,7 @@ class PixelHeads(nn.Module):
     def __init__(self, config: ImageConfig, *, classes: bool, depth: bool) -> None:
         """Builds the heads that are asked for."""
         super().__init__()
+        self.stride = min(config.strides, key=lambda stride: (abs(stride - FINE_STRIDE), stride))
         self.bins = DepthBins(*config.depth_range_m, config.depth_bins)
         self.classes = _head(config.channels, config.num_classes) if classes else None
         self.depth = _head(config.channels, config.depth_bins) if depth else None
@@ -29,6 +35,13 @@ class PixelHeads(nn.Module):
         classes = self.classes(features) if self.classes is not None else None
         depth = self.depth(features) if self.depth is not None else None
         return PixelLogits(classes, depth, stride)
+
+
+def network_heads(config: ImageConfig) -> PixelHeads | None:
+    """The heads that a network's settings ask for; None for neither."""
+    if not (config.pixel_classes or config.pixel_depth):
+        return None
+    return PixelHeads(config, classes=config.pixel_classes, depth=config.pixel_depth)
 
 
 def _head(channels: int, outputs: int) -> nn.Sequential:

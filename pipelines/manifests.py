@@ -72,6 +72,7 @@ def content_of(manifest: StageManifest) -> str:
 def _parse(path: Path, model: type[Model], again: str) -> Model:
     try:
         values: Any = json.loads(path.read_bytes())
+        json.dumps(values, ensure_ascii=False).encode()  # half a character could not be written again
     except FileNotFoundError:
         raise DataError(
             f"{path.parent} is not finished (no {path.name}). Run the stage that makes it first{_first(path.parent)}."

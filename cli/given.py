@@ -29,6 +29,7 @@ FOLDERS: Final = frozenset(
         "scratch",
         "predictions",
         "images",
+        "folder",
     }
 )
 

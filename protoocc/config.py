@@ -16,8 +16,8 @@ from schemas.settings import Frozen, flatten
 AnyNetwork = Annotated[SerializeAsAny[NetworkConfig], BeforeValidator(read_network)]
 """Settings of any network of `protoocc.hosts.HOSTS`, told apart by ``kind``."""
 
-WeightsFormat = Literal["torchvision", "panoocc", "fcos3d"]
-"""Whose names a file of published weights has."""
+WeightsFormat = Literal["torchvision", "panoocc", "fcos3d", "protoocc"]
+"""Whose names a file of weights has; protoocc: of `protoocc pretrain images`."""
 
 
 class OptimizerConfig(Frozen):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from protoocc.model import ProtoOcc
+from protoocc.model import Plain, ProtoOcc
 from protoocc.network import Network, NetworkConfig
 from schemas.errors import ConfigError
 
-HOSTS: Final[dict[str, type[Network]]] = {"protoocc": ProtoOcc}
+HOSTS: Final[dict[str, type[Network]]] = {"protoocc": ProtoOcc, "plain": Plain}
 """Networks by kind. PanoOcc, BEVFormer and DFA3D are settings of `protoocc`; another network is another line here."""
 
 FIRST_KIND: Final = "protoocc"

@@ -67,8 +67,14 @@ def published(network: NetworkConfig) -> TrainConfig:
     )
 
 
+def plain() -> TrainConfig:
+    """The plain network, trained as the demo is."""
+    return demo().model_copy(update={"model": model.plain()})
+
+
 PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "demo": demo,
+    "plain": plain,
     "protoocc-base": lambda: published(model.protoocc_base()),
     "protoocc-small": lambda: published(model.protoocc_small()),
     "protoocc-tiny": lambda: published(model.protoocc_tiny()),

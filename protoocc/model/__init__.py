@@ -12,6 +12,7 @@ from protoocc.batch import Batch
 from protoocc.model.backbone import padded_size
 from protoocc.model.config import ProtoOccConfig, UpsampleStage
 from protoocc.model.decoder import Decoder
+from protoocc.model.plain import Plain, PlainConfig
 from protoocc.model.presets import (
     bevformer_base,
     bevformer_small,
@@ -21,6 +22,7 @@ from protoocc.model.presets import (
     panoocc_small,
     panoocc_small_dfa3d,
     panoocc_tiny,
+    plain,
     protoocc_base,
     protoocc_small,
     protoocc_tiny,
@@ -29,6 +31,8 @@ from protoocc.model.query_network import QueryNetwork
 from protoocc.network import ImagePrototypes, NetworkConfig, NetworkOutput
 
 __all__ = [
+    "Plain",
+    "PlainConfig",
     "ProtoOcc",
     "ProtoOccConfig",
     "QueryNetwork",
@@ -41,6 +45,7 @@ __all__ = [
     "panoocc_small",
     "panoocc_small_dfa3d",
     "panoocc_tiny",
+    "plain",
     "protoocc_base",
     "protoocc_small",
     "protoocc_tiny",

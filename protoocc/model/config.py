@@ -44,6 +44,14 @@ class ProtoOccConfig(ImageConfig):
         1, ge=1, description="Heights at which a query looks for images: 1 for voxels, 8 for the pillars of BEVFormer."
     )
 
+    lifted_cells: tuple[int, int, int] | None = Field(
+        None,
+        description="Cells per query along x, y, z at whose centres image features are read: they start the queries "
+        "and give back their detail before decoding. null: queries start alike in every scene.",
+    )
+    refinement_channels: int | None = Field(
+        None, ge=8, description="Width of a U-Net over x and y that refines the encoded queries; null: none."
+    )
     depth_attention: bool = Field(
         False, description="Weigh attention samples by a predicted distribution over depth (DFA3D)."
     )
@@ -81,6 +89,13 @@ class ProtoOccConfig(ImageConfig):
     )
 
     @property
+    def lifted_shape(self) -> tuple[int, int, int]:
+        """(X, Y, Z) of what is decoded: the lifted cells, or the queries where nothing is lifted."""
+        parts = self.lifted_cells or (1, 1, 1)
+        h, w, z = (queries * part for queries, part in zip(self.query_shape, parts, strict=True))
+        return h, w, z
+
+    @property
     def views(self) -> int:
         """P + 1: decoded views of a training step."""
         return 1 + (len(self.augmentations) if self.multi_perspective else 0)
@@ -97,12 +112,15 @@ class ProtoOccConfig(ImageConfig):
 
     @model_validator(mode="after")
     def _check_shapes(self) -> ProtoOccConfig:
-        size = list(self.query_shape)
+        if self.lifted_cells is not None and self.temporal == "recurrence" and self.frames > 1:
+            raise ValueError("lifted_cells and temporal 'recurrence' exclude each other: self attention reads queries")
+        size = list(self.lifted_shape)
         for stage in self.upsample:
             size = [n * s for n, s in zip(size, stage.stride, strict=True)]
         if tuple(size) != self.grid.shape:
             raise ValueError(
-                f"upsample turns query_shape {self.query_shape} into {size}, the grid is {self.grid.shape}"
+                f"upsample turns {self.lifted_shape} cells (query_shape {self.query_shape}, lifted_cells "
+                f"{self.lifted_cells}) into {size}, the grid is {self.grid.shape}"
             )
         is_square = self.query_shape[0] == self.query_shape[1] and self.grid.shape[0] == self.grid.shape[1]
         if "transpose" in self.augmentations and not is_square:

@@ -106,6 +106,13 @@ def _product_at(
     return features if layer.bias is None else features + layer.bias
 
 
+def classifier_bias(classes: int, free: int, prior: float) -> Float[Tensor, " L"]:
+    """Biases with which an untrained classifier predicts free space with a probability of ``prior``."""
+    bias = torch.zeros(classes)
+    bias[free] = math.log(prior * (classes - 1) / (1.0 - prior))
+    return bias
+
+
 class Decoder(nn.Module):
     """P augmented views beside the original, one shared upsampling and one label classifier G."""
 
@@ -120,10 +127,7 @@ class Decoder(nn.Module):
         label = nn.Linear(config.classifier_channels, config.num_classes)
         self.classifier = nn.Sequential(nn.Linear(features, config.classifier_channels), nn.ReLU(), label)
         with torch.no_grad():
-            label.bias.zero_()
-            label.bias[config.free_class] = math.log(
-                config.free_prior * (config.num_classes - 1) / (1.0 - config.free_prior)
-            )
+            label.bias.copy_(classifier_bias(config.num_classes, config.free_class, config.free_prior))
 
     def forward(
         self, queries: Float[Tensor, "B h w z d"], voxels: Int64[Tensor, " n"] | None = None

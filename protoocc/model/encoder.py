@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from protoocc.model.attention import ImageCrossAttention, Sampling, VoxelSelfAttention
 from protoocc.model.config import ProtoOccConfig
 from protoocc.model.depth_attention import DepthCrossAttention, DepthHead
+from protoocc.model.lifting import mean_of_cameras
 from protoocc.model.pixel_features import PixelFeatures, attention_map
 from protoocc.model.projection import HitQueries
 from protoocc.model.prototypes import PrototypeMapping
@@ -107,27 +108,19 @@ class EncoderLayer(nn.Module):
         mapped = hit_rows
         voxel_prototypes, similarity = [], []
         if self.mapping is not None and prototypes is not None:
-            parts = [
-                self.mapping(camera, part) for camera, part in zip(prototypes, mapped.split(hits.counts), strict=True)
-            ]
+            cameras = zip(prototypes, mapped.split(hits.counts), hits.reference[:, 0].split(hits.counts), strict=True)
+            parts = [self.mapping(*camera) for camera in cameras]
             mapped = torch.cat([part[0] for part in parts])
             voxel_prototypes, similarity = [part[1] for part in parts], [part[2] for part in parts]
         placed = mapped + positions.flatten(0, 2).index_select(0, hits.query)
         images = (features, hits) if depth is None else (features, hits, depth)
         sampled, sampling = self.cross_attention(placed, *images)
-        seen = self.cross_attention.combine(mean_over_cameras(sampled, hits, len(flat)))
-        dispatched = mean_over_cameras(mapped - hit_rows, hits, len(flat))
+        seen = self.cross_attention.combine(mean_of_cameras(sampled, hits, len(flat)))
+        dispatched = mean_of_cameras(mapped - hit_rows, hits, len(flat))
         flat = self.norms[1](flat + dispatched + seen)
         flat = self.norms[2](flat + self.feed_forward(flat))
         trace = MappingTrace(voxel_prototypes, similarity, sampling) if voxel_prototypes else None
         return flat.view_as(queries), trace
-
-
-def mean_over_cameras(values: Float[Tensor, "n d"], hits: HitQueries, rows: int) -> Float[Tensor, "rows d"]:
-    """Mean of the values of each query over the cameras that see it; zero where none does."""
-    summed = values.new_zeros(rows, values.shape[1]).index_add(0, hits.row, values)
-    counts = torch.bincount(hits.row, minlength=rows).clamp_min(1)
-    return summed / counts[:, None]
 
 
 class Encoder(nn.Module):

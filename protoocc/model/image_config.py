@@ -25,6 +25,9 @@ class ImageConfig(NetworkConfig):
         (), description="Stages 1..4 of the backbone with modulated deformable convolutions; 3 and 4 in PanoOcc."
     )
     frozen_stages: int = Field(0, ge=0, le=4, description="First stages, with the stem, that are not trained; 0: none.")
+    frozen_features: bool = Field(
+        False, description="Backbone, pyramid and pixel heads keep the weights that they start from (--weights)."
+    )
     frozen_norms: bool = Field(
         False, description="Batch norms of the backbone keep their stored statistics and are not trained."
     )
@@ -44,12 +47,11 @@ class ImageConfig(NetworkConfig):
 
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained: frozen stages need weights to keep."""
-        if self.frozen_stages == 0 or has_weights:
+        if has_weights or not (self.frozen_stages or self.frozen_features):
             return []
-        return [
-            f"model.frozen_stages={self.frozen_stages} keeps random weights: start from published ones with --weights, "
-            "or set model.frozen_stages=0"
-        ]
+        given = "frozen_features=true" if self.frozen_features else f"frozen_stages={self.frozen_stages}"
+        none = "frozen_features=false" if self.frozen_features else "frozen_stages=0"
+        return [f"model.{given} keeps random weights: start from trained ones with --weights, or set model.{none}"]
 
     @model_validator(mode="after")
     def _check_backbone(self) -> ImageConfig:

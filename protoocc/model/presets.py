@@ -7,6 +7,7 @@ convolutions from it to the 200 x 200 x 16 voxels of Occ3D.
 from __future__ import annotations
 
 from protoocc.model.config import ProtoOccConfig, UpsampleStage
+from protoocc.model.plain import PlainConfig
 
 _FRAMES = 4
 _TWICE_WIDE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=256)
@@ -73,16 +74,25 @@ def demo() -> ProtoOccConfig:
     return ProtoOccConfig(
         backbone="resnet18",
         backbone_width=32,
-        strides=(8, 16),
+        strides=(4, 8, 16),
         channels=64,
-        query_shape=(40, 40, 4),
-        encoder_layers=2,
+        pixel_depth=True,
+        frozen_features=True,
+        query_shape=(50, 50, 4),
+        lifted_cells=(2, 2, 1),
+        refinement_channels=64,
+        encoder_layers=1,
         heads=4,
         points=2,
         ffn_channels=128,
-        upsample=(UpsampleStage(kernel=(5, 5, 4), stride=(5, 5, 4), channels=32),),
+        upsample=(UpsampleStage(kernel=(2, 2, 4), stride=(2, 2, 4), channels=32),),
         classifier_channels=32,
     )
+
+
+def plain() -> PlainConfig:
+    """The yardstick of `demo`: the same image features, looked up at the same cells."""
+    return PlainConfig(backbone="resnet18", backbone_width=32, strides=(4, 8, 16), channels=64, frozen_features=True)
 
 
 def _without_prototypes(config: ProtoOccConfig) -> ProtoOccConfig:

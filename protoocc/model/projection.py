@@ -74,6 +74,7 @@ class HitQueries:
             anchor, its centre.
         depth_m: how far each of its anchors lies along the optical axis of the camera.
         counts: hits K of each of the B*V cameras.
+        cells: hits of the lifted cells of all queries; None for a network that lifts nothing.
     """
 
     row: Int64[Tensor, " n"]
@@ -81,6 +82,7 @@ class HitQueries:
     reference: Float[Tensor, "n anchors 2"]
     depth_m: Float[Tensor, "n anchors"]
     counts: list[int]
+    cells: HitQueries | None = None
 
 
 @torch.no_grad()

@@ -7,9 +7,34 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-START_SCALE, START_SHIFT = 10.0, -6.0
-"""Start of the learned scale and shift of the affinity. With 1 and 0 the sigmoid stays near one half for all of the
-thousands of hit queries, and every voxel prototype is their mean."""
+START_SCALE, START_SHIFT = 3.0, -4.0
+"""Start of the learned scale and shift of the standardised affinity: a query is assigned to the prototypes that
+are more similar to it than the others by a deviation or more."""
+
+
+def normalised(features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """Each feature less its mean over the channels, over its deviation; no parameters."""
+    return functional.layer_norm(features, features.shape[-1:])
+
+
+def image_waves(place: Float[Tensor, "*n 2"], channels: int) -> Float[Tensor, "*n d"]:
+    """Sines and cosines of places (u, v) in shares of the padded image, from half a wave to eight, of rms 1.
+
+    Channels beyond four times the number of frequencies (d // 4) are zero.
+    """
+    count = channels // 4
+    frequencies = torch.pi * 2.0 ** torch.linspace(0.0, 4.0, count, device=place.device, dtype=place.dtype)
+    phase = (place * 2.0 - 1.0)[..., None] * frequencies
+    waves = torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2) * 2.0**0.5
+    return functional.pad(waves, (0, channels - waves.shape[-1]))
+
+
+def placed(features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n d h w"]:
+    """Image features with the waves of the middles of their cells added: what is grouped into prototypes."""
+    axes = [(torch.arange(size, device=features.device) + 0.5) / size for size in features.shape[-2:]]
+    v, u = torch.meshgrid(*axes, indexing="ij")
+    waves = image_waves(torch.stack([u, v], dim=-1).to(features.dtype), features.shape[1])
+    return features + waves.movedim(-1, 0)
 
 
 def cluster(
@@ -41,6 +66,12 @@ def cluster(
     return prototypes
 
 
+def standardised(similarity: Float[Tensor, "M K"]) -> Float[Tensor, "M K"]:
+    """The affinity of each query less its mean over the prototypes, over its deviation."""
+    centred = similarity - similarity.mean(dim=0, keepdim=True)
+    return centred / (centred.square().mean(dim=0, keepdim=True) + 1e-8).sqrt()
+
+
 def affinity(prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"]) -> Float[Tensor, "M K"]:
     """A: pairwise cosine similarity of prototypes and hit queries, -1..1."""
     return functional.normalize(prototypes, dim=-1) @ functional.normalize(queries, dim=-1).T
@@ -61,20 +92,29 @@ class PrototypeMapping(nn.Module):
         """Three linear maps of (d, d) and a learned scale and shift of the affinity."""
         super().__init__()
         self.lift = nn.Linear(channels, channels)
+        nn.init.eye_(self.lift.weight)
+        nn.init.zeros_(self.lift.bias)
         self.dispatch = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
         self.scale = nn.Parameter(torch.tensor(START_SCALE))
         self.shift = nn.Parameter(torch.tensor(START_SHIFT))
 
     def forward(
-        self, prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"]
+        self, prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"], places: Float[Tensor, "K 2"]
     ) -> tuple[Float[Tensor, "K d"], Float[Tensor, "M d"], Float[Tensor, "M K"]]:
         """Maps the prototypes P_img of one camera onto its hit queries Q'.
 
+        Args:
+            prototypes: of features with their place, see `placed`.
+            queries: Q'.
+            places: (u, v) where each lands, shares of the padded image; its waves join the affinity alone.
+
         Returns:
-            The prototype-aware query of equation (1b), the voxel prototypes P_vox of (1a), and the affinity A.
+            The prototype-aware query of equation (1b), the voxel prototypes P_vox of (1a), and the standardised
+            affinity A.
         """
         lifted = self.lift(prototypes)
-        similarity = affinity(lifted, queries)
+        looking = normalised(queries) + image_waves(places, queries.shape[-1]).to(queries.dtype)
+        similarity = standardised(affinity(lifted, looking))
         assignment = torch.sigmoid(self.scale * similarity + self.shift)
         voxel_prototypes = aggregate(lifted, queries, assignment)
         return queries + self.dispatch(assignment.T @ voxel_prototypes), voxel_prototypes, similarity

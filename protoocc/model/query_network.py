@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from protoocc.batch import Batch
-from protoocc.model.backbone import ImageFeatures, padded_size
+from protoocc.model.backbone import padded_size
 from protoocc.model.config import ProtoOccConfig
 from protoocc.model.depth_attention import DEPTH_BINS, FARTHEST_M, NEAREST_M
 from protoocc.model.encoder import CameraViews, Encoder, MappingTrace, VoxelQueries
-from protoocc.model.pixel_heads import network_heads
+from protoocc.model.image_network import ImageNetwork
+from protoocc.model.lifting import Lifting
 from protoocc.model.projection import HitQueries, find_hits, query_anchors
-from protoocc.model.prototypes import cluster
+from protoocc.model.prototypes import cluster, normalised, placed
+from protoocc.model.refinement import Refinement
 from protoocc.model.temporal import TemporalFusion, warp
-from protoocc.network import Network
-from protoocc.pixels import DepthBins, DepthShares, PixelOutput, UniformBins
+from protoocc.pixels import DepthBins, DepthShares, PixelLogits, PixelOutput, UniformBins
 from schemas.errors import DataError
 
 
@@ -37,21 +37,22 @@ class Scene:
     """What training tells the image features; None outside training and without heads or depth."""
 
 
-class QueryNetwork(Network):
+class QueryNetwork(ImageNetwork):
     """Image features -> prototypes -> voxel queries, with what earlier frames saw."""
 
-    backbone_prefix: ClassVar[str | None] = "image_features.resnet."
     config: ProtoOccConfig
     anchors_ego: Tensor
 
     def __init__(self, config: ProtoOccConfig) -> None:
         """Builds the view transformation with random weights."""
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.image_features = ImageFeatures(config)
-        self.pixel_heads = network_heads(config)
         self.voxel_queries = VoxelQueries(config.query_shape, config.channels)
+        self.lifting = Lifting(config) if config.lifted_cells is not None else None
         self.encoder = Encoder(config)
+        self.refinement = (
+            Refinement(config, config.refinement_channels) if config.refinement_channels is not None else None
+        )
         self.temporal_fusion = (
             TemporalFusion(config.channels, config.frames)
             if config.frames > 1 and config.temporal == "fusion"
@@ -98,7 +99,10 @@ class QueryNetwork(Network):
         return [] if state is None else [state]
 
     def _warp(self, queries: Tensor, earlier_from_ego: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B h w z d"]:
-        return warp(queries, earlier_from_ego, self.anchors_ego.mean(3), self.config.grid)
+        centers = self.anchors_ego.mean(3)
+        if self.lifting is not None:
+            centers = self.lifting.cells_ego.view(*self.lifting.shape, 3)
+        return warp(queries, earlier_from_ego, centers, self.config.grid)
 
     def _encode(
         self,
@@ -111,23 +115,19 @@ class QueryNetwork(Network):
         features = self.image_features(images.flatten(0, 1))
         hits = self.find_hits((images.shape[-2], images.shape[-1]), image_from_camera, camera_from_ego)
         depth = self.encoder.depth_head(features) if self.encoder.depth_head is not None else None
-        queries, trace = self.transform_view(features, hits, len(images), earlier, depth)
-        clustered = self.clustered(features)
-        pixels = self._pixels(features, depth) if self.training and torch.is_grad_enabled() else None
-        return Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]), pixels)
+        logits = self.read_pixels(features)
+        queries, trace = self.transform_view(features, hits, len(images), earlier, depth, logits)
+        grid = features[self.config.strides.index(self.config.clustering_stride)].shape[-2:]
+        learns = self.training and torch.is_grad_enabled() and not self.config.frozen_features
+        return Scene(queries, trace, hits, (grid[0], grid[1]), self._pixels(logits, depth) if learns else None)
 
     def _pixels(
-        self,
-        features: Sequence[Float[Tensor, "cameras d _ _"]],
-        depth: Float[Tensor, "cameras bins _ _"] | None,
+        self, logits: PixelLogits | None, depth: Float[Tensor, "cameras bins _ _"] | None
     ) -> PixelOutput | None:
         """What the losses of single pixels read; None for a network without such heads and depth."""
-        if self.pixel_heads is None and self.encoder.depth_head is None:
+        if logits is None and depth is None:
             return None
-        logits, shares = None, None
-        if self.pixel_heads is not None:
-            scale = self.config.strides.index(self.pixel_heads.stride)
-            logits = self.pixel_heads(features[scale], self.pixel_heads.stride)
+        shares = None
         if depth is not None and self.encoder.depth_head is not None:
             stride = self.config.strides[self.encoder.depth_head.scale]
             shares = DepthShares(depth, UniformBins(NEAREST_M, FARTHEST_M, DEPTH_BINS), stride)
@@ -135,8 +135,9 @@ class QueryNetwork(Network):
         return PixelOutput(logits, bins, shares, self.config.grid, self.config.free_class)
 
     def clustered(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> Float[Tensor, "cameras d _ _"]:
-        """The map out of all scales whose cells are grouped into prototypes."""
-        return features[self.config.strides.index(self.config.clustering_stride)]
+        """The map out of all scales whose cells are grouped into prototypes: normalised features with their place."""
+        scale = features[self.config.strides.index(self.config.clustering_stride)]
+        return placed(_normalised(scale))
 
     def find_hits(
         self,
@@ -144,9 +145,23 @@ class QueryNetwork(Network):
         image_from_camera: Float[Tensor, "B V 3 3"],
         camera_from_ego: Float[Tensor, "B V 4 4"],
     ) -> HitQueries:
-        """Hit queries of cameras with images of (H, W) pixels."""
+        """Hit queries of cameras with images of (H, W) pixels, and hits of their lifted cells."""
+        hits = self.hits_of(self.anchors_ego.flatten(0, 2), image_size, image_from_camera, camera_from_ego)
+        if self.lifting is None:
+            return hits
+        cells = self.hits_of(self.lifting.cells_ego[:, None], image_size, image_from_camera, camera_from_ego)
+        return dataclasses.replace(hits, cells=cells)
+
+    def hits_of(
+        self,
+        anchors_ego: Float[Tensor, "q anchors 3"],
+        image_size: tuple[int, int],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+    ) -> HitQueries:
+        """Hits of any points; the one place where points meet cameras, for an exporter to do in its own way."""
         return find_hits(
-            self.anchors_ego.flatten(0, 2),
+            anchors_ego,
             camera_from_ego,
             image_from_camera,
             image_size=image_size,
@@ -160,8 +175,11 @@ class QueryNetwork(Network):
         samples: int,
         earlier: Float[Tensor, "B h w z d"] | None = None,
         depth: Float[Tensor, "cameras bins _ _"] | None = None,
+        pixels: PixelLogits | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
-        """Encodes the voxel queries of one frame from image features: prototypes, then the layers of the encoder.
+        """Encodes the voxel queries of one frame: prototypes of image features, the layers of the encoder, refinement.
+
+        The features are normalised first: without that they grow through training and drown the queries.
 
         Args:
             features: one map per scale of all B*V cameras.
@@ -169,20 +187,33 @@ class QueryNetwork(Network):
             samples: B.
             earlier: encoded queries of the frame before in the present ego frame; only with recurrence.
             depth: of every camera, where attention is weighted by it; None to have it predicted here.
+            pixels: what the heads say about image cells; None to have it predicted here.
         """
         prototypes = None
         if self.config.prototype_mapping:
             prototypes = self.group(self.clustered(features))
         if depth is None and self.encoder.depth_head is not None:
             depth = self.encoder.depth_head(features)
-        queries, trace = self.encoder(
-            self.voxel_queries.table.expand(samples, -1, -1, -1, -1),
-            self.voxel_queries.positions(),
-            CameraViews(features, prototypes, hits, depth),
-            earlier,
-        )
+        start, cells = self.voxel_queries.table.expand(samples, -1, -1, -1, -1), None
+        scales = [_normalised(scale) for scale in features]
+        if self.lifting is not None and hits.cells is not None:
+            pixels = pixels or self.read_pixels(features)
+            cells = self.lifting(scales, hits.cells, samples, pixels.depth if pixels is not None else None)
+            start = start + self.lifting.start(cells)
+        views = CameraViews(scales, prototypes, hits, depth)
+        queries, trace = self.encoder(start, self.voxel_queries.positions(), views, earlier)
+        queries = queries + self.voxel_queries.positions()
+        if self.lifting is not None and cells is not None:
+            queries = cells + self.lifting.spread(queries)
+        if self.refinement is not None:
+            queries = self.refinement(queries)
         return queries, trace
 
     def group(self, clustered: Float[Tensor, "cameras d h w"]) -> Float[Tensor, "cameras M d"]:
         """Prototypes of a map of image features."""
         return cluster(clustered, self.config.prototype_cell, self.config.clustering_iterations)
+
+
+def _normalised(features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n d h w"]:
+    """Each cell less its mean over the channels, over its deviation."""
+    return normalised(features.movedim(1, -1)).movedim(-1, 1)

@@ -1,0 +1,50 @@
+"""What networks that read images with `backbone.ImageFeatures` share: the features, heads on their cells, freezing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from protoocc.model.backbone import ImageFeatures
+from protoocc.model.image_config import ImageConfig
+from protoocc.model.pixel_heads import network_heads
+from protoocc.network import Network
+from protoocc.pixels import PixelLogits
+
+
+class ImageNetwork(Network):
+    """Image features and pixel heads, which keep their weights where the settings say so."""
+
+    backbone_prefix: ClassVar[str | None] = "image_features.resnet."
+
+    def __init__(self, config: ImageConfig) -> None:
+        """Random weights."""
+        super().__init__()
+        self.image_config = config
+        self.image_features = ImageFeatures(config)
+        self.pixel_heads = network_heads(config)
+        if config.frozen_features:
+            for part in self._image_parts():
+                part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but frozen image features, whose norms go on using their stored statistics."""
+        super().train(mode)
+        if self.image_config.frozen_features:
+            for part in self._image_parts():
+                part.eval()
+        return self
+
+    def read_pixels(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> PixelLogits | None:
+        """What the heads say about the cells of their scale; None without heads."""
+        if self.pixel_heads is None:
+            return None
+        stride = self.pixel_heads.stride
+        logits: PixelLogits = self.pixel_heads(features[self.image_config.strides.index(stride)], stride)
+        return logits
+
+    def _image_parts(self) -> list[nn.Module]:
+        return [part for part in (self.image_features, self.pixel_heads) if part is not None]

@@ -141,7 +141,7 @@ def to_batch(keyframe: Keyframe) -> Batch:
         semantics=torch.from_numpy(keyframe.semantics.astype(np.int64))[None],
         mask_camera=torch.from_numpy(keyframe.mask_camera != 0)[None],
         mask_lidar=torch.from_numpy(keyframe.mask_lidar != 0)[None],
-        **({} if keyframe.past is None else _past_fields(keyframe.past)),
+        **({} if keyframe.past is None else _past_fields(keyframe.past)),  # type: ignore[arg-type]
     )
 
 

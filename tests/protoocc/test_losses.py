@@ -34,6 +34,13 @@ def make_batch(seeds: list[int] | None = None, **changes: torch.Tensor | None) -
     return Batch(tokens=["a", "b"], seeds=seeds, **{**fields, **changes})  # type: ignore[arg-type]
 
 
+def one_sample(batch: Batch, sample: int) -> Batch:
+    """The batch of one of its samples."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    own = {name: value[sample : sample + 1] for name, value in fields.items() if isinstance(value, torch.Tensor)}
+    return Batch(tokens=[batch.tokens[sample]], **own)  # type: ignore[arg-type]
+
+
 def make_output(choice: VoxelChoice, views: int = 3) -> NetworkOutput:
     """Random logits of three classes and random pixel features on 2 x 2 cells of 8 pixels."""
     generator = torch.Generator().manual_seed(1)
@@ -151,13 +158,10 @@ def test_losses_are_means_over_samples() -> None:
     together = compute_losses(output, batch, choice, config)
     shares = []
     for sample, (voxels, others) in enumerate((((0, 5), (7, 15)), ((5, 7), (15, 23)))):
-        alone = make_batch(mask_camera=mask)
-        fields = {name: getattr(alone, name)[sample : sample + 1] for name in ("semantics", "mask_camera")}
-        fields |= {"segment_id": batch.segment_id[sample : sample + 1]}
-        part = dataclasses.replace(batch, tokens=["a"], **fields)
+        part = one_sample(batch, sample)
+        own = choose_voxels(part, config, OCC3D)
         logits = torch.cat([output.logits[:, slice(*voxels)], output.logits[:, slice(*others)]], dim=1)
         cells = (output.pixel_features[sample : sample + 1], output.pixel_seen[sample : sample + 1], 8)
-        own = choose_voxels(part, config, OCC3D)
         shares.append(compute_losses(NetworkOutput(logits, own.all, *cells), part, own, config))
     for name, value in together.items():
         torch.testing.assert_close(value, (shares[0][name] + shares[1][name]) / 2)

@@ -84,7 +84,7 @@ def save_checkpoint(
 
 
 def remove_old(folder: Path, keep_last: int, best: int | None) -> None:
-    """Removes all checkpoints but the last few and the best one.
+    """Removes all checkpoints but the last few and the best one, and what a kill left half written.
 
     Args:
         folder: the run's `checkpoints`.
@@ -98,6 +98,8 @@ def remove_old(folder: Path, keep_last: int, best: int | None) -> None:
         for old in list_checkpoints(folder)[:-keep_last]:
             if int(old.name[5:]) != best:
                 shutil.rmtree(old)
+        for partial in folder.glob(f"step-*{_PARTIAL}"):
+            shutil.rmtree(partial)
 
 
 def link_best(folder: Path, step: int) -> None:

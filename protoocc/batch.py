@@ -33,6 +33,8 @@ class Batch:
         past_image_from_camera: their intrinsics, pixels.
         past_camera_from_ego: ego frame of the earlier keyframe in each of its cameras, metres.
         past_from_ego: pose of the present ego frame in the ego frame of each earlier keyframe, metres.
+        seeds: of all random numbers that a training step draws for each sample (`protoocc.draws`); None draws from
+            torch's global generator.
     """
 
     images: UInt8[Tensor, "B V 3 H W"]
@@ -49,6 +51,7 @@ class Batch:
     past_image_from_camera: Float[Tensor, "B T V 3 3"] | None = None
     past_camera_from_ego: Float[Tensor, "B T V 4 4"] | None = None
     past_from_ego: Float[Tensor, "B T 4 4"] | None = None
+    seeds: list[int] | None = None
 
     @property
     def past(self) -> list[tuple[UInt8[Tensor, "B V 3 H W"], Float[Tensor, "B V 3 3"], Float[Tensor, "B V 4 4"]]]:
@@ -93,7 +96,8 @@ def stack_batches(batches: list[Batch]) -> Batch:
             raise DataError(f"samples {tokens}: '{name}' has shapes {sorted(shapes)}; a batch needs one shape")
         fields[name] = torch.cat(parts)
     tokens = [token for batch in batches for token in batch.tokens]
-    return Batch(tokens=tokens, **fields)
+    seeds = [seed for batch in batches for seed in batch.seeds or ()]
+    return Batch(tokens=tokens, seeds=seeds if len(seeds) == len(tokens) else None, **fields)
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

@@ -38,8 +38,8 @@ from schemas.shards import CHECKSUMS
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
-KEPT = 2
-"""The last checkpoint and the one before stay; older ones are removed."""
+BEST = "best"
+"""Link beside the checkpoints to the best one by validation."""
 _PARTIAL, _DAMAGED = ".partial", ".damaged"
 _LOAD_ERRORS = (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError)
 """What safetensors raises for damaged files."""
@@ -48,7 +48,7 @@ _LOAD_ERRORS = (SafetensorError, OSError, ValueError, RuntimeError, KeyError, Ty
 def save_checkpoint(
     folder: Path, step: int, *, weights: Mapping[str, Tensor], config: TrainConfig, state: Mapping[str, Any]
 ) -> Path:
-    """Writes `folder/step-NNNNNN` and removes checkpoints before the previous one.
+    """Writes `folder/step-NNNNNN` whole or not at all; `remove_old` makes room afterwards.
 
     Args:
         folder: the run's `checkpoints`.
@@ -78,11 +78,46 @@ def save_checkpoint(
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             _flush(folder)
-            for old in list_checkpoints(folder)[:-KEPT]:
-                shutil.rmtree(old)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def remove_old(folder: Path, keep_last: int, best: int | None) -> None:
+    """Removes all checkpoints but the last few and the best one, and what a kill left half written.
+
+    Args:
+        folder: the run's `checkpoints`.
+        keep_last: number of last checkpoints that stay.
+        best: step of the best one by validation.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    with disk_errors(folder):
+        for old in list_checkpoints(folder)[:-keep_last]:
+            if int(old.name[5:]) != best:
+                shutil.rmtree(old)
+        for partial in folder.glob(f"step-*{_PARTIAL}"):
+            shutil.rmtree(partial)
+
+
+def link_best(folder: Path, step: int) -> None:
+    """Points `checkpoints/best` at a step, by a relative link that a run keeps when it is moved.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    link, partial = folder / BEST, folder / f"{BEST}{_PARTIAL}"
+    try:
+        with disk_errors(link):
+            partial.unlink(missing_ok=True)
+            partial.symlink_to(f"step-{step:06d}", target_is_directory=True)
+            if link.is_dir() and not link.is_symlink():  # a copy of the run that followed the link
+                shutil.rmtree(link)
+            partial.replace(link)
+    except OSError as error:
+        logger.warning("%s cannot be a link here (%s); step %d is the best checkpoint", link, error.strerror, step)
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -103,11 +138,13 @@ def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder that a user means: itself, or the last one of a run.
 
     Args:
-        path: a checkpoint, its `model.safetensors`, or a run folder.
+        path: a checkpoint (also `checkpoints/best`), its `model.safetensors`, or a run folder.
 
     Raises:
         CheckpointError: there is none.
     """
+    if path.name == BEST and path.is_symlink():
+        path = path.with_name(path.readlink().name)
     if path.name == WEIGHTS and path.is_file():
         return path.parent
     if (path / WEIGHTS).is_file():
@@ -134,7 +171,7 @@ def load_network(path: Path) -> tuple[Network, TrainConfig]:
         check_sums(folder)
         config = read_config(folder / CONFIG)
         weights = read_safetensors(folder / WEIGHTS)
-        _check_fit(folder / WEIGHTS, _planned_network(folder / CONFIG, config, len(weights)), weights)
+        check_fit(folder / WEIGHTS, _planned_network(folder / CONFIG, config, len(weights)), weights)
         network = build_network(config.model)
         network.load_state_dict(weights)
     except CheckpointError as error:
@@ -197,17 +234,6 @@ def read_config(path: Path) -> TrainConfig:
         raise CheckpointError(describe_validation(str(path), error)) from error
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Fills a network from a safetensors file.
-
-    Raises:
-        CheckpointError: unreadable, or names or shapes differ from the network's (lists them).
-    """
-    weights = read_safetensors(path)
-    _check_fit(path, model, weights)
-    model.load_state_dict(weights)
-
-
 def _planned_network(path: Path, config: TrainConfig, tensors: int) -> Network:
     """The network without memory for its weights: a configuration may ask for more than the machine has.
 
@@ -244,7 +270,12 @@ def _plain_values(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _check_fit(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def check_fit(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Compares names and shapes of stored weights with a network's.
+
+    Raises:
+        CheckpointError: they differ (lists where).
+    """
     own = model.state_dict()
     lines = [f"missing: {name} {tuple(own[name].shape)}" for name in sorted(own.keys() - weights.keys())]
     lines += [f"unexpected: {name} {tuple(weights[name].shape)}" for name in sorted(weights.keys() - own.keys())]

@@ -27,6 +27,13 @@ class OptimizerConfig(Frozen):
     backbone_lr_factor: float = Field(0.1, ge=0, description="Share of `lr` for the residual network; 1 from scratch.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
     clip_norm: float = Field(35.0, gt=0, description="Gradients are scaled down to this L2 norm.")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of the old average of the weights that a step keeps, such as 0.999; the average is scored "
+        "and stored in place of the weights. null: no average.",
+    )
 
 
 class ScheduleConfig(Frozen):
@@ -36,11 +43,17 @@ class ScheduleConfig(Frozen):
     epochs: int | None = Field(None, ge=1, description="Passes over the training split; either this or `steps`.")
     warmup_steps: int = Field(500, ge=0, description="Steps from near zero up to `lr`.")
     final_lr_factor: float = Field(1e-3, ge=0, le=1, description="Share of `lr` at the last step.")
+    extended: tuple[int, ...] = Field(
+        (), description="Steps after which the run was over and then prolonged; `protoocc train --extend` fills it in."
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> ScheduleConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, and set the other one to null")
+        lengths = [0, *self.extended, *([] if self.steps is None else [self.steps])]
+        if self.extended and (self.steps is None or lengths != sorted(set(lengths))):
+            raise ValueError("extended holds rising numbers of steps, all below steps")
         return self
 
 
@@ -48,8 +61,19 @@ class DataConfig(Frozen):
     """How samples are read."""
 
     split: str = Field("train", description="Split of the shards that is trained on.")
-    batch_size: int = Field(1, ge=1, description="Samples per optimiser step.")
+    batch_size: int = Field(1, ge=1, description="Samples per optimiser step, over all processes.")
+    accumulate: int = Field(
+        1, ge=1, description="Equal parts that a process computes one after the other, to need less memory."
+    )
     workers: int = Field(0, ge=0, description="Processes that read ahead; 0 reads in the training process.")
+
+
+class ValidationConfig(Frozen):
+    """Scores during training."""
+
+    every: int | None = Field(None, ge=1, description="Steps between validations; the last step has one. null: none.")
+    samples: int = Field(50, ge=1, description="Samples that are scored, spread evenly over the split.")
+    split: str = Field("val", description="Split of the shards that is scored.")
 
 
 class WeightsConfig(Frozen):
@@ -72,9 +96,14 @@ class TrainConfig(Frozen):
     schedule: ScheduleConfig = Field(description="Length and learning rate.")
     data: DataConfig = Field(DataConfig(), description="Reading.")
     seed: int = Field(0, ge=0, description="Decides weights, order of samples, dropout and noise.")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic of products and convolutions.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Arithmetic of products and convolutions; float16 scales its losses."
+    )
+    compile: bool = Field(False, description="Compile the network first: minutes at the start, faster steps on a GPU.")
     weights: WeightsConfig | None = Field(None, description="Weights at the start; null for random ones.")
+    validation: ValidationConfig = Field(ValidationConfig(), description="Scores during training.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step always has one.")
+    keep_last: int = Field(2, ge=1, description="Last checkpoints that stay, beside the best by validation.")
     classes: ClassTable = Field(
         OCC3D, description="Class table of the labels, taken from the shards when training starts."
     )

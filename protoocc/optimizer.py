@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from protoocc.config import OptimizerConfig, ScheduleConfig
+from protoocc.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from protoocc.network import Network
 
 
@@ -35,6 +35,12 @@ def make_optimizer(model: Network, config: OptimizerConfig) -> torch.optim.AdamW
     )
 
 
+def count_steps(config: TrainConfig, samples: int) -> int:
+    """Optimiser steps of a run on so many samples."""
+    schedule = config.schedule
+    return schedule.steps or math.ceil((schedule.epochs or 0) * samples / config.data.batch_size)
+
+
 def lr_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
     """Share of the top learning rate at a step.
 
@@ -50,6 +56,19 @@ def lr_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
     progress = (step - schedule.warmup_steps) / max(steps - 1 - schedule.warmup_steps, 1)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     return schedule.final_lr_factor + (1.0 - schedule.final_lr_factor) * cosine
+
+
+def length_at(step: int, steps: int, schedule: ScheduleConfig) -> int:
+    """Length of the run that a step's learning rate belongs to: what was planned when the step was made.
+
+    A run that was prolonged follows the cosine of its new length from there on, so its rate rises at that step.
+
+    Args:
+        step: number of the step, 0 <= step < steps.
+        steps: length of the run by now.
+        schedule: with the lengths before.
+    """
+    return next(length for length in (*schedule.extended, steps) if step < length)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -147,5 +147,5 @@ def _one(moment: Moment, shot: Shot, earlier: int) -> Batch:
         image_from_camera=torch.from_numpy(views.image_from_camera)[None],
         camera_from_ego=torch.from_numpy(views.camera_from_ego)[None],
         tokens=[moment.token],
-        **fields,
+        **fields,  # type: ignore[arg-type]
     )

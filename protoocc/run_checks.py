@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-import math
+import logging
+from pathlib import Path
 
+from protoocc.compatibility import check_training
 from protoocc.config import TrainConfig
-from protoocc.data import ShardDataset
+from protoocc.data import EpochSampler, ShardDataset, open_shards
+from protoocc.inference import reader_for
+from protoocc.optimizer import count_steps, length_at
+from protoocc.ranks import Ranks
 from schemas.errors import ConfigError, DataError
 
+logger = logging.getLogger(__name__)
 
-def count_steps(config: TrainConfig, samples: int) -> int:
-    """Optimiser steps of a run on so many samples."""
-    schedule = config.schedule
-    return schedule.steps or math.ceil((schedule.epochs or 0) * samples / config.data.batch_size)
+
+def check_run(config: TrainConfig, shards: Path, ranks: Ranks) -> None:
+    """Everything that can be refused before a run folder is touched.
+
+    Raises:
+        ConfigError: settings do not fit the shards or the number of processes, or warm-up takes the whole run.
+        DataError: shards are missing or damaged, or no voxel of the split is seen and labelled.
+    """
+    split = open_shards(shards, config.data.split)
+    config = config.model_copy(update={"classes": split.dataset.classes})
+    check_training(config, split)
+    check_warm_up(config, len(split.samples))
+    make_sampler(config, len(split.samples), ranks)
+    dataset = reader_for(config.model, split)
+    try:
+        check_labels_are_seen(dataset)
+        if (missing := describe_missing_earlier(dataset)) is not None:
+            logger.warning(missing)
+    finally:
+        dataset.close()
+
+
+def make_sampler(config: TrainConfig, samples: int, ranks: Ranks) -> EpochSampler:
+    """The order of samples of this process.
+
+    Raises:
+        ConfigError: processes and parts cannot share a batch equally.
+    """
+    data = config.data
+    return EpochSampler(
+        samples,
+        data.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        parts=data.accumulate,
+    )
 
 
 def check_warm_up(config: TrainConfig, samples: int) -> None:
@@ -21,7 +60,7 @@ def check_warm_up(config: TrainConfig, samples: int) -> None:
     Raises:
         ConfigError: the warm-up is longer than the run; says both and what to set.
     """
-    steps, warmup = count_steps(config, samples), config.schedule.warmup_steps
+    steps, warmup = length_at(0, count_steps(config, samples), config.schedule), config.schedule.warmup_steps
     if warmup > steps:
         raise ConfigError(
             f"the warm-up of {warmup} steps is longer than the run of {steps} steps ({samples} samples in batches of "

@@ -6,23 +6,30 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
+from protoocc.checkpoint import read_config
 from protoocc.config import TrainConfig, changed_fields
+from protoocc.optimizer import count_steps
+from protoocc.training_report import SCORES
 from schemas.errors import ConfigError, disk_errors
 from schemas.files import write_bytes
 from schemas.lock import lock_path
 from schemas.outside import Source, parse_json, read_bytes, read_lines
 from schemas.outside.limits import JSON_BYTES, META_BYTES
-from schemas.runs import CONFIG, METRICS
+from schemas.runs import CONFIG, METRICS, RunFolder
 
 TENSORBOARD: Final = "tensorboard"
 
-FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file", "image_shape")
+FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "keep_last", "model.recompute", "weights.file", "image_shape")
 """Fields that a resumed run may change, because they do not change its numbers."""
+
+
+_LENGTH = ("schedule.steps", "schedule.epochs", "schedule.extended")
+"""Fields that only `prolong` changes."""
 
 
 def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
@@ -53,12 +60,47 @@ def _check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
         stored = TrainConfig.model_validate(stored).model_dump(mode="json")
     changed = changed_fields(stored, config.model_dump(mode="json"))
     if resume:
-        changed = [line for line in changed if not line.startswith(tuple(f"{name}:" for name in FREE_TO_CHANGE))]
+        free = (*FREE_TO_CHANGE, *_LENGTH) if _is_prolonged(stored, config) else FREE_TO_CHANGE
+        changed = [line for line in changed if not line.startswith(tuple(f"{name}:" for name in free))]
     if changed:
         lines = "\n".join(f"  {line}" for line in changed[:5])
         raise ConfigError(f"{path.parent} holds a run with another configuration:\n{lines}\nChoose another folder.")
     if not resume:
         raise ConfigError(f"{path.parent} holds this run already. Continue it with --resume or choose another folder.")
+
+
+def _is_prolonged(stored: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether a configuration goes on where the stored one, as plain values, is over (`prolong`)."""
+    schedule = stored.get("schedule", {})
+    before, now = tuple(schedule.get("extended", ())), config.schedule.extended
+    is_next = len(now) == len(before) + 1 and now[:-1] == before
+    return is_next and schedule.get("steps") in (None, now[-1])
+
+
+def prolong(out: Path, extra: int, samples: int) -> TrainConfig:
+    """Settings that continue a finished run by more steps, to be trained with ``resume``.
+
+    The run remembers the lengths it had. The learning rate follows the cosine of the new length from the first further
+    step on: it rises to what a run of that length would have there.
+
+    Args:
+        out: the run folder.
+        extra: further steps.
+        samples: samples of the training split.
+
+    Raises:
+        ConfigError: no run there, or it is not finished.
+        CheckpointError: its configuration is damaged.
+    """
+    if not (out / CONFIG).is_file():
+        raise ConfigError(f"{out} holds no run that could be prolonged (no {CONFIG}). Train first.")
+    config = read_config(out / CONFIG)
+    length, done = count_steps(config, samples), RunFolder(out).last_step()
+    if done < length:
+        raise ConfigError(f"{out} has {done} of its {length} steps; finish it with --resume before it is prolonged")
+    schedule = config.schedule
+    changes = {"steps": length + extra, "epochs": None, "extended": (*schedule.extended, length)}
+    return config.model_copy(update={"schedule": schedule.model_copy(update=changes)})
 
 
 class RunLog:
@@ -84,7 +126,9 @@ class RunLog:
             self._file.flush()
         with disk_errors(self.path.parent / TENSORBOARD):
             for name, value in numbers.items():
-                self._board.add_scalar(f"train/{name}", value, step)
+                is_score = name.startswith(SCORES)
+                tag = f"val/{name.removeprefix(SCORES)}" if is_score else f"train/{name}"
+                self._board.add_scalar(tag, value, step)
 
     def close(self) -> None:
         """Closes both files.

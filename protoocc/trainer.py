@@ -1,38 +1,34 @@
-"""The training loop: step, log, save, resume. A resumed run gives the bytes of an uninterrupted one on a CPU."""
+"""The training loop: step, log, score, save, resume. A resumed run gives the bytes of an uninterrupted one on a CPU."""
 
 from __future__ import annotations
 
 import logging
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from protoocc.batch import Batch
-from protoocc.checkpoint import (
-    STATE,
-    WEIGHTS,
-    check_sums,
-    list_checkpoints,
-    load_state,
-    load_weights,
-    save_checkpoint,
-    set_aside,
-)
-from protoocc.compatibility import check_training
+from protoocc.checkpoint import list_checkpoints
 from protoocc.config import TrainConfig
-from protoocc.data import EpochSampler, ShardSet, make_loader, open_shards
+from protoocc.data import ShardSet, make_loader, open_shards
 from protoocc.hosts import build_network
 from protoocc.inference import default_device, reader_for
-from protoocc.losses import choose_voxels, compute_losses
-from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
-from protoocc.run_checks import check_labels_are_seen, check_warm_up, count_steps, describe_missing_earlier
+from protoocc.joint_norm import join_norms
+from protoocc.optimizer import count_steps, length_at, lr_factor
+from protoocc.ranks import Ranks
+from protoocc.run_checks import check_run, make_sampler
 from protoocc.run_folder import RunLog, open_run, read_metrics
-from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
+from protoocc.run_state import RunState
+from protoocc.train_step import Stepper
+from protoocc.training_report import StepReport, TrainSummary, mean_losses
+from protoocc.validation import Validation
 from protoocc.weights import fill, reread_weights
-from schemas.errors import CheckpointError, ConfigError
 from schemas.lock import folder_lock
 from schemas.runs import CHECKPOINTS
 
@@ -48,163 +44,131 @@ def train(
     on_step: Callable[[StepReport], None] = lambda report: None,
     device: torch.device | None = None,
 ) -> TrainSummary:
-    """Trains one network on one process and stores it in a run folder.
+    """Trains one network and stores it in a run folder.
+
+    In a process of a `torch.distributed` group it shares every batch with the others: all of them call this function
+    with the same arguments, and process 0 writes the folder. `protoocc.launch.launch` starts such processes.
 
     Args:
         config: complete settings; the class table of the shards takes the place of its own.
         shards: folder of `protoocc pack`.
         out: run folder: config.json, metrics.jsonl, tensorboard/, checkpoints/.
         resume: continue from the last checkpoint in ``out``, if there is one.
-        on_step: called after each step.
-        device: where to compute; a GPU if there is one.
+        on_step: called after each step, in every process.
+        device: where this process computes; a GPU if there is one.
 
     Raises:
         ConfigError: settings do not fit the shards, the device or the run folder, or warm-up takes the whole run.
         DataError: shards are missing or damaged, no voxel of the split is seen and labelled, or the disk is full.
         CheckpointError: no checkpoint to resume from is whole, or the weights to start from do not fit.
-        StageError: a loss or gradient is not finite; names the samples.
+        StageError: a loss or gradient is not finite (names the samples), no memory is left, or another process ended.
     """
     started = time.monotonic()
-    device = device or default_device()
+    device, ranks = device or default_device(), Ranks.current()
+    ranks.first(lambda: check_run(config, shards, ranks))
     split = open_shards(shards, config.data.split)
     config = config.model_copy(update={"classes": split.dataset.classes, "image_shape": split.dataset.image_shape})
-    check_training(config, split)
-    check_warm_up(config, len(split.samples))
-    _check_split(config, split)
-    with folder_lock(out), _reproducible(config.seed, device):
-        open_run(out, config, resume=resume)
-        run = _Run(config, split, device)
+    validation = None if config.validation.every is None else Validation(config, shards, ranks)
+    with folder_lock(out) if ranks.is_first else nullcontext(), _reproducible(config.seed, device):
+        ranks.first(lambda: open_run(out, config, resume=resume))
+        run = _Run(config, split, ranks, device, validation)
         if resume:
-            run.restore(out / CHECKPOINTS)
-        if run.step == 0 and config.weights is not None:
+            run.state.restore(out / CHECKPOINTS)
+        if run.state.step == 0 and config.weights is not None:
             fill(run.model, reread_weights(config.weights))
-        checkpoint = run.loop(out, on_step)
-    rows = read_metrics(out)
-    tenth = max(len(rows) // 10, 1)
+        run.loop(out, on_step)
+        ranks.gather(None)
     seconds = time.monotonic() - started
-    logger.info("trained %d steps on %d samples in %.1f s", run.step, len(split.samples), seconds)
-    return TrainSummary(
-        checkpoint, run.step, len(split.samples), seconds, mean_losses(rows[:tenth]), mean_losses(rows[-tenth:])
-    )
+    logger.info("trained %d steps on %d samples in %.1f s", run.state.step, len(split.samples), seconds)
+    return _summary(run.state, out, len(split.samples), seconds)
 
 
 class _Run:
-    """What a run carries from step to step."""
+    """One process of a run: reads, steps, reports, scores and saves."""
 
-    def __init__(self, config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
-        self.config, self.shards, self.device = config, shards, device
+    def __init__(
+        self, config: TrainConfig, shards: ShardSet, ranks: Ranks, device: torch.device, validation: Validation | None
+    ) -> None:
+        self.config, self.shards, self.ranks, self.device = config, shards, ranks, device
+        self.validation = validation
         self.steps = count_steps(config, len(shards.samples))
-        self.step = 0
-        self.model = build_network(config.model).to(device).train()
-        self.optimizer = make_optimizer(self.model, config.optimizer)
-        self.sampler = EpochSampler(len(shards.samples), config.data.batch_size, seed=config.seed)
+        self.model = build_network(config.model)
+        if ranks.size > 1:
+            join_norms(self.model)
+        self.model.to(device).train()
+        if config.compile:
+            self.model.compile()
+        stepper = Stepper(self.model, config, ranks, device)
+        self.state = RunState(config, shards, stepper, make_sampler(config, len(shards.samples), ranks))
 
-    def loop(self, out: Path, on_step: Callable[[StepReport], None]) -> Path:
-        """Runs to the last step; returns the last checkpoint."""
+    def loop(self, out: Path, on_step: Callable[[StepReport], None]) -> None:
+        """Runs to the last step."""
         dataset = reader_for(self.config.model, self.shards)
-        workers = self.config.data.workers
-        loader = make_loader(dataset, self.sampler, workers=workers, pin_memory=self.device.type == "cuda")
-        log = RunLog(out, first_step=self.step + 1)
+        workers, sampler = self.config.data.workers, self.state.sampler
+        loader = make_loader(dataset, sampler, workers=workers, pin_memory=self.device.type == "cuda")
+        log = RunLog(out, first_step=self.state.step + 1) if self.ranks.is_first else None
         try:
-            batches = iter(loader) if self.step < self.steps else iter(())
-            while self.step < self.steps:
-                started = time.perf_counter()
-                lr = self._learning_rate()
-                losses = self._train_step(next(batches))
-                report = StepReport(self.step, self.steps, lr, losses, time.perf_counter() - started)
-                log.write(self.step, {"lr": lr, **losses, "seconds": report.seconds})
+            parts = iter(loader) if self.state.step < self.steps else iter(())
+            while self.state.step < self.steps:
+                report = self._step(parts, out)
+                if log is not None:
+                    log.write(report.step, report.row())
                 on_step(report)
-                if self.step % self.config.checkpoint_every == 0 or self.step == self.steps:
-                    self._save(out / CHECKPOINTS)
+                self._save(out / CHECKPOINTS)
         finally:
-            log.close()
+            if log is not None:
+                log.close()
             dataset.close()
-        return list_checkpoints(out / CHECKPOINTS)[-1]
+            if self.validation is not None:
+                self.validation.close()
 
-    def restore(self, folder: Path) -> None:
-        """Continues at the last whole checkpoint of a run; without one the run starts.
-
-        A damaged one is set aside and the one before is used: the steps between them are computed again.
-        """
-        found = list_checkpoints(folder)
-        for checkpoint in reversed(found):
-            try:
-                self._load(checkpoint)
-            except CheckpointError as error:
-                if checkpoint == found[0]:
-                    raise CheckpointError(f"{error}\nRemove {checkpoint} to start this run again.") from error
-                logger.warning("%s\nIt is now %s; the checkpoint before is used", error, set_aside(checkpoint).name)
-            else:
-                logger.info("resumed at step %d of %d from %s", self.step, self.steps, checkpoint)
-                return
-
-    def _load(self, checkpoint: Path) -> None:
-        """Takes weights, optimiser and places from a checkpoint.
-
-        Raises:
-            CheckpointError: it is damaged or not of this run.
-            ConfigError: it was trained on other shards.
-        """
-        check_sums(checkpoint)
-        state = load_state(checkpoint / STATE)
-        if state.get("shards", self.shards.fingerprint) != self.shards.fingerprint:
-            raise ConfigError(
-                f"{checkpoint} was trained on other shards than {self.shards.folder}; choose another run folder"
-            )
-        load_weights(self.model, checkpoint / WEIGHTS)
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.sampler.load_state_dict(state["sampler"])
-            self.step = int(state["step"])
-            torch.set_rng_state(state["rng"])
-            if self.device.type == "cuda" and state["rng_cuda"] is not None:
-                torch.cuda.set_rng_state(state["rng_cuda"], self.device)
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint / STATE} is damaged: no state of this run ({error!r})") from error
-
-    def _train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns the losses."""
-        tokens = batch.tokens
-        batch = batch.to(self.device)
-        choice = choose_voxels(batch, self.config.loss, self.config.classes)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            output = self.model(batch, choice.all)
-        losses = compute_losses(output, batch, choice, self.config.loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses["total"])
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-        numbers = finite_numbers({**losses, "gradient_norm": norm}, tokens, self.step + 1)
-        self.optimizer.step()
-        self.sampler.advance()
-        self.step += 1
-        return numbers
-
-    def _learning_rate(self) -> float:
-        lr = self.config.optimizer.lr * lr_factor(self.step, self.steps, self.config.schedule)
-        set_learning_rate(self.optimizer, lr)
-        return lr
+    def _step(self, parts: Iterator[Batch], out: Path) -> StepReport:
+        """Reads a batch, moves the weights, and scores them where that is due."""
+        started = time.perf_counter()
+        batch = list(islice(parts, self.config.data.accumulate))
+        waited = time.perf_counter() - started
+        state = self.state
+        schedule = self.config.schedule
+        lr = self.config.optimizer.lr * lr_factor(state.step, length_at(state.step, self.steps, schedule), schedule)
+        numbers = state.stepper.step(batch, state.sampler.numbers(), state.step + 1, lr=lr, out=out)
+        state.advance()
+        seconds = time.perf_counter() - started
+        scores: dict[str, float] = {}
+        if self.validation is not None and self.validation.is_due(state.step, self.steps):
+            scores = self.validation.scores(self.model, state.stepper.average)
+            state.note_scores(scores)
+        return StepReport(state.step, self.steps, lr, numbers, seconds, waited, memory_gb(self.device), scores)
 
     def _save(self, folder: Path) -> None:
-        state = {
-            "step": self.step,
-            "shards": self.shards.fingerprint,
-            "optimizer": self.optimizer.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-        }
-        save_checkpoint(folder, self.step, weights=self.model.state_dict(), config=self.config, state=state)
+        """Stores every n-th step, the last one, and each that is the best so far."""
+        step = self.state.step
+        is_due = step % self.config.checkpoint_every == 0 or step == self.steps or self.state.best_step == step
+        if is_due and self.ranks.is_first:
+            self.state.save(folder)
 
 
-def _check_split(config: TrainConfig, split: ShardSet) -> None:
-    """Refuses labels that teach nothing, and tells which earlier frames the split lacks."""
-    dataset = reader_for(config.model, split)
-    try:
-        check_labels_are_seen(dataset)
-        if (missing := describe_missing_earlier(dataset)) is not None:
-            logger.warning(missing)
-    finally:
-        dataset.close()
+def memory_gb(device: torch.device) -> float:
+    """Most memory that this process has held so far, of the GPU or of the machine, in 1e9 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _summary(state: RunState, out: Path, samples: int, seconds: float) -> TrainSummary:
+    rows, found = read_metrics(out), list_checkpoints(out / CHECKPOINTS)
+    tenth = max(len(rows) // 10, 1)
+    best = None if state.best_step is None else out / CHECKPOINTS / f"step-{state.best_step:06d}"
+    return TrainSummary(
+        checkpoint=found[-1],
+        steps=state.step,
+        samples=samples,
+        seconds=seconds,
+        first=mean_losses(rows[:tenth]),
+        last=mean_losses(rows[-tenth:]),
+        best=best,
+        best_miou=state.best_miou,
+    )
 
 
 @contextmanager

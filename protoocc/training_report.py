@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from schemas.errors import StageError
-
-NO_LOSS = ("step", "lr", "seconds", "gradient_norm")
+TIMES = ("seconds", "data_seconds", "memory_gb")
+"""Columns of `metrics.jsonl` that the machine decides; all others are the same after a kill."""
+NO_LOSS = ("step", "lr", "gradient_norm", "loss_scale", "skipped", *TIMES)
 """Columns of `metrics.jsonl` that are no losses."""
+SCORES = "val_"
+"""Start of the names of columns that validation adds to the row of its step."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,9 @@ class StepReport:
         lr: learning rate.
         losses: `ce`, `lovasz`, `cls`, `cons`, `total`, ... and `gradient_norm`, by name.
         seconds: wall time of the step with its reading.
+        data_seconds: the part of it that was spent waiting for samples.
+        memory_gb: most memory that the process has held so far, of the GPU where one computes; 1e9 bytes.
+        scores: of the validation after this step, `miou`, `iou`, ..., shares 0..1; empty without one.
     """
 
     step: int
@@ -33,6 +34,14 @@ class StepReport:
     lr: float
     losses: Mapping[str, float]
     seconds: float
+    data_seconds: float
+    memory_gb: float
+    scores: Mapping[str, float]
+
+    def row(self) -> dict[str, float]:
+        """The step's line of `metrics.jsonl`, without its number."""
+        times = {name: getattr(self, name) for name in TIMES}
+        return {"lr": self.lr, **self.losses, **times, **{f"{SCORES}{name}": v for name, v in self.scores.items()}}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class TrainSummary:
         seconds: wall time of this call.
         first: mean of each loss over the first tenth of the steps.
         last: mean of each loss over the last tenth.
+        best: the best checkpoint by validation, None where nothing was validated.
+        best_miou: its mIoU on the validated samples, 0..1.
     """
 
     checkpoint: Path
@@ -54,31 +65,11 @@ class TrainSummary:
     seconds: float
     first: Mapping[str, float]
     last: Mapping[str, float]
-
-
-def finite_numbers(values: Mapping[str, Tensor], tokens: Sequence[str], step: int) -> dict[str, float]:
-    """Losses as plain numbers.
-
-    Args:
-        values: scalars by name.
-        tokens: samples of the step.
-        step: number of the step, for the message.
-
-    Raises:
-        StageError: one is NaN or infinite; names it and the samples.
-    """
-    together = torch.stack([value.detach().float() for value in values.values()])
-    numbers = dict(zip(values, together.tolist(), strict=True))
-    broken = [name for name, number in numbers.items() if not math.isfinite(number)]
-    if broken:
-        raise StageError(
-            f"step {step}: {', '.join(broken)} not finite with samples {', '.join(tokens)}. Check their calibration "
-            "and labels, or lower optimizer.lr; the checkpoints so far are whole."
-        )
-    return numbers
+    best: Path | None = None
+    best_miou: float | None = None
 
 
 def mean_losses(rows: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
     """Mean of each loss over rows of `metrics.jsonl`."""
-    names = [name for name in (rows[0] if rows else {}) if name not in NO_LOSS]
+    names = [name for name in (rows[0] if rows else {}) if name not in NO_LOSS and not name.startswith(SCORES)]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}

@@ -1,4 +1,8 @@
-"""The objective, equation (6): cross entropy, Lovasz, mask contrast and scene consistency."""
+"""The objective, equation (6): cross entropy, Lovasz, mask contrast and scene consistency.
+
+Every part is a mean over the samples of a batch: equal shares of a batch, computed apart by processes or one after the
+other, have the batch's loss as their mean, and its gradient.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +37,10 @@ def compute_losses(
         config: weights and temperatures.
 
     Returns:
-        ``ce`` and ``lovasz`` summed over the P + 1 views, ``cls`` as a mean over cells and ``cls_sum`` as the paper's
-        sum (no gradient), ``cons``, and their weighted sum ``total``. A part that is switched off is zero. Networks
-        with heads for single pixels add ``pixels`` (classes) and ``depth``.
+        Means over samples: ``ce`` and ``lovasz`` summed over the P + 1 views, ``cls`` as a mean over cells and
+        ``cls_sum`` as the paper's sum (no gradient), ``cons``, and their weighted sum ``total``. A part that is
+        switched off is zero, and so is what a sample without its voxels or cells adds. Networks with heads for single
+        pixels add ``pixels`` (classes) and ``depth``.
 
     Raises:
         DataError: labels or pseudo masks are missing.
@@ -43,11 +48,13 @@ def compute_losses(
     if batch.semantics is None:
         raise DataError(f"samples {batch.tokens} have no semantics; train on shards packed with labels")
     supervised, consistency = output.logits.split([len(choice.supervised), len(choice.consistency)], dim=1)
-    labels = batch.semantics.flatten()[choice.supervised]
+    counts = choice.counts(batch)
+    labels = batch.semantics.flatten()[choice.supervised].split(counts)
     logarithms = _precise(supervised).log_softmax(-1)
+    samples = list(zip(logarithms.split(counts, dim=1), labels, strict=True))
     losses = {
-        "ce": cross_entropy(logarithms, labels, config.class_weights).sum(),
-        "lovasz": lovasz_softmax(logarithms.exp(), labels).sum(),
+        "ce": _mean([cross_entropy(sample, known, config.class_weights).sum() for sample, known in samples]),
+        "lovasz": _mean([lovasz_softmax(sample.exp(), known).sum() for sample, known in samples]),
         "cls": logarithms.new_zeros(()),
         "cons": logarithms.new_zeros(()),
     }
@@ -104,9 +111,13 @@ def _mask_loss(output: NetworkOutput, batch: Batch, config: LossConfig) -> tuple
         raise DataError(f"samples {batch.tokens} have no pseudo masks; run `protoocc masks` and pack again")
     grid = (output.pixel_features.shape[2], output.pixel_features.shape[3])
     segments = cell_segments(batch.segment_id.flatten(0, 1), grid, output.pixel_stride)
-    return contrastive_loss(
-        _precise(output.pixel_features).flatten(2, 3).flatten(0, 1),
-        output.pixel_seen.flatten(2, 3).flatten(0, 1),
-        segments.flatten(1),
-        temperature=config.tau_cls,
-    )
+    features, seen = _precise(output.pixel_features).flatten(2, 3), output.pixel_seen.flatten(2, 3)
+    parts = [
+        contrastive_loss(*sample, temperature=config.tau_cls)
+        for sample in zip(features, seen, segments.flatten(1).unflatten(0, seen.shape[:2]), strict=True)
+    ]
+    return _mean([summed for summed, _ in parts]), _mean([mean for _, mean in parts])
+
+
+def _mean(values: Sequence[Float[Tensor, ""]]) -> Float[Tensor, ""]:
+    return torch.stack(list(values)).mean()

@@ -31,8 +31,8 @@ class LossConfig(Frozen):
     supervised_voxels: int | None = Field(
         None,
         ge=1,
-        description="Observed voxels per batch that cross entropy and Lovasz see, drawn at random; null: all.",
+        description="Observed voxels per sample that cross entropy and Lovasz see, drawn at random; null: all.",
     )
     consistency_voxels: int | None = Field(
-        None, ge=1, description="Voxels per batch that equation (5) averages, drawn at random (unbiased); null: all."
+        None, ge=1, description="Voxels per sample that equation (5) averages, drawn at random (unbiased); null: all."
     )

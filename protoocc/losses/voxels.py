@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from protoocc.batch import Batch
+from protoocc.draws import draw_generator
 from protoocc.losses.config import LossConfig
 from schemas.classes import ClassTable
 from schemas.errors import DataError
@@ -17,7 +17,7 @@ from schemas.errors import DataError
 
 @dataclass(frozen=True)
 class VoxelChoice:
-    """Voxels of a training step, as positions in the flattened (B, X, Y, Z) volume.
+    """Voxels of a training step, as positions in the flattened (B, X, Y, Z) volume, sample after sample.
 
     Attributes:
         supervised: observed voxels with a known class, for cross entropy and Lovasz.
@@ -32,6 +32,14 @@ class VoxelChoice:
         """Supervised voxels followed by those for consistency: what the network classifies."""
         return torch.cat([self.supervised, self.consistency])
 
+    def counts(self, batch: Batch) -> list[int]:
+        """How many supervised voxels each sample of the batch has."""
+        if batch.semantics is None:
+            return []
+        sample = torch.div(self.supervised, batch.semantics[0].numel(), rounding_mode="floor")
+        counts: list[int] = torch.bincount(sample, minlength=len(batch.semantics)).tolist()
+        return counts
+
 
 def observed(batch: Batch, classes: ClassTable) -> Bool[Tensor, "B X Y Z"]:
     """Voxels that a camera observes and whose class is known.
@@ -44,25 +52,33 @@ def observed(batch: Batch, classes: ClassTable) -> Bool[Tensor, "B X Y Z"]:
     return batch.mask_camera & (batch.semantics != classes.ignored)
 
 
-def choose_voxels(
-    batch: Batch, config: LossConfig, classes: ClassTable, generator: torch.Generator | None = None
-) -> VoxelChoice:
-    """Draws the voxels of one step.
+def choose_voxels(batch: Batch, config: LossConfig, classes: ClassTable) -> VoxelChoice:
+    """Draws the voxels of one step, for each sample by its own seed (`Batch.seeds`).
 
     Args:
         batch: with labels.
         config: sizes of the subsets; without them every voxel is taken and nothing is drawn.
         classes: table of the labels, which says what is unknown.
-        generator: source of randomness on the CPU.
     """
-    seen = observed(batch, classes)
-    supervised = seen.flatten().nonzero().squeeze(1)
-    if config.supervised_voxels is not None and config.supervised_voxels < len(supervised):
-        order = torch.randperm(len(supervised), generator=generator)[: config.supervised_voxels]
-        supervised = supervised[order.to(supervised.device)]
-    total = math.prod(seen.shape)
-    if config.consistency_voxels is None or config.consistency_voxels >= total:
-        consistency = torch.arange(total)
-    else:
-        consistency = torch.randint(total, (config.consistency_voxels,), generator=generator)
-    return VoxelChoice(supervised, consistency.to(supervised.device))
+    seen = observed(batch, classes).flatten(1)
+    supervised, consistency = [], []
+    for sample, mask in enumerate(seen):
+        generator = None if batch.seeds is None else draw_generator(batch.seeds[sample], "voxels")
+        start = sample * len(mask)
+        supervised.append(start + _supervised(mask, config.supervised_voxels, generator))
+        consistency.append(start + _consistency(len(mask), config.consistency_voxels, generator))
+    return VoxelChoice(torch.cat(supervised), torch.cat(consistency).to(seen.device))
+
+
+def _supervised(seen: Bool[Tensor, " n"], number: int | None, generator: torch.Generator | None) -> Int64[Tensor, " s"]:
+    places = seen.nonzero().squeeze(1)
+    if number is None or number >= len(places):
+        return places
+    order = torch.randperm(len(places), generator=generator)[:number]
+    return places[order.to(places.device)]
+
+
+def _consistency(total: int, number: int | None, generator: torch.Generator | None) -> Int64[Tensor, " c"]:
+    if number is None or number >= total:
+        return torch.arange(total)
+    return torch.randint(total, (number,), generator=generator)

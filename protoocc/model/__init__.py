@@ -79,7 +79,7 @@ class ProtoOcc(QueryNetwork):
             cameras = batch.images.shape[:2]
             pixel_features = cells.view(*cameras, *scene.pixel_grid, -1)
             pixel_seen = seen.view(*cameras, *scene.pixel_grid)
-        logits = self.decoder(scene.queries, voxels)
+        logits = self.decoder(scene.queries, voxels, batch.seeds)
         if voxels is None:
             voxels = torch.arange(logits.shape[1], device=logits.device)
         stride = self.config.clustering_stride

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from protoocc.draws import draw_generator
 from protoocc.model.config import Augmentation, ProtoOccConfig, UpsampleStage
 
 SPATIAL: tuple[Augmentation, ...] = ("transpose", "flip_x", "flip_y")
@@ -16,7 +18,12 @@ SPATIAL: tuple[Augmentation, ...] = ("transpose", "flip_x", "flip_y")
 
 
 def augment(
-    queries: Float[Tensor, "B h w z d"], augmentation: Augmentation, *, dropout: float, noise: float
+    queries: Float[Tensor, "B h w z d"],
+    augmentation: Augmentation,
+    *,
+    dropout: float,
+    noise: float,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> Float[Tensor, "B _ _ z d"]:
     """One augmented copy of the encoded voxel queries.
 
@@ -26,14 +33,25 @@ def augment(
             x and y, ``flip_x`` and ``flip_y`` mirror.
         dropout: probability of a dropped value.
         noise: standard deviation of the noise.
+        generators: what each sample draws from; None for torch's global generator.
     """
     if augmentation == "dropout":
-        return functional.dropout(queries, dropout)
+        return queries * (_draw(torch.rand, queries, generators) >= dropout) / (1.0 - dropout)
     if augmentation == "gaussian":
-        return queries + noise * torch.randn_like(queries)
+        return queries + noise * _draw(torch.randn, queries, generators)
     if augmentation == "transpose":
         return queries.transpose(1, 2)
     return queries.flip(1 if augmentation == "flip_x" else 2)
+
+
+def _draw(
+    draw: Callable[..., Tensor], like: Float[Tensor, "*any"], generators: Sequence[torch.Generator] | None
+) -> Float[Tensor, "*any"]:
+    """Random numbers of one shape and type, those of each sample from its own generator."""
+    kind = {"dtype": like.dtype, "device": like.device}
+    if generators is None:
+        return draw(like.shape, **kind)
+    return torch.stack([draw(like.shape[1:], generator=generator, **kind) for generator in generators])
 
 
 def undo(volume: Shaped[Tensor, "x y z"], augmentation: Augmentation) -> Shaped[Tensor, "_ _ z"]:
@@ -130,20 +148,27 @@ class Decoder(nn.Module):
             label.bias.copy_(classifier_bias(config.num_classes, config.free_class, config.free_prior))
 
     def forward(
-        self, queries: Float[Tensor, "B h w z d"], voxels: Int64[Tensor, " n"] | None = None
+        self,
+        queries: Float[Tensor, "B h w z d"],
+        voxels: Int64[Tensor, " n"] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Float[Tensor, "views n L"]:
         """Class logits of chosen voxels in every view.
 
         Args:
             queries: encoded voxel queries.
             voxels: positions in the (B, X, Y, Z) volume, flattened; None for all of them.
+            seeds: of what each sample draws (`Batch.seeds`).
 
         Returns:
             Logits; view 0 is the original, and the only one outside training. The spatial augmentation of the others is
             undone: entry n of each view is the same voxel of the scene.
         """
         names = self.augmentations if self.training else ()
-        views = [queries] + [augment(queries, name, dropout=self.dropout, noise=self.noise) for name in names]
+        generators = None if seeds is None else [draw_generator(seed, "views", queries.device) for seed in seeds]
+        views = [queries] + [
+            augment(queries, name, dropout=self.dropout, noise=self.noise, generators=generators) for name in names
+        ]
         per_volume = math.prod(self.grid_shape)
         if voxels is None:
             voxels = torch.arange(len(queries) * per_volume, device=queries.device)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from protoocc.checkpoint import load_state
 from protoocc.data import EpochSampler, ShardSet, open_shards
@@ -23,9 +25,8 @@ from protoocc.pretrain.network import PixelNetwork, pixel_losses
 from protoocc.pretrain.scores import PixelScores, score_pixels
 from protoocc.pretrain.targets import PixelBatch, PixelDataset, mirrored, pixel_loader, recoloured
 from protoocc.run_folder import RunLog
-from protoocc.training_report import finite_numbers
 from protoocc.version import code_version
-from schemas.errors import CheckpointError, ConfigError
+from schemas.errors import CheckpointError, ConfigError, StageError
 from schemas.lock import folder_lock
 
 _COUNTED: Final = 100
@@ -160,7 +161,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses["total"])
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip_norm)
-        numbers = finite_numbers({**losses, "gradient_norm": norm}, batch.names, self.step + 1)
+        numbers = _finite({**losses, "gradient_norm": norm}, batch.names, self.step + 1)
         self.optimizer.step()
         self.sampler.advance()
         self.step += 1
@@ -170,6 +171,22 @@ class _Run:
         state = {"step": self.step, "targets": self.fingerprint, "network": self.network.state_dict()}
         state |= {"optimizer": self.optimizer.state_dict(), "sampler": self.sampler.state_dict()}
         save_state(path, state)
+
+
+def _finite(losses: Mapping[str, Tensor], names: Sequence[str], step: int) -> dict[str, float]:
+    """The losses as numbers.
+
+    Raises:
+        StageError: one is not finite; names the images.
+    """
+    numbers = {name: float(value) for name, value in losses.items()}
+    broken = [name for name, value in numbers.items() if not math.isfinite(value)]
+    if broken:
+        raise StageError(
+            f"step {step}: {', '.join(broken)} not finite with images {', '.join(names)}. Lower "
+            "optimizer.lr; the state so far is whole."
+        )
+    return numbers
 
 
 def changed(batch: PixelBatch, config: PretrainConfig, step: int) -> PixelBatch:

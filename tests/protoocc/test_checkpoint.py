@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from protoocc.checkpoint import find_checkpoint, list_checkpoints, load_network, load_state, save_checkpoint
+from protoocc.checkpoint import (
+    find_checkpoint,
+    link_best,
+    list_checkpoints,
+    load_network,
+    load_state,
+    remove_old,
+    save_checkpoint,
+)
 from protoocc.config import TrainConfig
 from protoocc.model import ProtoOcc
 from schemas.errors import CheckpointError, DataError
@@ -50,12 +59,32 @@ def test_round_trip(tmp_path: Path, tiny_config: TrainConfig) -> None:
     assert load_state(checkpoint / "state.pt") == {"step": 1}
 
 
-def test_last_and_previous_are_kept(tmp_path: Path, tiny_config: TrainConfig) -> None:
-    (tmp_path / "step-000009.partial").mkdir()
-    for step in (1, 2, 10):
+def test_last_and_best_are_kept(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    """What a kill left half written goes as well."""
+    for step in (1, 2, 3, 10):
         save(tmp_path, tiny_config, step)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000002", "step-000010"]
+    (tmp_path / "step-000009.partial").mkdir()
     assert find_checkpoint(tmp_path).name == "step-000010"
+    remove_old(tmp_path, 2, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000003", "step-000010"]
+    remove_old(tmp_path, 1, None)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000010"]
+
+
+def test_best_is_a_relative_link(tmp_path: Path, tiny_config: TrainConfig) -> None:
+    """It moves with the run, follows the best step, and replaces the folder that a copy made of it."""
+    for step in (1, 2):
+        save(tmp_path / "run/checkpoints", tiny_config, step)
+    link_best(tmp_path / "run/checkpoints", 1)
+    moved = (tmp_path / "run").rename(tmp_path / "moved") / "checkpoints"
+    assert find_checkpoint(moved / "best").name == "step-000001"
+    link_best(moved, 2)
+    assert find_checkpoint(moved / "best").name == "step-000002"
+    assert load_network(moved / "best")[1] == tiny_config
+    shutil.copytree(moved, tmp_path / "copied")
+    link_best(tmp_path / "copied", 1)
+    assert (tmp_path / "copied/best").is_symlink()
+    assert find_checkpoint(tmp_path / "copied/best").name == "step-000001"
 
 
 def test_same_weights_give_the_same_bytes(tmp_path: Path, tiny_config: TrainConfig) -> None:

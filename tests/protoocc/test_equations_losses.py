@@ -205,27 +205,35 @@ def make_case(views: int = 3) -> tuple[NetworkOutput, Batch, VoxelChoice]:
 
 
 def literal_objective(output: NetworkOutput, batch: Batch) -> dict[str, float]:
-    """Equation (6) from the labels and masks of the batch, for logits of observed voxels followed by all voxels."""
+    """Equation (6) from the labels and masks of the batch, for logits of observed voxels followed by all voxels.
+
+    Means over the two samples.
+    """
     assert batch.semantics is not None and batch.mask_camera is not None and batch.segment_id is not None
     assert output.pixel_features is not None and output.pixel_seen is not None and WEIGHTS.class_weights is not None
     known = zip(batch.semantics.flatten().tolist(), batch.mask_camera.flatten().tolist(), strict=True)
-    labels = [label for label, observed in known if observed and label != 255]
-    supervised = output.logits[:, : len(labels)].tolist()
-    probabilities = [[softmax(x) for x in view] for view in output.logits[:, len(labels) :].tolist()]
+    observed = [
+        [label for label, is_seen in sample if is_seen and label != 255] for sample in zip(*[known] * 12, strict=True)
+    ]
+    counts = [len(labels) for labels in observed]
+    supervised = [part.tolist() for part in output.logits[:, : sum(counts)].split(counts, dim=1)]
+    probabilities = [[softmax(x) for x in view] for view in output.logits[:, sum(counts) :].tolist()]
     target = [literal.sharpen(d, WEIGHTS.tau_cons) for d in literal.mean_distribution(probabilities)]
-    cells: list[float] = []
+    cells: list[list[float]] = [[], []]
     for sample in range(2):
         for camera in range(2):
             masks = literal.cell_masks(batch.segment_id[sample, camera].tolist(), 3, 4, 4)
             numbers = torch.tensor([NO_SEGMENT if mask is None else mask for mask in masks])
             counted = counted_masks(numbers, output.pixel_seen[sample, camera].flatten())
             features = output.pixel_features[sample, camera].flatten(0, 1).tolist()
-            cells += literal.contrast(features, counted, WEIGHTS.tau_cls).values()
-    ce = sum(literal.cross_entropy(view, labels, WEIGHTS.class_weights) for view in supervised)
-    lovasz = sum(literal.lovasz([softmax(x) for x in view], labels) for view in supervised)
-    cls, cons = sum(cells) / len(cells), literal.consistency(probabilities, target)
+            cells[sample] += literal.contrast(features, counted, WEIGHTS.tau_cls).values()
+    pairs = [(view, labels) for views, labels in zip(supervised, observed, strict=True) for view in views]
+    ce = sum(literal.cross_entropy(view, labels, WEIGHTS.class_weights) for view, labels in pairs) / 2
+    lovasz = sum(literal.lovasz([softmax(x) for x in view], labels) for view, labels in pairs) / 2
+    cls = sum(sum(part) / len(part) for part in cells) / 2
+    cons, cls_sum = literal.consistency(probabilities, target), sum(map(sum, cells)) / 2
     total = 3.0 * ce + 5.0 * lovasz + 7.0 * cls + 11.0 * cons
-    return {"ce": ce, "lovasz": lovasz, "cls": cls, "cls_sum": sum(cells), "cons": cons, "total": total}
+    return {"ce": ce, "lovasz": lovasz, "cls": cls, "cls_sum": cls_sum, "cons": cons, "total": total}
 
 
 def test_objective() -> None:

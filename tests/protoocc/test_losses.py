@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -18,7 +19,7 @@ from schemas.errors import DataError
 from schemas.store import NO_SEGMENT
 
 
-def make_batch(**changes: torch.Tensor | None) -> Batch:
+def make_batch(seeds: list[int] | None = None, **changes: torch.Tensor | None) -> Batch:
     """Two samples of 2 x 2 x 2 voxels and one camera of 16 x 16 pixels."""
     generator = torch.Generator().manual_seed(0)
     fields: dict[str, torch.Tensor | None] = {
@@ -30,7 +31,14 @@ def make_batch(**changes: torch.Tensor | None) -> Batch:
         "mask_camera": torch.tensor([1, 1, 1, 1, 0, 1, 1, 0] * 2).bool().view(2, 2, 2, 2),
         "mask_lidar": torch.ones(2, 2, 2, 2, dtype=torch.bool),
     }
-    return Batch(tokens=["a", "b"], **{**fields, **changes})  # type: ignore[arg-type]
+    return Batch(tokens=["a", "b"], seeds=seeds, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def one_sample(batch: Batch, sample: int) -> Batch:
+    """The batch of one of its samples."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    own = {name: value[sample : sample + 1] for name, value in fields.items() if isinstance(value, torch.Tensor)}
+    return Batch(tokens=[batch.tokens[sample]], **own)  # type: ignore[arg-type]
 
 
 def make_output(choice: VoxelChoice, views: int = 3) -> NetworkOutput:
@@ -124,15 +132,39 @@ def test_choose_voxels_takes_observed_known_ones() -> None:
     assert choice.all.tolist() == choice.supervised.tolist() + list(range(16))
 
 
-def test_choose_voxels_draws_by_generator() -> None:
-    """A subset without repetition of what is observed, the same for the same seed."""
+def test_choose_voxels_draws_by_seeds() -> None:
+    """A subset of what each sample observes, without repetition, the same for the same seed whatever the neighbour."""
     config = LossConfig(supervised_voxels=4, consistency_voxels=5)
-    first = choose_voxels(make_batch(), config, OCC3D, torch.Generator().manual_seed(3))
-    second = choose_voxels(make_batch(), config, OCC3D, torch.Generator().manual_seed(3))
-    assert torch.equal(first.all, second.all)
-    assert len(set(first.supervised.tolist())) == 4
+    first = choose_voxels(make_batch(seeds=[3, 4]), config, OCC3D)
+    second = choose_voxels(make_batch(seeds=[5, 3]), config, OCC3D)
     assert set(first.supervised.tolist()) <= {0, 1, 2, 5, 6, 8, 9, 10, 13, 14}
-    assert len(first.consistency) == 5
+    assert len(set(first.supervised.tolist())) == 8
+    assert first.counts(make_batch()) == [4, 4]
+    # Both samples have the same labels: seed 3 chooses the same voxels, 8 places further in the second sample.
+    assert torch.equal(first.supervised[:4] + 8, second.supervised[4:])
+    assert torch.equal(first.consistency[:5] + 8, second.consistency[5:])
+    assert not torch.equal(first.supervised[:4], second.supervised[:4])
+
+
+def test_losses_are_means_over_samples() -> None:
+    """Samples of unlike numbers of voxels and cells weigh alike: shares of a batch have its losses as their mean."""
+    mask = torch.tensor([[1, 1, 1, 1, 0, 1, 1, 0], [1, 0, 0, 0, 0, 1, 0, 0]]).bool().view(2, 2, 2, 2)
+    batch, config = make_batch(mask_camera=mask), LossConfig(class_weights=(1.0, 2.0, 0.5))
+    choice = choose_voxels(batch, config, OCC3D)
+    output = make_output(choice)
+    assert choice.counts(batch) == [5, 2]
+    assert output.pixel_features is not None and output.pixel_seen is not None
+    output.pixel_seen[1, :, 0] = False
+    together = compute_losses(output, batch, choice, config)
+    shares = []
+    for sample, (voxels, others) in enumerate((((0, 5), (7, 15)), ((5, 7), (15, 23)))):
+        part = one_sample(batch, sample)
+        own = choose_voxels(part, config, OCC3D)
+        logits = torch.cat([output.logits[:, slice(*voxels)], output.logits[:, slice(*others)]], dim=1)
+        cells = (output.pixel_features[sample : sample + 1], output.pixel_seen[sample : sample + 1], 8)
+        shares.append(compute_losses(NetworkOutput(logits, own.all, *cells), part, own, config))
+    for name, value in together.items():
+        torch.testing.assert_close(value, (shares[0][name] + shares[1][name]) / 2)
 
 
 def test_total_is_the_weighted_sum() -> None:
@@ -148,16 +180,16 @@ def test_total_is_the_weighted_sum() -> None:
     assert math.isclose(float(losses["ce"]), expected, rel_tol=1e-5)
     total = 3 * losses["ce"] + 5 * losses["lovasz"] + 7 * losses["cls"] + 11 * losses["cons"]
     torch.testing.assert_close(losses["total"], total)
-    torch.testing.assert_close(losses["cls_sum"], losses["cls"] * 8)
+    torch.testing.assert_close(losses["cls_sum"], losses["cls"] * 4)  # cells of one sample
 
 
 def test_unknown_label_is_ignored_everywhere() -> None:
     """Voxel 3 is 255: its logits change no supervised loss."""
     batch, config = make_batch(), LossConfig(consistency_voxels=1)
-    choice = choose_voxels(batch, config, OCC3D, torch.Generator().manual_seed(0))
+    choice = choose_voxels(batch, config, OCC3D)
     assert 3 not in choice.supervised.tolist()
     nothing = make_batch(semantics=torch.full((2, 2, 2, 2), 255))
-    empty = choose_voxels(nothing, config, OCC3D, torch.Generator().manual_seed(0))
+    empty = choose_voxels(nothing, config, OCC3D)
     losses = compute_losses(make_output(empty), nothing, empty, config)
     assert losses["ce"] == 0
     assert losses["lovasz"] == 0

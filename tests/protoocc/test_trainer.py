@@ -17,7 +17,7 @@ from protoocc.presets import read_preset
 from protoocc.run_checks import describe_missing_earlier
 from protoocc.run_folder import open_run, read_metrics
 from protoocc.trainer import train
-from protoocc.training_report import StepReport
+from protoocc.training_report import TIMES, StepReport
 from schemas.errors import CheckpointError, ConfigError, DataError, StageError
 from schemas.lock import folder_lock
 from schemas.settings import override
@@ -28,7 +28,7 @@ class KilledError(Exception):
 
 
 def losses_of(run: Path) -> list[dict[str, int | float]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in read_metrics(run)]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in read_metrics(run)]
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_loss_that_is_not_finite_names_the_samples(
     shards: Path, tmp_path: Path, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = {"total": torch.tensor(float("nan"), requires_grad=True), "ce": torch.tensor(1.0)}
-    monkeypatch.setattr("protoocc.trainer.compute_losses", lambda *arguments: broken)
+    monkeypatch.setattr("protoocc.train_step.compute_losses", lambda *arguments: broken)
     with pytest.raises(StageError, match=r"step 1: total not finite with samples token-\d, token-\d"):
         train(tiny_config, shards, tmp_path / "run")
 

@@ -51,10 +51,10 @@ def compute_losses(
     counts = choice.counts(batch)
     labels = batch.semantics.flatten()[choice.supervised].split(counts)
     logarithms = _precise(supervised).log_softmax(-1)
-    samples = list(zip(logarithms.split(counts, dim=1), labels, strict=True))
+    samples = list(zip(logarithms.split(counts, dim=1), labels, choice.weights.split(counts), strict=True))
     losses = {
-        "ce": _mean([cross_entropy(sample, known, config.class_weights).sum() for sample, known in samples]),
-        "lovasz": _mean([lovasz_softmax(sample.exp(), known).sum() for sample, known in samples]),
+        "ce": _mean([cross_entropy(*sample, config.class_weights).sum() for sample in samples]),
+        "lovasz": _mean([lovasz_softmax(sample.exp(), known, weights).sum() for sample, known, weights in samples]),
         "cls": logarithms.new_zeros(()),
         "cons": logarithms.new_zeros(()),
     }
@@ -78,13 +78,17 @@ def compute_losses(
 
 
 def cross_entropy(
-    logarithms: Float[Tensor, "views n L"], labels: Int64[Tensor, " n"], class_weights: Sequence[float] | None
+    logarithms: Float[Tensor, "views n L"],
+    labels: Int64[Tensor, " n"],
+    voxel_weights: Float[Tensor, " n"],
+    class_weights: Sequence[float] | None = None,
 ) -> Float[Tensor, " views"]:
-    """L_CE of each view: mean over the voxels of -log p(label), weighted by class.
+    """L_CE of each view: mean over the voxels of -log p(label), weighted by voxel and class.
 
     Args:
         logarithms: log-probabilities.
         labels: class 0..L-1 of each voxel.
+        voxel_weights: how many voxels each stands for.
         class_weights: L weights; None counts all classes alike.
 
     Raises:
@@ -94,7 +98,7 @@ def cross_entropy(
     if class_weights is not None and len(class_weights) != classes:
         raise ConfigError(f"loss.class_weights has {len(class_weights)} entries, the network has {classes} classes")
     weights = logarithms.new_ones(classes) if class_weights is None else logarithms.new_tensor(class_weights)
-    weight = weights[labels]
+    weight = weights[labels] * voxel_weights.to(weights.dtype)
     chosen = logarithms.gather(-1, labels.expand(len(logarithms), -1)[..., None]).squeeze(-1)
     return -(chosen * weight).sum(-1) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 

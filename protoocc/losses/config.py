@@ -31,7 +31,8 @@ class LossConfig(Frozen):
     supervised_voxels: int | None = Field(
         None,
         ge=1,
-        description="Observed voxels per sample that cross entropy and Lovasz see, drawn at random; null: all.",
+        description="Observed voxels per sample that cross entropy and Lovasz see: all occupied ones and, drawn at "
+        "random, free ones up to this number (a quarter of it at least), which count for those left out; null: all.",
     )
     consistency_voxels: int | None = Field(
         None, ge=1, description="Voxels per sample that equation (5) averages, drawn at random (unbiased); null: all."

@@ -7,12 +7,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
-def lovasz_softmax(probabilities: Float[Tensor, "views n L"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " views"]:
+def lovasz_softmax(
+    probabilities: Float[Tensor, "views n L"], labels: Int64[Tensor, " n"], weights: Float[Tensor, " n"]
+) -> Float[Tensor, " views"]:
     """Lovasz-softmax of each view, mean over the classes that occur in the labels; zero for no voxel.
 
     Args:
         probabilities: of each class, 0..1.
         labels: class of each voxel, 0..L-1; unknown voxels are left out by the caller.
+        weights: how many voxels each stands for.
     """
     present = torch.unique(labels)
     if len(present) == 0:
@@ -23,15 +26,15 @@ def lovasz_softmax(probabilities: Float[Tensor, "views n L"], labels: Int64[Tens
     ordered, order = errors.sort(dim=-1, descending=True)
     with torch.no_grad():
         hits = foreground.expand_as(errors).gather(-1, order)
-        steps = _jaccard_steps(hits.to(errors.dtype))
+        steps = _jaccard_steps(hits.to(errors.dtype), weights.to(errors.dtype)[order])
     per_class: Tensor = (ordered * steps).sum(-1)
     return per_class.mean(-1)
 
 
-def _jaccard_steps(hits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+def _jaccard_steps(hits: Float[Tensor, "*batch n"], weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
     """Growth of the Jaccard loss when voxels turn wrong one by one, in order of their errors."""
-    total = hits.sum(-1, keepdim=True)
-    found = hits.cumsum(-1)
-    ranks = torch.arange(1, hits.shape[-1] + 1, device=hits.device, dtype=hits.dtype)
-    jaccard = 1.0 - (total - found) / (total + ranks - found)
+    weighted = hits * weights
+    total = weighted.sum(-1, keepdim=True)
+    found, passed = weighted.cumsum(-1), weights.cumsum(-1)
+    jaccard = 1.0 - (total - found) / (total + passed - found)
     return torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], dim=-1)

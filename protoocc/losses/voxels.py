@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from protoocc.batch import Batch
@@ -21,10 +22,12 @@ class VoxelChoice:
 
     Attributes:
         supervised: observed voxels with a known class, for cross entropy and Lovasz.
+        weights: how many observed voxels each of them stands for.
         consistency: voxels for equation (5), observed or not.
     """
 
     supervised: Int64[Tensor, " s"]
+    weights: Float[Tensor, " s"]
     consistency: Int64[Tensor, " c"]
 
     @property
@@ -58,24 +61,35 @@ def choose_voxels(batch: Batch, config: LossConfig, classes: ClassTable) -> Voxe
     Args:
         batch: with labels.
         config: sizes of the subsets; without them every voxel is taken and nothing is drawn.
-        classes: table of the labels, which says what is unknown.
+        classes: table of the labels, which says what is unknown and what is free.
     """
     seen = observed(batch, classes).flatten(1)
-    supervised, consistency = [], []
+    free = torch.zeros_like(seen) if batch.semantics is None else batch.semantics.flatten(1) == classes.free
+    supervised, weights, consistency = [], [], []
     for sample, mask in enumerate(seen):
         generator = None if batch.seeds is None else draw_generator(batch.seeds[sample], "voxels")
         start = sample * len(mask)
-        supervised.append(start + _supervised(mask, config.supervised_voxels, generator))
+        places, weight = _supervised(mask, free[sample], config.supervised_voxels, generator)
+        supervised.append(start + places)
+        weights.append(weight)
         consistency.append(start + _consistency(len(mask), config.consistency_voxels, generator))
-    return VoxelChoice(torch.cat(supervised), torch.cat(consistency).to(seen.device))
+    return VoxelChoice(torch.cat(supervised), torch.cat(weights), torch.cat(consistency).to(seen.device))
 
 
-def _supervised(seen: Bool[Tensor, " n"], number: int | None, generator: torch.Generator | None) -> Int64[Tensor, " s"]:
+def _supervised(
+    seen: Bool[Tensor, " n"], free: Bool[Tensor, " n"], number: int | None, generator: torch.Generator | None
+) -> tuple[Int64[Tensor, " s"], Float[Tensor, " s"]]:
+    """Observed voxels of a sample and their weights: occupied ones first, then free ones that stand for all free."""
     places = seen.nonzero().squeeze(1)
     if number is None or number >= len(places):
-        return places
-    order = torch.randperm(len(places), generator=generator)[:number]
-    return places[order.to(places.device)]
+        return places, torch.ones(len(places), device=seen.device)
+    is_free = free[places]
+    occupied, empty = places[~is_free], places[is_free]
+    count = min(max(number - len(occupied), math.ceil(number / 4)), len(empty))
+    order = torch.randperm(len(empty), generator=generator)[:count]
+    weights = torch.ones(len(occupied) + count, device=seen.device)
+    weights[len(occupied) :] = len(empty) / max(count, 1)
+    return torch.cat([occupied, empty[order.to(places.device)]]), weights
 
 
 def _consistency(total: int, number: int | None, generator: torch.Generator | None) -> Int64[Tensor, " c"]:

@@ -49,7 +49,9 @@ def pretrain_preset(name: str, changes: Sequence[str] = ()) -> PretrainConfig:
         ConfigError: no such preset or field, a wrong value, a length in epochs, or a network that reads its images
             otherwise.
     """
-    model = read_preset(name).model.model_copy(update={"frozen_stages": 0, "frozen_norms": False})
+    model = read_preset(name).model.model_copy(
+        update={"frozen_stages": 0, "frozen_norms": False, "frozen_features": False}
+    )
     config = override(PretrainConfig(model=model), changes)
     if not isinstance(config.model, ImageConfig):
         raise ConfigError(f"a network of kind '{config.model.kind}' has no image features that could be pretrained")

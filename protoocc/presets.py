@@ -10,32 +10,8 @@ from protoocc.ablations import ABLATIONS
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from protoocc.losses.config import LossConfig
 from protoocc.network import NetworkConfig
-from schemas.classes import OCC3D
 from schemas.errors import ConfigError, did_you_mean
 from schemas.settings import override
-
-DEMO_CLASS_WEIGHTS: Final = {
-    "others": 4.0,
-    "barrier": 3.0,
-    "bicycle": 4.0,
-    "bus": 3.0,
-    "car": 2.5,
-    "construction_vehicle": 3.5,
-    "motorcycle": 4.0,
-    "pedestrian": 3.5,
-    "traffic_cone": 6.0,
-    "trailer": 3.5,
-    "truck": 2.5,
-    "driveable_surface": 1.0,
-    "other_flat": 3.0,
-    "sidewalk": 1.5,
-    "terrain": 1.5,
-    "manmade": 2.0,
-    "vegetation": 2.0,
-    "free": 1.0,
-}
-"""Rare things count more, the road as much as free space: higher weights find more things and invent still more."""
-
 
 def demo() -> TrainConfig:
     """A small network from scratch for the generated world: minutes on two CPU cores."""
@@ -43,11 +19,8 @@ def demo() -> TrainConfig:
         model=model.demo(),
         loss=LossConfig(
             lambda_lovasz=10.0,
-            lambda_cls=1.0,
-            lambda_cons=10.0,
-            class_weights=tuple(DEMO_CLASS_WEIGHTS[name] for name in OCC3D.names),
             supervised_voxels=20_000,
-            consistency_voxels=10_000,
+            consistency_voxels=4_000,
         ),
         optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
         schedule=ScheduleConfig(steps=800, warmup_steps=15),

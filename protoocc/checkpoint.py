@@ -25,7 +25,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from protoocc.config import TrainConfig
-from protoocc.hosts import build_network
+from protoocc.hosts import FIRST_KIND, build_network
 from protoocc.network import Network
 from schemas.errors import CheckpointError, DataError, disk_errors
 from schemas.outside import Source, parse_json, read_bytes
@@ -227,11 +227,28 @@ def read_config(path: Path) -> TrainConfig:
     """
     source = Source(str(path))
     try:
-        return TrainConfig.model_validate(parse_json(source, read_bytes(source, path, JSON_BYTES)))
+        stored = parse_json(source, read_bytes(source, path, JSON_BYTES))
+        check_version(path, stored)
+        return TrainConfig.model_validate(stored)
     except DataError as error:
         raise CheckpointError(str(error)) from error
     except ValidationError as error:
         raise CheckpointError(describe_validation(str(path), error)) from error
+
+
+def check_version(path: Path, stored: Any) -> None:
+    """Refuses networks from before they had a version: their weights would give other predictions without a word.
+
+    Raises:
+        CheckpointError: says what to do.
+    """
+    model = stored.get("model") if isinstance(stored, dict) else None
+    if isinstance(model, dict) and model.get("kind", FIRST_KIND) == FIRST_KIND and "version" not in model:
+        raise CheckpointError(
+            f"{path} describes a network of version 1, this program has version 2: it normalises image features and "
+            "compares prototypes otherwise, so that the weights would predict something else. Train it again, or use "
+            "protoocc before version 2 of the network"
+        )
 
 
 def _planned_network(path: Path, config: TrainConfig, tensors: int) -> Network:

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from protoocc.batch import Batch
-from protoocc.model import ProtoOcc, QueryNetwork
+from protoocc.model import ProtoOcc
 from protoocc.model.backbone import padded_size
+from protoocc.model.image_network import ImageNetwork
 from protoocc.model.projection import OUTSIDE, HitQueries, is_hit, project_points
 from protoocc.network import Network
 
@@ -41,7 +42,7 @@ class ExportedNetwork(nn.Module):
         self.names = [name for name in fields if has_calibration or name not in MATRICES]
         self.constants = {} if has_calibration else _one_calibration(sample, network.config.frames - 1)
         self._hits: HitQueries | None = None
-        if not has_calibration and isinstance(network, QueryNetwork):
+        if not has_calibration and isinstance(network, ImageNetwork):
             height, width = sample.images.shape[-2:]
             self._hits = network.find_hits((height, width), sample.image_from_camera, sample.camera_from_ego)
 
@@ -64,19 +65,19 @@ class ExportedNetwork(nn.Module):
     def own_hits(self) -> Iterator[None]:
         """While this is active, the network gets its hit queries in a way that a graph can hold."""
         network = self.network
-        if not isinstance(network, QueryNetwork):
+        if not isinstance(network, ImageNetwork):
             yield
             return
-        anchors, constant = network.anchors_ego.flatten(0, 2), self._hits
+        constant, replaced = self._hits, "hits_of" if self._hits is None else "find_hits"
 
-        def find(size: tuple[int, int], image_from_camera: Tensor, camera_from_ego: Tensor) -> HitQueries:
-            return constant or graph_hits(anchors, camera_from_ego, image_from_camera, size)
+        def find(points: Tensor, size: tuple[int, int], matrices: Tensor, poses: Tensor) -> HitQueries:
+            return graph_hits(points, poses, matrices, size)
 
-        network.find_hits = find  # type: ignore[method-assign,assignment]
+        setattr(network, replaced, find if constant is None else lambda *calibration: constant)
         try:
             yield
         finally:
-            del network.find_hits
+            delattr(network, replaced)
 
 
 def _one_calibration(sample: Batch, earlier: int) -> dict[str, Tensor]:

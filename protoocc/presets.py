@@ -13,6 +13,7 @@ from protoocc.network import NetworkConfig
 from schemas.errors import ConfigError, did_you_mean
 from schemas.settings import override
 
+
 def demo() -> TrainConfig:
     """A small network from scratch for the generated world: minutes on two CPU cores."""
     return TrainConfig(

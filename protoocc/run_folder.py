@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
-from protoocc.checkpoint import read_config
+from protoocc.checkpoint import check_version, read_config
 from protoocc.config import TrainConfig, changed_fields
 from protoocc.optimizer import count_steps
 from protoocc.training_report import SCORES
@@ -56,6 +56,7 @@ def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
 def _check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
     source = Source(str(path), "Choose another folder.")
     stored = parse_json(source, read_bytes(source, path, JSON_BYTES))
+    check_version(path, stored)
     with suppress(ValidationError):  # fields of a later version count with their defaults
         stored = TrainConfig.model_validate(stored).model_dump(mode="json")
     changed = changed_fields(stored, config.model_dump(mode="json"))

@@ -35,6 +35,9 @@ class ProtoOccConfig(ImageConfig):
         "protoocc", description="ProtoOcc; its switches make PanoOcc, BEVFormer and DFA3D of it."
     )
 
+    version: Literal[2] = Field(
+        2, description="Of the network's arithmetic; weights trained with another one would mean something else."
+    )
     query_shape: tuple[int, int, int] = Field((50, 50, 16), description="Voxel queries (h, w, z) along x, y, z.")
     encoder_layers: int = Field(3, ge=1, description="Layers of the view transformation.")
     heads: int = Field(8, ge=1, description="Attention heads.")

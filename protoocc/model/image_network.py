@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from protoocc.model.backbone import ImageFeatures
+from protoocc.model.backbone import ImageFeatures, padded_size
 from protoocc.model.image_config import ImageConfig
 from protoocc.model.pixel_heads import network_heads
+from protoocc.model.projection import HitQueries, find_hits
 from protoocc.network import Network
 from protoocc.pixels import PixelLogits
 
@@ -30,7 +32,7 @@ class ImageNetwork(Network):
             for part in self._image_parts():
                 part.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> ImageNetwork:
         """Training mode for all but frozen image features, whose norms go on using their stored statistics."""
         super().train(mode)
         if self.image_config.frozen_features:
@@ -45,6 +47,31 @@ class ImageNetwork(Network):
         stride = self.pixel_heads.stride
         logits: PixelLogits = self.pixel_heads(features[self.image_config.strides.index(stride)], stride)
         return logits
+
+    @abstractmethod
+    def find_hits(
+        self,
+        image_size: tuple[int, int],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+    ) -> HitQueries:
+        """Which of the network's points each camera sees, for images of (H, W) pixels."""
+
+    def hits_of(
+        self,
+        anchors_ego: Float[Tensor, "q anchors 3"],
+        image_size: tuple[int, int],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+    ) -> HitQueries:
+        """Hits of any points: the one place where points meet cameras, for an exporter to do in its own way."""
+        return find_hits(
+            anchors_ego,
+            camera_from_ego,
+            image_from_camera,
+            image_size=image_size,
+            padded_size=padded_size(*image_size),
+        )
 
     def _image_parts(self) -> list[nn.Module]:
         return [part for part in (self.image_features, self.pixel_heads) if part is not None]

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protoocc.batch import Batch
-from protoocc.model.backbone import padded_size
 from protoocc.model.decoder import classifier_bias
 from protoocc.model.image_config import ImageConfig
 from protoocc.model.image_network import ImageNetwork
 from protoocc.model.lifting import mean_of_cameras, read_images
-from protoocc.model.projection import HitQueries, find_hits, query_centers
+from protoocc.model.projection import HitQueries, query_centers
 from protoocc.model.unet import UNet, heights_as_channels
 from protoocc.network import NetworkConfig, NetworkOutput
 
@@ -94,13 +93,7 @@ class Plain(ImageNetwork):
         camera_from_ego: Float[Tensor, "B V 4 4"],
     ) -> HitQueries:
         """Cells that each camera sees."""
-        return find_hits(
-            self.cells_ego[:, None],
-            camera_from_ego,
-            image_from_camera,
-            image_size=image_size,
-            padded_size=padded_size(*image_size),
-        )
+        return self.hits_of(self.cells_ego[:, None], image_size, image_from_camera, camera_from_ego)
 
     def _volume(self, cells: Float[Tensor, "B X Y Z d"]) -> Float[Tensor, "voxels c"]:
         """Features of all voxels of the (B, X, Y, Z) volume of the grid, flattened."""

@@ -31,10 +31,11 @@ def image_waves(place: Float[Tensor, "*n 2"], channels: int) -> Float[Tensor, "*
 
 def placed(features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n d h w"]:
     """Image features with the waves of the middles of their cells added: what is grouped into prototypes."""
-    axes = [(torch.arange(size, device=features.device) + 0.5) / size for size in features.shape[-2:]]
+    precise = torch.promote_types(features.dtype, torch.float32)
+    axes = [(torch.arange(size, dtype=precise, device=features.device) + 0.5) / size for size in features.shape[-2:]]
     v, u = torch.meshgrid(*axes, indexing="ij")
-    waves = image_waves(torch.stack([u, v], dim=-1).to(features.dtype), features.shape[1])
-    return features + waves.movedim(-1, 0)
+    waves = image_waves(torch.stack([u, v], dim=-1), features.shape[1])
+    return features + waves.movedim(-1, 0).to(features.dtype)
 
 
 def cluster(

@@ -11,13 +11,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from protoocc.batch import Batch
-from protoocc.model.backbone import padded_size
 from protoocc.model.config import ProtoOccConfig
 from protoocc.model.depth_attention import DEPTH_BINS, FARTHEST_M, NEAREST_M
 from protoocc.model.encoder import CameraViews, Encoder, MappingTrace, VoxelQueries
 from protoocc.model.image_network import ImageNetwork
 from protoocc.model.lifting import Lifting
-from protoocc.model.projection import HitQueries, find_hits, query_anchors
+from protoocc.model.projection import HitQueries, query_anchors
 from protoocc.model.prototypes import cluster, normalised, placed
 from protoocc.model.refinement import Refinement
 from protoocc.model.temporal import TemporalFusion, warp
@@ -151,22 +150,6 @@ class QueryNetwork(ImageNetwork):
             return hits
         cells = self.hits_of(self.lifting.cells_ego[:, None], image_size, image_from_camera, camera_from_ego)
         return dataclasses.replace(hits, cells=cells)
-
-    def hits_of(
-        self,
-        anchors_ego: Float[Tensor, "q anchors 3"],
-        image_size: tuple[int, int],
-        image_from_camera: Float[Tensor, "B V 3 3"],
-        camera_from_ego: Float[Tensor, "B V 4 4"],
-    ) -> HitQueries:
-        """Hits of any points; the one place where points meet cameras, for an exporter to do in its own way."""
-        return find_hits(
-            anchors_ego,
-            camera_from_ego,
-            image_from_camera,
-            image_size=image_size,
-            padded_size=padded_size(*image_size),
-        )
 
     def transform_view(
         self,

@@ -179,7 +179,7 @@ def _finite(losses: Mapping[str, Tensor], names: Sequence[str], step: int) -> di
     Raises:
         StageError: one is not finite; names the images.
     """
-    numbers = {name: float(value) for name, value in losses.items()}
+    numbers = {name: float(value.detach()) for name, value in losses.items()}
     broken = [name for name, value in numbers.items() if not math.isfinite(value)]
     if broken:
         raise StageError(

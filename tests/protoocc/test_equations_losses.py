@@ -149,24 +149,32 @@ def test_consistency_gradient() -> None:
 
 @pytest.mark.parametrize("class_weights", [None, (0.5, 1.0, 0.0, 1.5)])
 def test_cross_entropy(class_weights: tuple[float, ...] | None) -> None:
-    """Each view on its own, weighted by class or not; a class of weight 0 does not count in the mean."""
-    logits, labels = normal(2, 9, CLASSES), integers(CLASSES, 9)
+    """Each view on its own, weighted by class or not; a class of weight 0 does not count in the mean.
+
+    A voxel of weight 3 counts as three voxels.
+    """
+    logits, labels, weights = normal(2, 9, CLASSES), integers(CLASSES, 9), 1 + integers(3, 9)
+    repeated, known = logits.repeat_interleave(weights, dim=1), labels.repeat_interleave(weights)
     expected = [
-        literal.cross_entropy(view, labels.tolist(), class_weights or (1.0,) * CLASSES) for view in logits.tolist()
+        literal.cross_entropy(view, known.tolist(), class_weights or (1.0,) * CLASSES) for view in repeated.tolist()
     ]
-    assert_agrees(cross_entropy(logits.log_softmax(-1), labels, class_weights), expected)
+    assert_agrees(cross_entropy(logits.log_softmax(-1), labels, weights.double(), class_weights), expected)
     logits.requires_grad_()
-    assert gradcheck(lambda x: cross_entropy(x.log_softmax(-1), labels, class_weights), (logits,))
+    assert gradcheck(lambda x: cross_entropy(x.log_softmax(-1), labels, weights.double(), class_weights), (logits,))
 
 
 @pytest.mark.parametrize("labels", [[0, 2, 2, 3, 0, 3, 2], [1] * 7, [0, 1, 2, 3, 0, 1, 2]])
 def test_lovasz(labels: list[int]) -> None:
-    """The integral of the Jaccard loss over thresholds: classes that do not occur, one class, all classes."""
-    probabilities = normal(2, 7, CLASSES).softmax(-1)
-    expected = [literal.lovasz(view, labels) for view in probabilities.tolist()]
-    assert_agrees(lovasz_softmax(probabilities, torch.tensor(labels)), expected)
+    """The integral of the Jaccard loss over thresholds: classes that do not occur, one class, all classes.
+
+    A voxel of weight 3 counts as three voxels.
+    """
+    probabilities, known, weights = normal(2, 7, CLASSES).softmax(-1), torch.tensor(labels), 1 + integers(3, 7)
+    repeated = probabilities.repeat_interleave(weights, dim=1).tolist()
+    expected = [literal.lovasz(view, known.repeat_interleave(weights).tolist()) for view in repeated]
+    assert_agrees(lovasz_softmax(probabilities, known, weights.double()), expected)
     logits = normal(2, 7, CLASSES).requires_grad_()
-    assert gradcheck(lambda x: lovasz_softmax(x.softmax(-1), torch.tensor(labels)), (logits,))
+    assert gradcheck(lambda x: lovasz_softmax(x.softmax(-1), known, weights.double()), (logits,))
 
 
 def test_lovasz_of_equal_errors() -> None:
@@ -174,7 +182,8 @@ def test_lovasz_of_equal_errors() -> None:
     probabilities = torch.full((1, 6, CLASSES), 0.25, dtype=torch.float64)
     labels = [0, 1, 1, 2, 2, 2]
     assert_agrees(
-        lovasz_softmax(probabilities, torch.tensor(labels)), [literal.lovasz(probabilities[0].tolist(), labels)]
+        lovasz_softmax(probabilities, torch.tensor(labels), torch.ones(6)),
+        [literal.lovasz(probabilities[0].tolist(), labels)],
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
-from protoocc.model.prototypes import PrototypeMapping, affinity, aggregate, cluster
+from protoocc.model.prototypes import PrototypeMapping, affinity, aggregate, cluster, image_waves, normalised, placed
 from tests.protoocc.reference import mapping
 from tests.protoocc.reference.arithmetic import assert_agrees
 
@@ -56,6 +56,21 @@ def test_affinity() -> None:
     assert_agrees(affinity(prototypes, queries), mapping.affinity(prototypes.tolist(), queries.tolist()))
 
 
+@pytest.mark.parametrize("channels", [4, 10])
+def test_image_waves(channels: int) -> None:
+    """One and two frequencies an axis, and channels that stay zero."""
+    places = normal(5, 2).sigmoid()
+    expected = [mapping.image_waves(u, v, channels) for u, v in places.tolist()]
+    assert_agrees(image_waves(places, channels), expected)
+
+
+def test_placed() -> None:
+    """What is clustered: normalised features and the waves of the middles of their cells."""
+    features = normal(2, 6, 3, 4)
+    cells = normalised(features.movedim(1, -1)).movedim(-1, 1)
+    assert_agrees(placed(cells), [mapping.placed(image) for image in features.tolist()])
+
+
 def test_aggregate() -> None:
     """Equation (1a) on its own, gradient included."""
     prototypes, queries = normal(3, 4), normal(5, 4, seed=1)
@@ -71,8 +86,9 @@ def test_mapping(prototypes: int, queries: int) -> None:
     """Equations (1a) and (1b); with one prototype, with one hit, and for a camera that sees nothing."""
     module = make_mapping()
     images, hits = normal(prototypes, 4), normal(queries, 4, seed=1)
-    results = module(images, hits)
-    for actual, expected in zip(results, mapping.map_prototypes(module, images.tolist(), hits.tolist()), strict=True):
+    places = normal(queries, 2, seed=2).sigmoid()
+    literal = mapping.map_prototypes(module, images.tolist(), hits.tolist(), places.tolist())
+    for actual, expected in zip(module(images, hits, places), literal, strict=True):
         assert_agrees(actual, expected)
 
 
@@ -84,7 +100,8 @@ def test_mapping_gradient(prototypes: int, queries: int) -> None:
     inputs = [normal(prototypes, 3), normal(queries, 3, seed=1), *(p.detach().clone() for p in module.parameters())]
 
     def run(images: torch.Tensor, hits: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = functional_call(module, dict(zip(names, parameters, strict=True)), (images, hits))
+        places = normal(queries, 2, seed=2).sigmoid()
+        outputs = functional_call(module, dict(zip(names, parameters, strict=True)), (images, hits, places))
         return tuple(output for output in outputs if output.numel())
 
     assert gradcheck(run, tuple(x.requires_grad_() for x in inputs))
@@ -99,4 +116,4 @@ def test_one_prototype_is_the_mean_of_all_pixels() -> None:
 def test_blind_camera_keeps_its_lifted_prototypes() -> None:
     """Without hits R is 1 and nothing is added: P_vox = P_img lifted."""
     module, images = make_mapping(), normal(3, 4)
-    torch.testing.assert_close(module(images, normal(0, 4))[1], module.lift(images))
+    torch.testing.assert_close(module(images, normal(0, 4), normal(0, 2))[1], module.lift(images))

@@ -32,17 +32,22 @@ def test_every_layer_maps_the_clustered_features(config: ProtoOccConfig) -> None
     network(batch)
     features = network.image_features(batch.images.flatten(0, 1))[config.strides.index(config.clustering_stride)]
     rounds = config.clustering_iterations
-    grouped = [mapping.cluster(image, config.prototype_cell, rounds, 10.0) for image in features.tolist()]
+    grouped = [
+        mapping.cluster(mapping.placed(image), config.prototype_cell, rounds, 10.0) for image in features.tolist()
+    ]
     anchors = network.anchors_ego.flatten(0, 2).tolist()
     cameras = batch.camera_from_ego.flatten(0, 1).tolist(), batch.image_from_camera.flatten(0, 1).tolist()
     hits = geometry.hits(anchors, *cameras, (40, 70), padded_size(40, 70))
     for module, layer_calls in zip(modules, calls, strict=True):
         assert len(layer_calls) == 6
-        for camera, ((prototypes, queries), results) in enumerate(layer_calls):
+        for camera, ((prototypes, queries, places), results) in enumerate(layer_calls):
             assert_agrees(prototypes, grouped[camera])
             assert len(queries) == sum(hit.camera == camera for hit in hits) > 0
+            assert_agrees(places, [list(hit.places[0] or ()) for hit in hits if hit.camera == camera])
             for actual, expected in zip(
-                results, mapping.map_prototypes(module, grouped[camera], queries.tolist()), strict=True
+                results,
+                mapping.map_prototypes(module, grouped[camera], queries.tolist(), places.tolist()),
+                strict=True,
             ):
                 assert_agrees(actual, expected)
 

@@ -96,9 +96,9 @@ def test_lovasz_ends_of_the_scale() -> None:
     """A perfect prediction costs 0, a fully wrong one 1, no voxel 0."""
     labels = torch.tensor([0, 1, 2, 2])
     perfect = torch.nn.functional.one_hot(labels, 3).float()[None]
-    assert lovasz_softmax(perfect, labels) == 0
-    assert lovasz_softmax(perfect.roll(1, dims=-1), labels) == 1
-    assert lovasz_softmax(torch.zeros(1, 0, 3), torch.zeros(0, dtype=torch.int64)) == 0
+    assert lovasz_softmax(perfect, labels, torch.ones(4)) == 0
+    assert lovasz_softmax(perfect.roll(1, dims=-1), labels, torch.ones(4)) == 1
+    assert lovasz_softmax(torch.zeros(1, 0, 3), torch.zeros(0, dtype=torch.int64), torch.ones(0)) == 0
 
 
 def test_lovasz_gradient() -> None:
@@ -106,7 +106,7 @@ def test_lovasz_gradient() -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 1, 1, 0])
-    assert torch.autograd.gradcheck(lambda x: lovasz_softmax(x.softmax(-1), labels), (logits,))
+    assert torch.autograd.gradcheck(lambda x: lovasz_softmax(x.softmax(-1), labels, torch.ones(6)), (logits,))
 
 
 def test_sharpen_by_hand() -> None:
@@ -133,17 +133,34 @@ def test_choose_voxels_takes_observed_known_ones() -> None:
 
 
 def test_choose_voxels_draws_by_seeds() -> None:
-    """A subset of what each sample observes, without repetition, the same for the same seed whatever the neighbour."""
-    config = LossConfig(supervised_voxels=4, consistency_voxels=5)
-    first = choose_voxels(make_batch(seeds=[3, 4]), config, OCC3D)
-    second = choose_voxels(make_batch(seeds=[5, 3]), config, OCC3D)
+    """All occupied voxels and a subset of the free ones, the same for the same seed whatever the neighbour.
+
+    Voxel 5 is occupied; of the free ones 0, 1, 2 and 6 two are drawn, each of which stands for two.
+    """
+    config = LossConfig(supervised_voxels=3, consistency_voxels=5)
+    semantics = torch.tensor([17, 17, 17, 255, 1, 1, 17, 2] * 2).view(2, 2, 2, 2)
+    first = choose_voxels(make_batch(seeds=[3, 4], semantics=semantics), config, OCC3D)
+    second = choose_voxels(make_batch(seeds=[6, 3], semantics=semantics), config, OCC3D)
+    assert first.counts(make_batch()) == [3, 3]
+    assert first.supervised[[0, 3]].tolist() == [5, 13]
     assert set(first.supervised.tolist()) <= {0, 1, 2, 5, 6, 8, 9, 10, 13, 14}
-    assert len(set(first.supervised.tolist())) == 8
-    assert first.counts(make_batch()) == [4, 4]
+    assert len(set(first.supervised.tolist())) == 6
+    assert first.weights.tolist() == [1, 2, 2, 1, 2, 2]
     # Both samples have the same labels: seed 3 chooses the same voxels, 8 places further in the second sample.
-    assert torch.equal(first.supervised[:4] + 8, second.supervised[4:])
+    assert torch.equal(first.supervised[:3] + 8, second.supervised[3:])
     assert torch.equal(first.consistency[:5] + 8, second.consistency[5:])
-    assert not torch.equal(first.supervised[:4], second.supervised[:4])
+    assert not torch.equal(first.consistency[:5], second.consistency[:5])
+
+
+def test_drawn_free_voxels_stand_for_all() -> None:
+    """Over many seeds the weighted sum of anything over the free voxels has the sum over all of them as its mean."""
+    semantics = torch.tensor([17, 17, 17, 255, 1, 1, 17, 2] * 2).view(2, 2, 2, 2)
+    value = torch.arange(16.0)
+    config, sums = LossConfig(supervised_voxels=3, consistency_voxels=1), []
+    for seed in range(200):
+        choice = choose_voxels(make_batch(seeds=[seed, seed], semantics=semantics), config, OCC3D)
+        sums.append(float((value[choice.supervised] * choice.weights)[:3].sum()))
+    assert abs(sum(sums) / len(sums) - (5 + 0 + 1 + 2 + 6)) < 0.7
 
 
 def test_losses_are_means_over_samples() -> None:

@@ -52,7 +52,7 @@ def test_aggregate_by_hand() -> None:
 def test_mapping_without_hits() -> None:
     """A camera that sees nothing keeps its lifted prototypes."""
     mapping = PrototypeMapping(4)
-    mapped, voxel_prototypes, similarity = mapping(torch.ones(3, 4), torch.zeros(0, 4))
+    mapped, voxel_prototypes, similarity = mapping(torch.ones(3, 4), torch.zeros(0, 4), torch.zeros(0, 2))
     assert mapped.shape == (0, 4)
     assert similarity.shape == (3, 0)
     torch.testing.assert_close(voxel_prototypes, mapping.lift(torch.ones(3, 4)))

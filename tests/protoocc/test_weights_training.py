@@ -107,7 +107,7 @@ def test_deformable_backbone_trains_the_same_twice(shards: Path, tmp_path: Path,
 
 def test_frozen_stages_need_weights(shards: Path, tmp_path: Path, config: TrainConfig) -> None:
     """Keeping a random stem is a mistake; it is refused before the run folder is made."""
-    with pytest.raises(ConfigError, match="model.frozen_stages=1 keeps random weights: start from published ones"):
+    with pytest.raises(ConfigError, match="model.frozen_stages=1 keeps random weights: start from trained ones"):
         train(config.model_copy(update={"weights": None}), shards, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,15 +70,62 @@ def dispatch(queries: Matrix, assignment: Matrix, voxel_prototypes: Matrix, mlp:
     return result
 
 
-def map_prototypes(module: Any, prototypes: Matrix, queries: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def normalised(vector: Vector) -> Vector:
+    """Less the mean over the channels, over the deviation; 1e-5 beside the variance."""
+    mean = sum(vector) / len(vector)
+    variance = sum((value - mean) ** 2 for value in vector) / len(vector)
+    return [(value - mean) / math.sqrt(variance + 1e-5) for value in vector]
+
+
+def image_waves(u: float, v: float, channels: int) -> Vector:
+    """Sines, then cosines, of u and then v: phases pi * 2^f of -1..1, f even from 0 to 4; rms 1, zeros at the end."""
+    count = channels // 4
+    frequencies = [math.pi * 2.0 ** (4.0 * i / (count - 1) if count > 1 else 0.0) for i in range(count)]
+    phases = [[(2.0 * place - 1.0) * frequency for frequency in frequencies] for place in (u, v)]
+    waves = [math.sqrt(2.0) * value for axis in phases for value in [*map(math.sin, axis), *map(math.cos, axis)]]
+    return waves + [0.0] * (channels - len(waves))
+
+
+def placed(features: list[Matrix]) -> list[Matrix]:
+    """A map ``features[channel][row][column]``, each cell normalised, with the waves of its middle added."""
+    height, width, channels = len(features[0]), len(features[0][0]), len(features)
+    result = [[[0.0] * width for _ in range(height)] for _ in range(channels)]
+    for row in range(height):
+        for column in range(width):
+            cell = normalised([channel[row][column] for channel in features])
+            waves = image_waves((column + 0.5) / width, (row + 0.5) / height, channels)
+            for number in range(channels):
+                result[number][row][column] = cell[number] + waves[number]
+    return result
+
+
+def standardised(similarity: Matrix) -> Matrix:
+    """Each column less its mean, over its deviation; 1e-8 beside the variance."""
+    result = [list(row) for row in similarity]
+    for k in range(len(similarity[0])):
+        column = [row[k] for row in similarity]
+        mean = sum(column) / len(column)
+        variance = sum((value - mean) ** 2 for value in column) / len(column)
+        for m, value in enumerate(column):
+            result[m][k] = (value - mean) / math.sqrt(variance + 1e-8)
+    return result
+
+
+def map_prototypes(module: Any, prototypes: Matrix, queries: Matrix, places: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """(1a) and (1b) for one camera with the weights of a product's module: Q~, P_vox and A.
 
-    The sigmoid has a learned scale and shift.
+    A compares prototypes with normalised queries that carry the waves of their places, and is standardised; the sigmoid
+    has a learned scale and shift.
     """
     scale, shift = module.scale.item(), module.shift.item()
     weight, bias = module.lift.weight.tolist(), module.lift.bias.tolist()
     lifted = [linear(weight, bias, prototype) for prototype in prototypes]
-    similarity = affinity(lifted, queries)
+    channels = len(prototypes[0])
+    looking = [
+        [value + wave for value, wave in zip(normalised(query), image_waves(u, v, channels), strict=True)]
+        for query, (u, v) in zip(queries, places, strict=True)
+    ]
+    similarity = standardised(affinity(lifted, looking))
     assignment = [[sigmoid(scale * a + shift) for a in row] for row in similarity]
     voxel_prototypes = aggregate(lifted, queries, assignment)
     return dispatch(queries, assignment, voxel_prototypes, two_linears(module.dispatch)), voxel_prototypes, similarity

@@ -123,7 +123,7 @@ def train(
 
         protoocc train --dataset nuscenes --run runs/nuscenes-protoocc-small --extend 10000
 
-        torchrun --nproc-per-node 8 --no-python protoocc train --preset protoocc-small
+        torchrun --nproc-per-node 8 --no-python -- protoocc train --preset protoocc-small
     """
     import protoocc
 

@@ -16,8 +16,8 @@ from schemas.settings import Frozen, flatten
 AnyNetwork = Annotated[SerializeAsAny[NetworkConfig], BeforeValidator(read_network)]
 """Settings of any network of `protoocc.hosts.HOSTS`, told apart by ``kind``."""
 
-WeightsFormat = Literal["torchvision", "panoocc", "fcos3d"]
-"""Whose names a file of published weights has."""
+WeightsFormat = Literal["torchvision", "panoocc", "fcos3d", "protoocc"]
+"""Whose names a file of weights has; protoocc: of `protoocc pretrain images`."""
 
 
 class OptimizerConfig(Frozen):
@@ -106,6 +106,9 @@ class TrainConfig(Frozen):
     keep_last: int = Field(2, ge=1, description="Last checkpoints that stay, beside the best by validation.")
     classes: ClassTable = Field(
         OCC3D, description="Class table of the labels, taken from the shards when training starts."
+    )
+    image_shape: tuple[int, int] | None = Field(
+        None, description="(H, W) of the training images, taken from the shards when training starts; null: not known."
     )
 
 

@@ -25,7 +25,7 @@ from schemas.runs import CONFIG, METRICS, RunFolder
 
 TENSORBOARD: Final = "tensorboard"
 
-FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "keep_last", "model.recompute", "weights.file")
+FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "keep_last", "model.recompute", "weights.file", "image_shape")
 """Fields that a resumed run may change, because they do not change its numbers."""
 
 

@@ -67,7 +67,7 @@ def train(
     device, ranks = device or default_device(), Ranks.current()
     ranks.first(lambda: check_run(config, shards, ranks))
     split = open_shards(shards, config.data.split)
-    config = config.model_copy(update={"classes": split.dataset.classes})
+    config = config.model_copy(update={"classes": split.dataset.classes, "image_shape": split.dataset.image_shape})
     validation = None if config.validation.every is None else Validation(config, shards, ranks)
     with folder_lock(out) if ranks.is_first else nullcontext(), _reproducible(config.seed, device):
         ranks.first(lambda: open_run(out, config, resume=resume))

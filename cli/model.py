@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +12,14 @@ import typer
 
 from cli.given import add_command, is_typed, refuse
 from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
+from cli.processes import Processes, is_first, shared_process
 from cli.progress import progress_bar
 from cli.say import answers, name_of, say, shown
 from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
 if TYPE_CHECKING:
+    import torch
+
     from protoocc.config import TrainConfig
     from protoocc.evaluate import EvalReport
     from protoocc.training_report import StepReport, TrainSummary
@@ -79,6 +85,13 @@ def train(
         str | None, typer.Option("--ablation", help="A row of the paper's tables 4 to 8.", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    extend: Annotated[
+        int | None,
+        typer.Option(
+            "--extend", min=1, help="Go on with a finished run for so many more steps, recorded in its config.json."
+        ),
+    ] = None,
+    nproc: Processes = None,
     weights: Weights = None,
     weights_format: WeightsFormat = None,
     weights_share: WeightsShare = None,
@@ -91,7 +104,8 @@ def train(
     """Train the network on packed shards.
 
     The full configuration is stored in the run folder as config.json; its fields are what --set takes. With --resume
-    they need not be repeated, and others than the stored ones are refused.
+    they need not be repeated, and others than the stored ones are refused. Processes on several machines are started
+    by torchrun.
 
     Examples:
 
@@ -104,18 +118,32 @@ def train(
         protoocc train --dataset nuscenes --run runs/nuscenes-protoocc-small --resume
 
         protoocc train --preset protoocc-small --weights resnet50-11ad3fa6.pth
+
+        protoocc train --preset protoocc-small --set validation.every=500 --set optimizer.ema=0.999 --nproc 8
+
+        protoocc train --dataset nuscenes --run runs/nuscenes-protoocc-small --extend 10000
+
+        torchrun --nproc-per-node 8 --no-python -- protoocc train --preset protoocc-small
     """
     import protoocc
 
-    folder = find_shards(shards, datasets, name)
-    run = find_run(run, folder, preset)
-    stored = stored_config(run) if resume and not any(map(is_typed, ("preset", "changes", "ablation"))) else None
-    config = stored or protoocc.read_preset(preset, changes or (), ablation=ablation)
-    config = with_weights(config, weights, weights_format, weights_share)
-    if resume and weights is None:
-        config = with_stored_weights(config, run)
-    summary = train_with_bar(config, folder, run, resume=resume)
-    if as_json:
+    given = ("changes", "ablation", "weights", "weights_format", "weights_share", "resume")
+    refuse(given, extend is not None, "--extend goes on with the settings of the run")
+    with shared_process() as device:
+        folder = find_shards(shards, datasets, name)
+        run = find_run(run, folder, preset)
+        stored = stored_config(run) if resume and not any(map(is_typed, ("preset", "changes", "ablation"))) else None
+        if extend is not None:
+            from protoocc.run_folder import prolong
+
+            stored = prolong(run, extend, folder)
+        config = stored or protoocc.read_preset(preset, changes or (), ablation=ablation)
+        config = with_weights(config, weights, weights_format, weights_share)
+        if resume and weights is None:
+            config = with_stored_weights(config, run)
+        is_going_on = resume or extend is not None
+        summary = train_with_bar(config, folder, run, resume=is_going_on, processes=nproc or 1, device=device)
+    if as_json and is_first():
         import dataclasses
         import json
 
@@ -141,22 +169,45 @@ def note_shards(run: Path, shards: Path) -> None:
     write_bytes(RunFolder(run).trained_on, f"{json.dumps(found, indent=1)}\n".encode())
 
 
-def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool) -> TrainSummary:
-    """Trains under a progress bar that shows the four losses, and prints how they fell."""
-    import protoocc
+def train_with_bar(
+    config: TrainConfig,
+    shards: Path,
+    run: Path,
+    *,
+    resume: bool,
+    processes: int = 1,
+    device: torch.device | None = None,
+) -> TrainSummary:
+    """Trains under a progress bar that shows the losses, memory and waiting, and prints how the losses fell.
 
+    Args:
+        config: complete settings.
+        shards: folder of `protoocc pack`.
+        run: run folder.
+        resume: continue what is there.
+        processes: number that is started.
+        device: of this process; None for the trainer's choice.
+    """
+    import protoocc
+    from protoocc.launch import launch
+
+    alone = partial(protoocc.train, device=device)
+    if not is_first():
+        return alone(config, shards, run, resume=resume)
+    start = alone if processes == 1 else partial(launch, processes)
     with progress_bar("train", "steps") as update:
         is_noted = False
+        lately: deque[StepReport] = deque(maxlen=50)
 
         def show(report: StepReport) -> None:
             nonlocal is_noted
             if not is_noted:
                 note_shards(run, shards)
                 is_noted = True
-            names = ("ce", "lovasz", "cls", "cons")
-            update(report.step, report.steps, " ".join(f"{name} {report.losses[name]:.3f}" for name in names))
+            lately.append(report)
+            update(report.step, report.steps, note_of(lately))
 
-        summary = protoocc.train(config, shards, run, resume=resume, on_step=show)
+        summary = start(config, shards, run, resume=resume, on_step=show)
     falls = ", ".join(
         f"{name} {summary.first[name]:.3f} -> {summary.last[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons")
     )
@@ -165,6 +216,14 @@ def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool
         f"{name_of(summary.checkpoint)}"
     )
     return summary
+
+
+def note_of(reports: Sequence[StepReport]) -> str:
+    """What stands behind a bar or in a line: losses and memory of the last step, share of the time spent on waiting."""
+    last, seconds = reports[-1], sum(report.seconds for report in reports)
+    losses = " ".join(f"{name} {last.losses[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons"))
+    waiting = 100 * sum(report.data_seconds for report in reports) / max(seconds, 1e-9)
+    return f"{losses}, {last.memory_gb:.1f} GB, {waiting:.0f} % waiting for data"
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from protoocc.ranks import Ranks
+from schemas.errors import ConfigError
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -59,14 +60,15 @@ class _Joint(_BatchNorm):
 
     def forward(self, input: Float[Tensor, "n c *any"]) -> Float[Tensor, "n c *any"]:
         """As `torch.nn.BatchNorm2d`; outside training each process uses the stored statistics."""
-        if not self.training or self.weight is None or self.running_mean is None or self.momentum is None:
+        mean, variance, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        if not self.training or mean is None or variance is None or batches is None or self.momentum is None:
             return super().forward(input)
-        output, mean, variance, count = _JointNorm.apply(input, self.weight, self.bias, self.eps)
+        output, joint_mean, joint_variance, count = _JointNorm.apply(input, self.weight, self.bias, self.eps)
         with torch.no_grad():
-            unbiased = variance * (count / (count - 1).clamp_min(1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_mean.dtype), self.momentum)  # type: ignore[union-attr]
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            unbiased = joint_variance * (count / (count - 1).clamp_min(1))
+            mean.lerp_(joint_mean.to(mean.dtype), self.momentum)
+            variance.lerp_(unbiased.to(mean.dtype), self.momentum)
+            batches.add_(1)
         joint: Tensor = output
         return joint
 
@@ -91,12 +93,22 @@ _JOINT: dict[type[nn.Module], type[_Joint]] = {
 
 
 def join_norms(model: nn.Module) -> None:
-    """Replaces every batch norm inside a network by the one that sees all processes; names and values stay."""
-    for module in list(model.modules()):
+    """Replaces every batch norm inside a network by the one that sees all processes; names and values stay.
+
+    Raises:
+        ConfigError: a norm without weights, stored statistics or momentum, or of another kind.
+    """
+    for path, module in list(model.named_modules()):
         for name, child in module.named_children():
+            if not isinstance(child, _BatchNorm):
+                continue
             joint = _JOINT.get(type(child))
-            if joint is not None and isinstance(child, _BatchNorm):
-                setattr(module, name, _joined(child, joint))
+            if joint is None or child.weight is None or child.running_mean is None or child.momentum is None:
+                raise ConfigError(
+                    f"{f'{path}.{name}'.lstrip('.')} is {child}: several processes can share torch.nn.BatchNorm1d, 2d "
+                    "and 3d with weights, running statistics and momentum; train on one process or change it"
+                )
+            setattr(module, name, _joined(child, joint))
 
 
 def _joined(norm: _BatchNorm, kind: type[_Joint]) -> _Joint:

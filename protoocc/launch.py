@@ -1,6 +1,6 @@
 """Several processes of one machine train one network: started, watched and ended together.
 
-Torchrun does the same for several machines (`python -m torch.distributed.run`); this one needs no address and gives
+Torchrun does the same, also for several machines (`joined`); what starts processes here needs no address and gives
 errors as what they are.
 """
 
@@ -27,7 +27,7 @@ import torch
 from torch import distributed
 
 from protoocc.config import TrainConfig
-from protoocc.ranks import LostRankError
+from protoocc.ranks import LostRankError, lost_ranks
 from protoocc.trainer import train
 from protoocc.training_report import StepReport, TrainSummary
 from schemas.errors import ConfigError, ProtoOccError, StageError
@@ -122,7 +122,7 @@ def _started(job: _Job) -> Iterator[list[_Worker]]:
 
 
 def _watch(workers: list[_Worker], on_step: Callable[[StepReport], None]) -> TrainSummary:
-    """Passes reports on until all processes are done or one has failed.
+    """Passes reports and log lines on until all processes are done or one has failed.
 
     Raises:
         ProtoOccError: what the first process to fail has said, or that it was killed.
@@ -148,6 +148,8 @@ def _watch(workers: list[_Worker], on_step: Callable[[StepReport], None]) -> Tra
                 on_step(said)
             elif isinstance(said, TrainSummary):
                 summary = said
+            elif isinstance(said, logging.LogRecord):
+                logging.getLogger(said.name).handle(said)
             elif isinstance(said, Exception):
                 errors[rank] = said
         if errors and deadline == float("inf"):
@@ -177,18 +179,13 @@ def _killed(rank: int, size: int, code: int) -> StageError:
 def _work(job: _Job, rank: int, words: Connection) -> None:
     """One process of a job, from its start to its end."""
     _end_with_parent()
-    logging.basicConfig(level=job.log_level if rank == 0 else logging.ERROR, format="%(name)s: %(message)s")
+    level = job.log_level if rank == 0 else logging.ERROR
+    logging.basicConfig(level=level, handlers=[_ToParent(words)], force=True)
     torch.set_num_threads(job.threads)
-    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     try:
+        device = _device(rank)
         distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=job.meeting,
-            rank=rank,
-            world_size=job.processes,
-            timeout=SILENCE,
+            _backend(device), init_method=job.meeting, rank=rank, world_size=job.processes, timeout=SILENCE
         )
         report = words.send if rank == 0 else _say_nothing
         summary = train(job.config, job.shards, job.out, resume=job.resume, on_step=report, device=device)
@@ -201,6 +198,56 @@ def _work(job: _Job, rank: int, words: Connection) -> None:
         words.send(RuntimeError(f"training process {rank} of {job.processes} failed:\n{traceback.format_exc()}"))
         _end(words, 1)
     distributed.destroy_process_group()
+
+
+class _ToParent(logging.Handler):
+    """Sends log lines to the process that started this one, which has the user's format and place for them."""
+
+    def __init__(self, words: Connection) -> None:
+        super().__init__()
+        self.words = words
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends one line, as a finished sentence."""
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
+        self.words.send(record)
+
+
+@contextmanager
+def joined(rank: int) -> Iterator[torch.device]:
+    """Makes this process, which torchrun has started, one of a run while the block trains.
+
+    Args:
+        rank: number of this process on its machine (``LOCAL_RANK``).
+
+    Yields:
+        What this process computes on, for `protoocc.trainer.train`.
+
+    Raises:
+        ConfigError: this machine has fewer GPUs than processes.
+        LostRankError: the others do not answer.
+    """
+    device = _device(rank)
+    with lost_ranks():
+        distributed.init_process_group(_backend(device), timeout=SILENCE)
+    yield device
+    distributed.destroy_process_group()  # left out after a failure: without the others it could wait for ever
+
+
+def _device(rank: int) -> torch.device:
+    """The GPU of a process, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {rank} has no GPU: this machine has {torch.cuda.device_count()}; start one process for each"
+        )
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
+
+
+def _backend(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def _end(words: Connection, code: int) -> None:

@@ -7,7 +7,7 @@ without it a run has one process. All of them call the methods below in the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,7 +61,8 @@ class Ranks:
             if self.is_first:
                 result = action()
         except BaseException:
-            self.gather(False)
+            with suppress(LostRankError):  # the others may be gone as well
+                self.gather(False)
             raise
         if not self.gather(True)[0]:
             raise LostRankError(f"process 0 of {self.size} failed, process {self.rank} stops")

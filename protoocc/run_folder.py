@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from protoocc.checkpoint import check_version, read_config
 from protoocc.config import TrainConfig, changed_fields
+from protoocc.data import open_shards
 from protoocc.optimizer import count_steps
 from protoocc.training_report import SCORES
 from schemas.errors import ConfigError, disk_errors
@@ -78,7 +79,7 @@ def _is_prolonged(stored: dict[str, Any], config: TrainConfig) -> bool:
     return is_next and schedule.get("steps") in (None, now[-1])
 
 
-def prolong(out: Path, extra: int, samples: int) -> TrainConfig:
+def prolong(out: Path, extra: int, shards: Path) -> TrainConfig:
     """Settings that continue a finished run by more steps, to be trained with ``resume``.
 
     The run remembers the lengths it had. The learning rate follows the cosine of the new length from the first further
@@ -87,15 +88,17 @@ def prolong(out: Path, extra: int, samples: int) -> TrainConfig:
     Args:
         out: the run folder.
         extra: further steps.
-        samples: samples of the training split.
+        shards: what it was trained on.
 
     Raises:
         ConfigError: no run there, or it is not finished.
         CheckpointError: its configuration is damaged.
+        DataError: the shards are missing or damaged.
     """
     if not (out / CONFIG).is_file():
         raise ConfigError(f"{out} holds no run that could be prolonged (no {CONFIG}). Train first.")
     config = read_config(out / CONFIG)
+    samples = len(open_shards(shards, config.data.split).samples)
     length, done = count_steps(config, samples), RunFolder(out).last_step()
     if done < length:
         raise ConfigError(f"{out} has {done} of its {length} steps; finish it with --resume before it is prolonged")

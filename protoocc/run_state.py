@@ -62,6 +62,10 @@ class RunState:
             **self.stepper.state_dict(),
         }
         save_checkpoint(folder, self.step, weights=self.stepper.weights(), config=self.config, state=state)
+        self._tidy(folder)
+
+    def _tidy(self, folder: Path) -> None:
+        """Points at the best checkpoint and keeps it with the last ones."""
         if self.best_step is not None:
             link_best(folder, self.best_step)
         remove_old(folder, self.config.keep_last, self.best_step)
@@ -91,6 +95,7 @@ class RunState:
                     raise CheckpointError(f"{error}\nRemove {checkpoint} to start this run again.") from error
                 logger.warning("%s\nIt is now %s; the checkpoint before is used", error, set_aside(checkpoint).name)
             else:
+                self._tidy(folder)  # which a kill may have left undone
                 logger.info("resumed at step %d from %s", self.step, checkpoint)
                 return checkpoint
         return None

@@ -64,13 +64,11 @@ class Stepper:
             self.ranks.mean_gradients(self.model.parameters())
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-        found = self._means(losses, norm)
-        broken = [name for name, value in found.items() if not math.isfinite(value)]
-        if broken and not (broken == ["gradient_norm"] and self._may_skip()):
-            own = _broken_parts(parts, losses)
-            stored = store_batches(out, step, own or parts, self.ranks.rank) if own or self.ranks.is_first else None
-            raise StageError(describe_broken(step, broken, self.ranks.gather(_tokens(own)), _tokens(parts), stored))
-        self._move(step, is_skipped=bool(broken))
+            found = self._means(losses, norm)
+            broken = [name for name, value in found.items() if not math.isfinite(value)]
+            if broken and not (broken == ["gradient_norm"] and self._may_skip()):
+                raise self._broken(step, broken, parts, losses, out=out)
+            self._move(step, is_skipped=bool(broken))
         if self.scaler.is_enabled():
             found["loss_scale"] = float(self.scaler.get_scale())
             if broken:
@@ -121,6 +119,24 @@ class Stepper:
         together = torch.stack([torch.stack(list(part.values())) for part in losses]).mean(0)
         numbers = torch.cat([self.ranks.mean(together), norm.detach().float()[None]]).tolist()
         return dict(zip([*losses[0], "gradient_norm"], numbers, strict=True))
+
+    def _broken(
+        self,
+        step: int,
+        names: Sequence[str],
+        parts: Sequence[Batch],
+        losses: Sequence[Mapping[str, Tensor]],
+        *,
+        out: Path,
+    ) -> StageError:
+        """Stores what broke the step, or all of it where every loss is finite; the same error in every process."""
+        own = _broken_parts(parts, losses)
+        told = self.ranks.gather(_tokens(own))
+        is_loss = any(told)
+        stored = store_batches(out, step, own or parts, self.ranks.rank) if own or not is_loss else None
+        files = [file for file in self.ranks.gather(stored) if file is not None]
+        samples = [token for tokens in (told if is_loss else self.ranks.gather(_tokens(parts))) for token in tokens]
+        return StageError(describe_broken(step, names, samples, files))
 
     def _may_skip(self) -> bool:
         """Whether an infinite gradient is the loss scale's fault, which then shrinks."""

@@ -54,23 +54,19 @@ def read_batch(path: Path) -> Batch:
         return Batch(tokens=json.loads(file.metadata()["tokens"]), **tensors)
 
 
-def describe_broken(
-    step: int, names: Sequence[str], broken: Sequence[Sequence[str]], tokens: Sequence[str], stored: Path | None
-) -> str:
+def describe_broken(step: int, names: Sequence[str], tokens: Sequence[str], files: Sequence[Path]) -> str:
     """The message of a step that is not finite.
 
     Args:
         step: number of the step.
         names: losses that are not finite.
-        broken: tokens of each process's samples in parts whose losses are not finite.
-        tokens: all samples of this process, named where every loss is finite and only the gradient is not.
-        stored: file that keeps them.
+        tokens: samples of all parts that broke it.
+        files: where they are kept.
     """
-    found = [token for part in broken for token in part] or list(tokens)
-    kept = "" if stored is None else f" The batch is kept in {stored}."
     return (
-        f"step {step}: {', '.join(names)} not finite with samples {', '.join(found)}. Check their calibration and "
-        f"labels, or lower optimizer.lr; the checkpoints so far are whole.{kept}"
+        f"step {step}: {', '.join(names)} not finite with samples {', '.join(tokens)}. Check their calibration and "
+        "labels, or lower optimizer.lr; the checkpoints so far are whole. The batch is kept in "
+        f"{', '.join(map(str, files))}."
     )
 
 

@@ -66,6 +66,21 @@ def test_processes_share_each_global_batch_equally(world_size: int) -> None:
         assert sorted(index for part in parts for index in part) == sorted(batch)
 
 
+def test_parts_are_equal_shares_of_each_global_batch() -> None:
+    """Two processes share each half of a batch of 8, which holds the samples that one process has in it."""
+    alone = EpochSampler(11, 8, seed=3, parts=2)
+    shares = [EpochSampler(11, 8, seed=3, rank=rank, world_size=2, parts=2) for rank in range(2)]
+    halves = list(islice(alone, 6))
+    assert [index for half in halves for index in half] == stream(EpochSampler(11, 8, seed=3), 3)
+    for number, (half, first, second) in enumerate(zip(halves, *(islice(share, 6) for share in shares), strict=True)):
+        assert [first[0], second[0], first[1], second[1]] == half, number
+    # The numbers that decide random draws: the second batch is samples 8 .. 15 of the stream.
+    for sampler in (alone, *shares):
+        sampler.advance()
+    assert alone.numbers() == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    assert [share.numbers() for share in shares] == [[[8, 10], [12, 14]], [[9, 11], [13, 15]]]
+
+
 @pytest.mark.parametrize(("length", "batch", "rank", "world"), [(0, 1, 0, 1), (5, 0, 0, 1), (5, 3, 0, 2), (5, 2, 2, 2)])
 def test_refuses_what_cannot_be_dealt(length: int, batch: int, rank: int, world: int) -> None:
     with pytest.raises(ConfigError, match="cannot deal"):

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from protoocc import model
 from protoocc.ablations import ABLATIONS
-from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, WeightsConfig
 from protoocc.losses.config import LossConfig
 from protoocc.network import NetworkConfig
 from schemas.errors import ConfigError, did_you_mean
 from schemas.settings import override
 
+DEMO_FEATURES: Final = WeightsConfig(
+    file=str(Path(__file__).parent / "shipped" / "demo.safetensors"),
+    sha256="6f35ef6829750fdd6841bb55f40683d807d09f7db5da643d4b09719969838c3e",
+    format="protoocc",
+)
+"""Image features of the demo, pretrained on generated worlds of other seeds; `demo.json` beside it says how."""
+
 
 def demo() -> TrainConfig:
-    """A small network from scratch for the generated world: minutes on two CPU cores."""
+    """A small network on pretrained image features for the generated world: minutes on two CPU cores."""
     return TrainConfig(
         model=model.demo(),
         loss=LossConfig(
@@ -26,6 +34,7 @@ def demo() -> TrainConfig:
         optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
         schedule=ScheduleConfig(steps=800, warmup_steps=15),
         data=DataConfig(batch_size=1),
+        weights=DEMO_FEATURES,
         checkpoint_every=100,
     )
 

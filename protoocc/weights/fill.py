@@ -209,7 +209,10 @@ def _refuse_other_settings(file: str, config: ImageConfig, changes: Mapping[str,
     if changes:
         present = ", ".join(f"{name} {getattr(config, name)}" for name in changes)
         remedy = " ".join(f"--set {_quoted(name, value)}" for name, value in changes.items())
-        raise CheckpointError(f"{file} holds another image network than the one with {present}: use {remedy}")
+        raise CheckpointError(
+            f"{file} holds another image network than the one with {present}: use {remedy} (or, to start without it, "
+            "--set weights=null --set model.frozen_features=false)"
+        )
 
 
 def _quoted(name: str, value: object) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from protoocc.augment import Augmentation
 from protoocc.batch import Batch
 from protoocc.checkpoint import (
     STATE,
@@ -103,7 +104,9 @@ class _Run:
         """Runs to the last step; returns the last checkpoint."""
         dataset = reader_for(self.config.model, self.shards)
         workers = self.config.data.workers
-        loader = make_loader(dataset, self.sampler, workers=workers, pin_memory=self.device.type == "cuda")
+        augment = Augmentation(self.config.data.augment, self.config.seed)
+        pin_memory = self.device.type == "cuda"
+        loader = make_loader(dataset, self.sampler, workers=workers, pin_memory=pin_memory, augment=augment)
         log = RunLog(out, first_step=self.step + 1)
         try:
             batches = iter(loader) if self.step < self.steps else iter(())

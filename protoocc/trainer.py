@@ -30,7 +30,8 @@ from protoocc.inference import default_device, reader_for
 from protoocc.losses import choose_voxels, compute_losses
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
 from protoocc.run_checks import check_labels_are_seen, check_warm_up, count_steps, describe_missing_earlier
-from protoocc.run_folder import RunLog, open_run, read_metrics
+from protoocc.run_folder import RunLog, open_run
+from protoocc.run_rows import read_metrics
 from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
 from protoocc.weights import fill, reread_weights
 from schemas.errors import CheckpointError, ConfigError

@@ -12,8 +12,12 @@ from torch import Tensor
 
 from schemas.errors import StageError
 
-NO_LOSS = ("step", "lr", "seconds", "gradient_norm")
+TIMES = ("seconds", "data_seconds", "memory_gb")
+"""Columns of `metrics.jsonl` that the machine decides; all others are the same after a kill."""
+NO_LOSS = ("step", "lr", "gradient_norm", "loss_scale", "skipped", *TIMES)
 """Columns of `metrics.jsonl` that are no losses."""
+SCORES = "val_"
+"""Start of the names of columns that validation adds to the row of its step."""
 
 
 @dataclass(frozen=True)
@@ -80,5 +84,5 @@ def finite_numbers(values: Mapping[str, Tensor], tokens: Sequence[str], step: in
 
 def mean_losses(rows: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
     """Mean of each loss over rows of `metrics.jsonl`."""
-    names = [name for name in (rows[0] if rows else {}) if name not in NO_LOSS]
+    names = [name for name in (rows[0] if rows else {}) if name not in NO_LOSS and not name.startswith(SCORES)]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}

@@ -1,0 +1,130 @@
+"""`report.html`: one run on one page, from what its folder holds."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from protoocc.data import open_shards
+from protoocc.pictures import sheets
+from protoocc.report.curves import draw_curves
+from protoocc.report.page import folded, page, paragraph, picture, table
+from protoocc.run_facts import RunFacts, read_run, scores_of
+from schemas.errors import DataError, ProtoOccError
+from schemas.files import write_bytes
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import JSON_BYTES
+from schemas.runs import ENVIRONMENT, EVALUATION, REPORT
+from schemas.settings import flatten
+
+__all__ = ["write_report"]
+
+_NOTHING = "-"
+
+
+def write_report(run: Path, shards: Path | None, *, split: str = "val", count: int = 2) -> Path:
+    """Writes `report.html` into a run folder.
+
+    The same folder and shards give the same bytes; only times of training differ from machine to machine.
+
+    Args:
+        run: run folder.
+        shards: samples to draw; None draws none.
+        split: of the shards.
+        count: pictures.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ConfigError: no run there.
+        DataError: one of its files is damaged, or the page cannot be written.
+    """
+    facts = read_run(run)
+    sections = {
+        "Summary": table(_summary(facts)),
+        "Curves": draw_curves(facts.rows) if facts.rows else paragraph("No step is finished yet."),
+        "Validation during training": _validations(facts),
+        "Scores": _evaluation(run / EVALUATION),
+        "Pictures": _pictures(run, shards, split, count) if count else "",
+        "Environment": table(sorted(flatten(_json(run / ENVIRONMENT)).items())),
+        "Settings": folded("All settings, as --set takes them", table(_settings(facts))),
+    }
+    path = run / REPORT
+    write_bytes(path, page(facts.name, _subtitle(facts), sections).encode())
+    return path
+
+
+def _subtitle(facts: RunFacts) -> str:
+    trained_on = f"trained on {facts.dataset}, " if facts.dataset else ""
+    return f"{facts.kind} network, {trained_on}{facts.state}"
+
+
+def _summary(facts: RunFacts) -> list[tuple[str, str]]:
+    rows = [("steps", f"{facts.step} of {'?' if facts.steps is None else facts.steps}")]
+    rows.append(("time of all steps", str(timedelta(seconds=round(facts.seconds)))))
+    for name in facts.last:
+        first = facts.first.get(name)
+        before = "" if first is None else f"{first:.4g} -> "
+        rows.append((f"{name}, mean of the first and the last tenth", f"{before}{facts.last[name]:.4g}"))
+    if facts.scores_step is not None:
+        figures = ", ".join(f"{name} {_percent(share)}" for name, share in facts.scores.items())
+        rows.append(("best validation, %", f"{figures} (step {facts.scores_step})"))
+    return rows
+
+
+def _validations(facts: RunFacts) -> str:
+    """A line per validation, percent."""
+    found = {int(row["step"]): scores for row in facts.rows if (scores := scores_of(row))}
+    names = list(dict.fromkeys(name for scores in found.values() for name in scores))
+    rows = [(str(step), *(_percent(scores.get(name)) for name in names)) for step, scores in found.items()]
+    return table(rows, ("step", *(f"{name}, %" for name in names)))
+
+
+def _evaluation(path: Path) -> str:
+    """What `protoocc eval --json` printed: a column per predictor, then everything one must know to read it."""
+    report = _json(path)
+    predictors = report.pop("rows", [])
+    if not isinstance(predictors, list) or not all(isinstance(row, dict) for row in predictors):
+        raise DataError(f"{path}: 'rows' is no list of objects. Make it again with `protoocc eval --json`.")
+    flat = [flatten({name: value for name, value in row.items() if name != "name"}) for row in predictors]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    rows = [(name.removeprefix("classes."), *(_percent(row.get(name)) for row in flat)) for name in names]
+    facts = [(name, _plain(value)) for name, value in flatten(report).items()]
+    return table(rows, ("%", *(str(row.get("name", "")) for row in predictors))) + table(facts)
+
+
+def _pictures(run: Path, shards: Path | None, split: str, count: int) -> str:
+    """Samples with the prediction of the last checkpoint, or why there are none."""
+    if shards is None:
+        return paragraph("None were drawn: the shards that the run was trained on are not there.")
+    try:
+        drawn = list(sheets(open_shards(shards, split), checkpoint=run, count=count))
+    except ProtoOccError as error:
+        return paragraph(f"None were drawn: {error}")
+    return "\n".join(picture(image, f"{split}, {key}") for key, image in drawn)
+
+
+def _settings(facts: RunFacts) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value)) for name, value in sorted(facts.settings.items())]
+
+
+def _percent(share: Any) -> str:
+    """A share 0..1 in percent; anything else as it is."""
+    if isinstance(share, float | int) and not isinstance(share, bool):
+        return f"{100 * share:.2f}"
+    return _plain(share)
+
+
+def _plain(value: Any) -> str:
+    return _NOTHING if value is None else str(value)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file of the run; empty where it is not there."""
+    if not path.is_file():
+        return {}
+    source = Source(str(path), "Remove or restore it.")
+    return dict(parse_json(source, read_bytes(source, path, JSON_BYTES)))

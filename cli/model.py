@@ -38,6 +38,26 @@ Preset = Annotated[
 ]
 
 
+ShowPlan = Annotated[
+    bool, typer.Option("--plan", help="Train nothing: print steps, hours, memory and disk, from measured rates.")
+]
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        "--hardware", help="With --plan: one measured machine, or several, such as 8xh100.", show_default=False
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        min=1,
+        help="With --plan: samples of the split, without shards; 28130 in nuScenes.",
+        show_default=False,
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     add_command(app, train)
@@ -86,12 +106,15 @@ def train(
     datasets: Datasets = DATASETS_YAML,
     shards: Shards = None,
     run: Run = None,
+    plan: ShowPlan = False,
+    hardware: Hardware = None,
+    samples: Samples = None,
     as_json: Json = False,
 ) -> None:
     """Train the network on packed shards.
 
     The full configuration is stored in the run folder as config.json; its fields are what --set takes. With --resume
-    they need not be repeated, and others than the stored ones are refused.
+    they need not be repeated, and others than the stored ones are refused. At the end report.html shows the run.
 
     Examples:
 
@@ -104,9 +127,21 @@ def train(
         protoocc train --dataset nuscenes --run runs/nuscenes-protoocc-small --resume
 
         protoocc train --preset protoocc-small --weights resnet50-11ad3fa6.pth
+
+        protoocc train --preset protoocc-small --set data.augment=host --set data.augment.flip_y=0.5
+
+        protoocc train --preset protoocc-small --plan --samples 28130
     """
     import protoocc
 
+    refuse(("hardware", "samples"), not plan, "it belongs to --plan")
+    refuse(("resume", "weights", "weights_format", "weights_share", "run"), plan, "--plan trains nothing")
+    if plan:
+        refuse(("shards", "name", "datasets"), samples is not None, "--samples says how many samples there are")
+        config = protoocc.read_preset(preset, changes or (), ablation=ablation)
+        samples = samples or count_samples(find_shards(shards, datasets, name), config.data.split)
+        show_plan(config, preset, samples, hardware, as_json=as_json)
+        return
     folder = find_shards(shards, datasets, name)
     run = find_run(run, folder, preset)
     stored = stored_config(run) if resume and not any(map(is_typed, ("preset", "changes", "ablation"))) else None
@@ -120,6 +155,32 @@ def train(
         import json
 
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str, indent=1))
+
+
+def count_samples(shards: Path, split: str) -> int:
+    """Samples of a split.
+
+    Raises:
+        DataError: no such split, or the shards are damaged.
+    """
+    from protoocc.data import open_shards
+
+    return len(open_shards(shards, split).samples)
+
+
+def show_plan(config: TrainConfig, preset: str, samples: int, hardware: str | None, *, as_json: bool) -> None:
+    """Prints what a run will cost."""
+    from cli.plan import print_plan
+    from protoocc.plan import make_plan
+
+    plan = make_plan(config, preset, samples, hardware)
+    if as_json:
+        import dataclasses
+        import json
+
+        typer.echo(json.dumps(dataclasses.asdict(plan), indent=1))
+    else:
+        print_plan(plan, preset)
 
 
 def stored_config(run: Path) -> TrainConfig | None:
@@ -164,7 +225,19 @@ def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool
         f"train: {summary.steps} steps on {summary.samples} samples in {summary.seconds:.1f} s; {falls}; "
         f"{name_of(summary.checkpoint)}"
     )
+    finish_report(run, shards)
     return summary
+
+
+def finish_report(run: Path, shards: Path) -> None:
+    """Writes the report of a run that is over; what is wrong there does not undo the training."""
+    from cli.runs import write_report_of
+    from schemas.errors import ProtoOccError
+
+    try:
+        say(f"report: {name_of(write_report_of(run, shards, split='val', count=2))}")
+    except ProtoOccError as error:
+        say(f"report: not written: {error}", "yellow")
 
 
 def evaluate(

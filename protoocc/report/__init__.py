@@ -7,12 +7,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+
 from protoocc.data import open_shards
 from protoocc.pictures import sheets
 from protoocc.report.curves import draw_curves
 from protoocc.report.page import folded, page, paragraph, picture, table
 from protoocc.run_facts import RunFacts, read_run, scores_of
-from schemas.errors import DataError, ProtoOccError
+from protoocc.run_folder import TENSORBOARD
+from schemas.errors import DataError, ProtoOccError, disk_errors
 from schemas.files import write_bytes
 from schemas.outside import Source, parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
@@ -48,7 +51,7 @@ def write_report(run: Path, shards: Path | None, *, split: str = "val", count: i
         "Curves": draw_curves(facts.rows) if facts.rows else paragraph("No step is finished yet."),
         "Validation during training": _validations(facts),
         "Scores": _evaluation(run / EVALUATION),
-        "Pictures": _pictures(run, shards, split, count) if count else "",
+        "Pictures": _pictures(facts, shards, split, count) if count else "",
         "Environment": table(sorted(flatten(_json(run / ENVIRONMENT)).items())),
         "Settings": folded("All settings, as --set takes them", table(_settings(facts))),
     }
@@ -59,7 +62,7 @@ def write_report(run: Path, shards: Path | None, *, split: str = "val", count: i
 
 def _subtitle(facts: RunFacts) -> str:
     trained_on = f"trained on {facts.dataset}, " if facts.dataset else ""
-    return f"{facts.kind} network, {trained_on}{facts.state}"
+    return f"{facts.kind or 'unknown'} network, {trained_on}{facts.state}"
 
 
 def _summary(facts: RunFacts) -> list[tuple[str, str]]:
@@ -96,14 +99,17 @@ def _evaluation(path: Path) -> str:
     return table(rows, ("%", *(str(row.get("name", "")) for row in predictors))) + table(facts)
 
 
-def _pictures(run: Path, shards: Path | None, split: str, count: int) -> str:
-    """Samples with the prediction of the last checkpoint, or why there are none."""
+def _pictures(facts: RunFacts, shards: Path | None, split: str, count: int) -> str:
+    """Samples with the prediction of the last checkpoint, or why there are none; TensorBoard gets them as well."""
     if shards is None:
         return paragraph("None were drawn: the shards that the run was trained on are not there.")
     try:
-        drawn = list(sheets(open_shards(shards, split), checkpoint=run, count=count))
+        drawn = list(sheets(open_shards(shards, split), checkpoint=facts.folder, count=count))
     except ProtoOccError as error:
         return paragraph(f"None were drawn: {error}")
+    with disk_errors(facts.folder / TENSORBOARD), SummaryWriter(str(facts.folder / TENSORBOARD)) as board:
+        for key, image in drawn:
+            board.add_image(f"{split}/{key}", image, facts.step, dataformats="HWC")
     return "\n".join(picture(image, f"{split}, {key}") for key, image in drawn)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import matplotlib
 import numpy as np
@@ -28,7 +28,7 @@ _OTHERS: Final = {
     "memory, GB": ("memory_gb",),
 }
 """Panels beside losses and scores, and their columns."""
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "svg.hashsalt": "protoocc",  # names of clip paths, at random without it
     "svg.fonttype": "none",
     "font.family": "sans-serif",

@@ -23,6 +23,8 @@ _YamlLoader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGERS: Final = range(-(2**63), 2**63)
 _MAYBE_LARGE: Final = re.compile(rb"(?<![.\d])\d{19}|[eE]\+?\d{3}")
 """What a number beyond 64 bits or beyond the floats has: 19 digits before the point or an exponent of three."""
+_MAYBE_LONE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half a character as JSON may spell it; alone it is no text that could be written again."""
 
 
 def parse_json(source: Source, data: bytes, largest: int = JSON_BYTES) -> dict[str, Any]:
@@ -51,10 +53,31 @@ def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> 
     check_nesting(source, data, largest)
     parse = _parse_checked if _MAYBE_LARGE.search(data) else _parse_small
     try:
-        return parse(data.decode())
+        value = parse(data.decode())
     except RecursionError as error:
         raise source.error(f"nested more than {DEPTH} deep") from error
     except ValueError as error:
+        raise source.damaged(error) from error
+    check_characters(source, data, value)
+    return value
+
+
+def check_characters(source: Source, data: bytes, value: Any) -> None:
+    """Checks that parsed JSON could be written again; the value is only walked where the text spells half a character.
+
+    Args:
+        source: for messages.
+        data: the text.
+        value: what it was parsed to.
+
+    Raises:
+        DataError: a string holds half a character.
+    """
+    if not _MAYBE_LONE.search(data):
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
         raise source.damaged(error) from error
 
 
@@ -116,8 +139,17 @@ def _check_tree(source: Source, value: Any, largest: int) -> None:
                 raise source.error(f"nested more than {DEPTH} deep")
             inner = [*node.keys(), *node.values()] if isinstance(node, dict) else node
             pending.extend((entry, depth + 1) for entry in inner)
+        elif isinstance(node, str) and not node.isascii():
+            _check_text(source, node)
         elif (isinstance(node, int) and node not in _INTEGERS) or (isinstance(node, float) and not math.isfinite(node)):
             raise source.error(f"holds the number {shorten(node)}; expected finite ones of at most 64 bits")
+
+
+def _check_text(source: Source, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise source.error(f"holds {shorten(text)}, which is no text: {error.reason}") from error
 
 
 def _depth(data: bytes) -> int:

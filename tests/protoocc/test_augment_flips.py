@@ -11,17 +11,20 @@ from torch import Tensor
 from protoocc.augment import flips
 from protoocc.augment.flips import Axis, check_symmetric, flip_images, mirror_scene
 from protoocc.batch import Batch
+from protoocc.losses.first_voxel import first_voxels
 from protoocc.model.projection import is_hit, project_points
+from protoocc.pixels import DepthBins, PixelOutput
 from schemas.errors import ConfigError
 from schemas.geometry import VoxelGrid
 from tests.protoocc.reference.rigs import look_along, random_batch, random_rigs
 
 GRID = VoxelGrid(minimum_m=(-6.0, -5.0, -1.0), voxel_size_m=0.5, shape=(24, 20, 6))
 SIZE = (40, 70)
+PRESENT = [name for name in flips.PIXELS if name != "past_images"]
 
 
 def batch_with_past(grid: VoxelGrid = GRID) -> Batch:
-    """Two samples of three cameras that are tilted and skewed, with two earlier frames."""
+    """Two samples of three cameras that are tilted and skewed, with measured pixels and two earlier frames."""
     batch = random_batch(grid, samples=2, seed=4)
     batch.image_from_camera[..., 0, 1] = 3.0  # skew, which changes its sign when mirrored
     poses, intrinsics = zip(*(random_rigs(2, 3, seed) for seed in (5, 6)), strict=True)
@@ -29,6 +32,8 @@ def batch_with_past(grid: VoxelGrid = GRID) -> Batch:
     generator = torch.Generator().manual_seed(7)
     return dataclasses.replace(
         batch,
+        depth_m=torch.rand(2, 3, *SIZE, generator=generator),
+        pixel_classes=torch.randint(0, 18, (2, 3, *SIZE), generator=generator).to(torch.uint8),
         past_images=torch.randint(0, 256, (2, 2, 3, 3, *SIZE), generator=generator).to(torch.uint8),
         past_image_from_camera=torch.stack(intrinsics, 1),
         past_camera_from_ego=torch.stack(poses, 1),
@@ -60,13 +65,12 @@ def label(volume: Tensor, grid: VoxelGrid, points: Tensor) -> Tensor:
 
 
 def assert_same_pixels(before: Batch, after: Batch, points: Tensor, moved: Tensor) -> int:
-    """``points`` land on the same pixels and pseudo masks as ``moved`` do afterwards, in all frames; counts them."""
+    """``points`` meet the same values in all pixels as ``moved`` do afterwards, in all frames; counts them."""
     hits = 0
     for sample in range(2):
-        pairs = [(before.images, after.images), (before.segment_id, after.segment_id)]
         for camera in range(3):
-            for one, other in pairs:
-                assert one is not None and other is not None
+            for name in PRESENT:
+                one, other = getattr(before, name), getattr(after, name)
                 hits += assert_agree(
                     seen(one[sample, camera], *calibration(before, sample, camera), points),
                     seen(other[sample, camera], *calibration(after, sample, camera), moved),
@@ -154,6 +158,27 @@ def test_what_depends_on_the_images_alone_is_mirrored(axis: Axis) -> None:
     assert torch.equal(answer, painted(batch).flip(1 if axis == "x" else 2))
     assert answer.any() and not torch.equal(answer, painted(batch))
     assert not torch.equal(painted(dataclasses.replace(batch, images=batch.images.flip(-1))), painted(batch))
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_targets_that_pixels_get_from_labels_are_mirrored(axis: Axis) -> None:
+    """Rays through the middle of the images' cells meet the mirrored voxels at the same depth, at mirrored places."""
+    batch = batch_with_past()
+    assert batch.semantics is not None
+    batch = dataclasses.replace(batch, semantics=torch.where(batch.semantics < 6, batch.semantics, 17))
+    flipped, mirror = flip_images(batch), mirror_scene(batch, axis)
+    classes, depth_m = targets(batch)
+    assert (depth_m > 0).sum() > 500
+    for other, least in ((flipped, 1.0), (mirror, 0.99)):
+        found, found_m = targets(other)
+        same = (found.flip(-1) == classes) & ((found_m.flip(-1) - depth_m).abs() < 1e-4)
+        assert same.float().mean() >= least  # a point on the face of a voxel may fall on either side of it
+
+
+def targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Class and depth of every pixel of the first sample, from its labels."""
+    pixels = PixelOutput(logits=None, bins=DepthBins(0.5, 30.0, 8), depth=None, grid=GRID, free=17)
+    return first_voxels(pixels, batch, 0, stride=1)
 
 
 def painted(batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ import typer
 from cli.given import add_command, is_typed, refuse
 from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
 from cli.progress import progress_bar
+from cli.runs import finish_report, keep_scores
 from cli.say import answers, name_of, say, shown
 from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
@@ -229,17 +230,6 @@ def train_with_bar(config: TrainConfig, shards: Path, run: Path, *, resume: bool
     return summary
 
 
-def finish_report(run: Path, shards: Path) -> None:
-    """Writes the report of a run that is over; what is wrong there does not undo the training."""
-    from cli.runs import write_report_of
-    from schemas.errors import ProtoOccError
-
-    try:
-        say(f"report: {name_of(write_report_of(run, shards, split='val', count=2))}")
-    except ProtoOccError as error:
-        say(f"report: not written: {error}", "yellow")
-
-
 def evaluate(
     preset: Preset = "demo",
     split: Annotated[str, typer.Option("--split", help="Split to score.")] = "val",
@@ -251,7 +241,8 @@ def evaluate(
 ) -> None:
     """Score a trained network: Occ3D mIoU and IoU on camera-visible voxels, beside two baselines.
 
-    The baselines are the most frequent class of each voxel over the training split, and all-free.
+    The baselines are the most frequent class of each voxel over the training split, and all-free. The run keeps the
+    last scores (eval.json), for `protoocc runs` and its report.
 
     Examples:
 
@@ -269,11 +260,13 @@ def evaluate(
 
 
 def evaluate_with_bar(run: Path, shards: Path, split: str) -> EvalReport:
-    """Scores a checkpoint under a progress bar."""
+    """Scores a checkpoint under a progress bar; a run keeps its scores."""
     import protoocc
 
     with progress_bar("eval") as update:
-        return protoocc.score(run, shards, split, on_progress=update)
+        report = protoocc.score(run, shards, split, on_progress=update)
+    keep_scores(run, report, shards)
+    return report
 
 
 def print_report(report: EvalReport) -> None:

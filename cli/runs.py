@@ -14,6 +14,7 @@ from cli.options import Json
 from cli.say import answers, name_of, say, shown
 
 if TYPE_CHECKING:
+    from protoocc.evaluate import EvalReport
     from protoocc.run_facts import RunFacts
 
 NOTHING = "-"
@@ -75,15 +76,13 @@ def report(
 ) -> None:
     """Write report.html into a run folder: settings, curves, scores, pictures, environment. One file, no network.
 
-    Training writes it at its end. Scores of `eval.json` in the run folder are shown as a table.
+    `protoocc train` and `protoocc eval` write it at their end.
 
     Examples:
 
         protoocc report runs/nuscenes-protoocc-small
 
-        protoocc eval --run runs/nuscenes-protoocc-small --json > runs/nuscenes-protoocc-small/eval.json
-
-        protoocc report runs/nuscenes-protoocc-small --count 6
+        protoocc report runs/nuscenes-protoocc-small --count 6 --split train
     """
     refuse(("split", "shards"), pictures == 0, "--count 0 draws no pictures")
     typer.echo(write_report_of(run, shards, split=split, count=pictures))
@@ -97,14 +96,41 @@ def write_report_of(run: Path, shards: Path | None, *, split: str, count: int) -
     return write_report(run, shards or shards_of(run), split=split, count=count)
 
 
+def finish_report(run: Path, shards: Path) -> None:
+    """Writes the report of a run that is over; what is wrong there does not undo the training."""
+    from schemas.errors import ProtoOccError
+
+    try:
+        say(f"report: {name_of(write_report_of(run, shards, split='val', count=2))}")
+    except ProtoOccError as error:
+        say(f"report: not written: {error}", "yellow")
+
+
+def keep_scores(run: Path, scores: EvalReport, shards: Path) -> None:
+    """Stores scores in the folder of their run and writes its report again; a lone checkpoint keeps none."""
+    from schemas.errors import ProtoOccError
+    from schemas.files import write_bytes
+    from schemas.runs import EVALUATION, RunFolder
+
+    if not RunFolder(run).checkpoints.is_dir():
+        return
+    try:
+        write_bytes(run / EVALUATION, f"{scores.model_dump_json(indent=1)}\n".encode())
+    except ProtoOccError as error:
+        say(f"eval: the run could not keep the scores: {error}", "yellow")
+        return
+    finish_report(run, shards)
+
+
 def _print_list(found: Sequence[RunFacts]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("run", "network", "steps", "state", "losses", "best validation", "time"):
+    for header in ("run", "network", "steps", "state", "losses", "best validation", "eval", "time"):
         table.add_column(header, justify="right" if header in ("steps", "time") else "left", overflow="fold")
     for run in found:
-        cells = (run.folder, run.kind, _steps(run), run.state, _losses(run.last), _best(run), _time(run.seconds))
+        figures = (_losses(run.last), _best(run), _evaluated(run), _time(run.seconds))
+        cells = (run.folder, run.kind, _steps(run), run.state, *figures)
         table.add_row(*(shown(name_of(cell)) for cell in cells))
     answers().print(table)
 
@@ -143,9 +169,14 @@ def _figures(found: Sequence[RunFacts]) -> dict[str, list[str]]:
     for loss in dict.fromkeys(name for run in found for name in run.last):
         pairs = [(run.first.get(loss), run.last.get(loss)) for run in found]
         figures[loss] = [NOTHING if one is None else f"{one:.4g} -> {other:.4g}" for one, other in pairs]
-    figures["best step"] = [NOTHING if run.scores_step is None else str(run.scores_step) for run in found]
+    if any(run.scores for run in found):
+        figures["best step"] = [NOTHING if run.scores_step is None else str(run.scores_step) for run in found]
     for score in dict.fromkeys(name for run in found for name in run.scores):
         figures[f"best {score}, %"] = [percent(run.scores.get(score)) for run in found]
+    if any(run.evaluated for run in found):
+        figures["eval on"] = [run.evaluated_split or NOTHING for run in found]
+    for score in dict.fromkeys(name for run in found for name in run.evaluated):
+        figures[f"eval {score}, %"] = [percent(run.evaluated.get(score)) for run in found]
     return figures
 
 
@@ -174,13 +205,20 @@ def _losses(losses: Mapping[str, float]) -> str:
 def _best(run: RunFacts) -> str:
     if run.scores_step is None:
         return NOTHING
-    named = {name: run.scores.get(key) for name, key in (("mIoU", "miou"), ("IoU", "iou"))}
-    return ", ".join(f"{name} {percent(value)}" for name, value in named.items()) + f" at {run.scores_step}"
+    return f"{_mious(run.scores)} at {run.scores_step}"
 
 
-def percent(share: float | None) -> str:
+def _evaluated(run: RunFacts) -> str:
+    return f"{_mious(run.evaluated)} on {run.evaluated_split}" if run.evaluated else NOTHING
+
+
+def _mious(shares: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {percent(shares.get(key))}" for name, key in (("mIoU", "miou"), ("IoU", "iou")))
+
+
+def percent(share: object) -> str:
     """A share 0..1 with two digits."""
-    return NOTHING if share is None else f"{100 * share:.2f}"
+    return f"{100 * share:.2f}" if isinstance(share, float) else NOTHING
 
 
 def _time(seconds: float) -> str:

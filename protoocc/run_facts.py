@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from protoocc.run_rows import Row, read_metrics
+from protoocc.run_scores import read_scores
 from protoocc.training_report import SCORES, mean_losses
 from schemas.errors import ConfigError
 from schemas.lock import holder_of
@@ -43,6 +44,8 @@ class RunFacts:
         last: mean of each loss over the last tenth.
         scores: of the best validation by mIoU, shares 0..1; empty without one.
         scores_step: its step.
+        evaluated: figures of the network that `protoocc eval` kept last, shares 0..1; empty without any.
+        evaluated_split: what they were scored on.
     """
 
     folder: Path
@@ -57,6 +60,8 @@ class RunFacts:
     last: Mapping[str, float]
     scores: Mapping[str, float]
     scores_step: int | None
+    evaluated: Mapping[str, Any]
+    evaluated_split: str
     settings: Mapping[str, Any] = field(repr=False)
     """All settings by their dotted names, as `--set` takes them."""
     rows: Sequence[Row] = field(repr=False)
@@ -76,25 +81,25 @@ def read_run(folder: Path) -> RunFacts:
     settings = _json(run.config)
     trained_on = _json(run.trained_on) if run.trained_on.is_file() else {}
     rows = read_metrics(folder)
-    tenth, step, steps = (
-        max(len(rows) // 10, 1),
-        rows[-1]["step"] if rows else 0,
-        _steps(run.config, settings, trained_on),
-    )
+    tenth, step = max(len(rows) // 10, 1), int(rows[-1]["step"]) if rows else 0
+    steps = _steps(run.config, settings, trained_on)
+    kept = read_scores(folder)
     best = max(_validated(rows), key=lambda row: (row.get(f"{SCORES}miou", -math.inf), -row["step"]), default=None)
     return RunFacts(
         folder=folder,
         name=folder.absolute().name,
         dataset=str(trained_on.get("dataset", "")),
         kind=str(_part(settings, "model").get("kind", "")),
-        state=_state(folder, int(step), steps),
-        step=int(step),
+        state=_state(folder, step, steps),
+        step=step,
         steps=steps,
         seconds=math.fsum(row.get("seconds", 0.0) for row in rows),
         first=mean_losses(rows[:tenth]),
         last=mean_losses(rows[-tenth:]),
         scores=scores_of(best or {}),
         scores_step=None if best is None else int(best["step"]),
+        evaluated={} if kept is None else kept.of_model(),
+        evaluated_split="" if kept is None else str(kept.facts.get("split", "")),
         settings=flatten(settings),
         rows=rows,
     )

@@ -16,7 +16,7 @@ CHECKPOINTS: Final = "checkpoints"
 ENVIRONMENT: Final = "environment.json"
 """Code, libraries and device of the last start of the run."""
 EVALUATION: Final = "eval.json"
-"""Scores of the run, as `protoocc eval --json` prints them; the report shows them."""
+"""Last scores of the run, as `protoocc eval --json` prints them; lists and the report show them."""
 REPORT: Final = "report.html"
 """The run on one page: settings, curves, scores, pictures."""
 

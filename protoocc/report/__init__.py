@@ -15,11 +15,12 @@ from protoocc.report.curves import draw_curves
 from protoocc.report.page import folded, page, paragraph, picture, table
 from protoocc.run_facts import RunFacts, read_run, scores_of
 from protoocc.run_folder import TENSORBOARD
-from schemas.errors import DataError, ProtoOccError, disk_errors
+from protoocc.run_scores import read_scores
+from schemas.errors import ProtoOccError, disk_errors
 from schemas.files import write_bytes
 from schemas.outside import Source, parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
-from schemas.runs import ENVIRONMENT, EVALUATION, REPORT
+from schemas.runs import ENVIRONMENT, REPORT
 from schemas.settings import flatten
 
 __all__ = ["write_report"]
@@ -47,10 +48,10 @@ def write_report(run: Path, shards: Path | None, *, split: str = "val", count: i
     """
     facts = read_run(run)
     sections = {
-        "Summary": table(_summary(facts)),
-        "Curves": draw_curves(facts.rows) if facts.rows else paragraph("No step is finished yet."),
+        "Summary": table(_summary(facts)) + _losses(facts),
+        "Curves": _curves(facts),
         "Validation during training": _validations(facts),
-        "Scores": _evaluation(run / EVALUATION),
+        "Scores": _scores(run),
         "Pictures": _pictures(facts, shards, split, count) if count else "",
         "Environment": table(sorted(flatten(_json(run / ENVIRONMENT)).items())),
         "Settings": folded("All settings, as --set takes them", table(_settings(facts))),
@@ -68,14 +69,22 @@ def _subtitle(facts: RunFacts) -> str:
 def _summary(facts: RunFacts) -> list[tuple[str, str]]:
     rows = [("steps", f"{facts.step} of {'?' if facts.steps is None else facts.steps}")]
     rows.append(("time of all steps", str(timedelta(seconds=round(facts.seconds)))))
-    for name in facts.last:
-        first = facts.first.get(name)
-        before = "" if first is None else f"{first:.4g} -> "
-        rows.append((f"{name}, mean of the first and the last tenth", f"{before}{facts.last[name]:.4g}"))
     if facts.scores_step is not None:
         figures = ", ".join(f"{name} {_percent(share)}" for name, share in facts.scores.items())
         rows.append(("best validation, %", f"{figures} (step {facts.scores_step})"))
     return rows
+
+
+def _losses(facts: RunFacts) -> str:
+    """Where each loss began and where it is."""
+    rows = [(name, f"{facts.first[name]:.4g}", f"{facts.last[name]:.4g}") for name in facts.last if name in facts.first]
+    return table(rows, ("loss", "mean of the first tenth of the steps", "of the last tenth"))
+
+
+def _curves(facts: RunFacts) -> str:
+    if not facts.rows:
+        return paragraph("No step is finished yet.")
+    return paragraph("By number of the step; of long runs each point is the mean of several.") + draw_curves(facts.rows)
 
 
 def _validations(facts: RunFacts) -> str:
@@ -86,17 +95,15 @@ def _validations(facts: RunFacts) -> str:
     return table(rows, ("step", *(f"{name}, %" for name in names)))
 
 
-def _evaluation(path: Path) -> str:
-    """What `protoocc eval --json` printed: a column per predictor, then everything one must know to read it."""
-    report = _json(path)
-    predictors = report.pop("rows", [])
-    if not isinstance(predictors, list) or not all(isinstance(row, dict) for row in predictors):
-        raise DataError(f"{path}: 'rows' is no list of objects. Make it again with `protoocc eval --json`.")
-    flat = [flatten({name: value for name, value in row.items() if name != "name"}) for row in predictors]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    rows = [(name.removeprefix("classes."), *(_percent(row.get(name)) for row in flat)) for name in names]
-    facts = [(name, _plain(value)) for name, value in flatten(report).items()]
-    return table(rows, ("%", *(str(row.get("name", "")) for row in predictors))) + table(facts)
+def _scores(run: Path) -> str:
+    """What `protoocc eval` found: a column per predictor, then everything one must know to read it."""
+    kept = read_scores(run)
+    if kept is None:
+        return ""
+    names = list(dict.fromkeys(name for row in kept.rows.values() for name in row))
+    rows = [(name.removeprefix("classes."), *(_percent(row.get(name)) for row in kept.rows.values())) for name in names]
+    facts = [(name, _plain(value)) for name, value in kept.facts.items()]
+    return table(rows, ("%", *kept.rows)) + table(facts)
 
 
 def _pictures(facts: RunFacts, shards: Path | None, split: str, count: int) -> str:
@@ -119,9 +126,7 @@ def _settings(facts: RunFacts) -> list[tuple[str, str]]:
 
 def _percent(share: Any) -> str:
     """A share 0..1 in percent; anything else as it is."""
-    if isinstance(share, float | int) and not isinstance(share, bool):
-        return f"{100 * share:.2f}"
-    return _plain(share)
+    return f"{100 * share:.2f}" if isinstance(share, float) else _plain(share)
 
 
 def _plain(value: Any) -> str:

@@ -25,18 +25,20 @@ def answer(*words: object) -> str:
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two runs that differ in their seed and length."""
     monkeypatch.setenv("COLUMNS", "250")
-    make_run(tmp_path / "one", seed=0)
+    scores = {"split": "val", "rows": [{"name": "model", "miou": 0.125, "iou": None}]}
+    (make_run(tmp_path / "one", seed=0) / "eval.json").write_text(json.dumps(scores))
     make_run(tmp_path / "two", rows=7, seed=1)
     return tmp_path
 
 
 def test_list(runs: Path) -> None:
     lines = answer("runs", runs).splitlines()
-    assert lines[0].split() == ["run", "network", "steps", "state", "losses", "best", "validation", "time"]
+    assert lines[0].split() == ["run", "network", "steps", "state", "losses", "best", "validation", "eval", "time"]
     assert [line.split()[1:6] for line in lines[1:]] == [
         ["protoocc", "20", "/", "20", "finished"],
         ["protoocc", "7", "/", "20", "stopped"],
     ]
+    assert "mIoU 12.50, IoU - on val" in lines[1]
     assert "ce 80.5, total 1" in lines[1] and "mIoU 30.00, IoU 60.00 at 10" in lines[1] and "0:00:10" in lines[1]
 
 
@@ -56,6 +58,7 @@ def test_comparison(runs: Path) -> None:
     assert rows["seed"] == ["0", "1", "0"] and rows["weights"] == ["-", "-", "null"]
     assert "model.kind" not in rows and "schedule.steps" not in rows
     assert rows["steps"] == ["20 / 20", "7 / 20", "20 / 20"]
+    assert rows["eval on"] == ["val", "-", "-"] and rows["eval miou, %"] == ["12.50", "-", "-"]
     assert rows["ce"][0] == "98.5 -> 80.5" and rows["best miou, %"] == ["30.00", "25.00", "30.00"]
 
 

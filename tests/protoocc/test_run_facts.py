@@ -35,6 +35,15 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     assert (run.first, run.last) == ({"ce": 98.5, "total": 1.0}, {"ce": 80.5, "total": 1.0})
     assert (run.scores, run.scores_step) == ({"miou": 0.3, "iou": 0.6}, 10)
     assert run.settings["model.kind"] == "protoocc" and len(run.rows) == 20
+    assert (run.evaluated, run.evaluated_split) == ({}, "")
+
+
+def test_kept_scores_are_those_of_the_network(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    rows = [{"name": "frequent_class", "miou": 0.4}, {"name": "model", "miou": 0.2, "iou": None, "classes": {"car": 1}}]
+    (folder / "eval.json").write_text(json.dumps({"split": "val", "samples": 3, "rows": rows}))
+    run = read_run(folder)
+    assert (run.evaluated, run.evaluated_split) == ({"miou": 0.2, "iou": None}, "val")
 
 
 def test_states(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weight
 if TYPE_CHECKING:
     from protoocc.config import TrainConfig
     from protoocc.evaluate import EvalReport
+    from protoocc.plan import Plan
     from protoocc.training_report import StepReport, TrainSummary
 
 Shards = Annotated[
@@ -47,6 +48,10 @@ Hardware = Annotated[
     typer.Option(
         "--hardware", help="With --plan: one measured machine, or several, such as 8xh100.", show_default=False
     ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option("--like", help="With --plan: time and memory of a step as in this run of yours.", show_default=False),
 ]
 Samples = Annotated[
     int | None,
@@ -109,6 +114,7 @@ def train(
     run: Run = None,
     plan: ShowPlan = False,
     hardware: Hardware = None,
+    like: Like = None,
     samples: Samples = None,
     as_json: Json = False,
 ) -> None:
@@ -132,16 +138,21 @@ def train(
         protoocc train --preset protoocc-small --set data.augment=host --set data.augment.flip_y=0.5
 
         protoocc train --preset protoocc-small --plan --samples 28130
+
+        protoocc train --preset protoocc-small --plan --samples 28130 --like runs/nuscenes-protoocc-small
     """
     import protoocc
 
-    refuse(("hardware", "samples"), not plan, "it belongs to --plan")
+    refuse(("hardware", "like", "samples"), not plan, "it belongs to --plan")
+    refuse(("hardware",), like is not None, "--like says whose steps count")
     refuse(("resume", "weights", "weights_format", "weights_share", "run"), plan, "--plan trains nothing")
     if plan:
+        from protoocc.plan import make_plan
+
         refuse(("shards", "name", "datasets"), samples is not None, "--samples says how many samples there are")
         config = protoocc.read_preset(preset, changes or (), ablation=ablation)
         samples = samples or count_samples(find_shards(shards, datasets, name), config.data.split)
-        show_plan(config, preset, samples, hardware, as_json=as_json)
+        show_plan(make_plan(config, preset, samples, hardware, like=like), preset, as_json=as_json)
         return
     folder = find_shards(shards, datasets, name)
     run = find_run(run, folder, preset)
@@ -169,12 +180,10 @@ def count_samples(shards: Path, split: str) -> int:
     return len(open_shards(shards, split).samples)
 
 
-def show_plan(config: TrainConfig, preset: str, samples: int, hardware: str | None, *, as_json: bool) -> None:
+def show_plan(plan: Plan, preset: str, *, as_json: bool) -> None:
     """Prints what a run will cost."""
     from cli.plan import print_plan
-    from protoocc.plan import make_plan
 
-    plan = make_plan(config, preset, samples, hardware)
     if as_json:
         import dataclasses
         import json

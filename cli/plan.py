@@ -26,8 +26,8 @@ def print_plan(plan: Plan, preset: str) -> None:
     )
     if not plan.costs:
         say(
-            f"Nothing was measured for {preset} with these settings of the network and this precision yet; "
-            "protoocc/rates.py says how to add a row.",
+            f"Nothing was measured for {preset} with these settings of the network and this precision yet. Start the "
+            "training, let it do 40 steps, and plan again with --like RUN.",
             to=out,
         )
         return

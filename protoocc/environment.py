@@ -11,6 +11,8 @@ import torch
 
 from protoocc.version import code_version
 from schemas.files import write_bytes
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import JSON_BYTES
 from schemas.runs import ENVIRONMENT
 
 
@@ -21,6 +23,19 @@ def write_environment(out: Path) -> None:
         DataError: the disk is full or the folder cannot be written.
     """
     write_bytes(out / ENVIRONMENT, f"{json.dumps(environment(), indent=1)}\n".encode())
+
+
+def read_environment(out: Path) -> dict[str, str]:
+    """What the last start of a run computed on; empty for runs that stored nothing.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = out / ENVIRONMENT
+    if not path.is_file():
+        return {}
+    source = Source(str(path), "Remove it; nothing but the report shows it.")
+    return {name: str(value) for name, value in parse_json(source, read_bytes(source, path, JSON_BYTES)).items()}
 
 
 def environment() -> dict[str, str]:

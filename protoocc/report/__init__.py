@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from protoocc.data import open_shards
+from protoocc.environment import read_environment
 from protoocc.pictures import sheets
 from protoocc.report.curves import draw_curves
 from protoocc.report.page import folded, page, paragraph, picture, table
@@ -18,10 +19,7 @@ from protoocc.run_folder import TENSORBOARD
 from protoocc.run_scores import read_scores
 from schemas.errors import ProtoOccError, disk_errors
 from schemas.files import write_bytes
-from schemas.outside import Source, parse_json, read_bytes
-from schemas.outside.limits import JSON_BYTES
-from schemas.runs import ENVIRONMENT, REPORT
-from schemas.settings import flatten
+from schemas.runs import REPORT
 
 __all__ = ["write_report"]
 
@@ -53,7 +51,7 @@ def write_report(run: Path, shards: Path | None, *, split: str = "val", count: i
         "Validation during training": _validations(facts),
         "Scores": _scores(run),
         "Pictures": _pictures(facts, shards, split, count) if count else "",
-        "Environment": table(sorted(flatten(_json(run / ENVIRONMENT)).items())),
+        "Environment": table(list(read_environment(run).items())),
         "Settings": folded("All settings, as --set takes them", table(_settings(facts))),
     }
     path = run / REPORT
@@ -131,11 +129,3 @@ def _percent(share: Any) -> str:
 
 def _plain(value: Any) -> str:
     return _NOTHING if value is None else str(value)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A file of the run; empty where it is not there."""
-    if not path.is_file():
-        return {}
-    source = Source(str(path), "Remove or restore it.")
-    return dict(parse_json(source, read_bytes(source, path, JSON_BYTES)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,38 @@ def test_nothing_is_known_of_what_was_not_measured(monkeypatch: pytest.MonkeyPat
         make_plan(read_preset("protoocc-small"), "protoocc-small", 100, "h10")
     with pytest.raises(ConfigError, match=r"3 devices cannot share data.batch_size=8"):
         make_plan(read_preset("protoocc-small"), "protoocc-small", 100, "3xh100")
+
+
+def make_own_run(folder: Path, config: TrainConfig, steps: int = 50) -> Path:
+    """A run of slow first steps, then of 0.5 s each."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config.model_dump_json())
+    rows = [{"step": n, "seconds": 9.0 if n <= 20 else 0.5, "memory_gb": 3.0} for n in range(1, steps + 1)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "environment.json").write_text('{"protoocc": "0.1.0+abc", "GPUs": "none", "CPU": "mine"}')
+    return folder
+
+
+def test_a_run_of_ones_own_is_a_measurement(tmp_path: Path) -> None:
+    """Its last 30 steps count: 42,195 steps of 4 times as many samples at 0.5 s are 23.44 hours."""
+    config = read_preset("protoocc-small")
+    run = make_own_run(tmp_path / "run", override(config, ["data.batch_size=2"]))
+    (cost,) = make_plan(config, "protoocc-small", 28_130, like=run).costs
+    assert cost.hours == pytest.approx(42_195 * 4 * 0.5 / 3600)
+    assert (cost.device, cost.memory_gb, cost.memory_samples) == ("mine", 3.0, 2)
+    assert (cost.commit, cost.is_measured) == ("0.1.0+abc", False)
+
+
+def test_runs_that_measure_nothing_are_refused(tmp_path: Path) -> None:
+    config = read_preset("protoocc-small")
+    run = make_own_run(tmp_path / "run", config)
+    with pytest.raises(ConfigError, match=r"--like .*run: it trains another network, with model.frames: was 4, now 1"):
+        make_plan(override(config, ["model.frames=1"]), "protoocc-small", 100, like=run)
+    with pytest.raises(ConfigError, match=r"--like .*run: .*precision: was \"float32\", now \"bfloat16\""):
+        make_plan(override(config, ["precision=bfloat16"]), "protoocc-small", 100, like=run)
+    short = make_own_run(tmp_path / "short", config, steps=7)
+    with pytest.raises(ConfigError, match=r"7 timed steps; expected 40. Train it longer"):
+        make_plan(config, "protoocc-small", 100, like=short)
 
 
 def test_disk_is_what_checkpoints_take(shards: Path, tiny_config: TrainConfig, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cli.given import add_command, is_typed, refuse
 from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
 from cli.processes import Processes, is_first, shared_process
 from cli.progress import progress_bar
+from cli.runs import finish_report, keep_scores
 from cli.say import answers, name_of, say, shown
 from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from protoocc.config import TrainConfig
     from protoocc.evaluate import EvalReport
+    from protoocc.plan import Plan
     from protoocc.training_report import StepReport, TrainSummary
 
 Shards = Annotated[
@@ -40,6 +42,30 @@ Preset = Annotated[
     str,
     typer.Option(
         "--preset", help="demo, or protoocc, panoocc or bevformer with -base, -small or -tiny, such as panoocc-small."
+    ),
+]
+
+
+ShowPlan = Annotated[
+    bool, typer.Option("--plan", help="Train nothing: print steps, hours, memory and disk, from measured rates.")
+]
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        "--hardware", help="With --plan: one measured machine, or several, such as 8xh100.", show_default=False
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option("--like", help="With --plan: time and memory of a step as in this run of yours.", show_default=False),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        min=1,
+        help="With --plan: samples of the split, without shards; 28130 in nuScenes.",
+        show_default=False,
     ),
 ]
 
@@ -99,13 +125,17 @@ def train(
     datasets: Datasets = DATASETS_YAML,
     shards: Shards = None,
     run: Run = None,
+    plan: ShowPlan = False,
+    hardware: Hardware = None,
+    like: Like = None,
+    samples: Samples = None,
     as_json: Json = False,
 ) -> None:
     """Train the network on packed shards.
 
     The full configuration is stored in the run folder as config.json; its fields are what --set takes. With --resume
     they need not be repeated, and others than the stored ones are refused. Processes on several machines are started
-    by torchrun.
+    by torchrun. At the end report.html shows the run.
 
     Examples:
 
@@ -124,9 +154,27 @@ def train(
         protoocc train --dataset nuscenes --run runs/nuscenes-protoocc-small --extend 10000
 
         torchrun --nproc-per-node 8 --no-python -- protoocc train --preset protoocc-small
+
+        protoocc train --preset protoocc-small --set data.augment=host --set data.augment.flip_y=0.5
+
+        protoocc train --preset protoocc-small --plan --samples 28130
+
+        protoocc train --preset protoocc-small --plan --samples 28130 --like runs/nuscenes-protoocc-small
     """
     import protoocc
 
+    refuse(("hardware", "like", "samples"), not plan, "it belongs to --plan")
+    refuse(("hardware",), like is not None, "--like says whose steps count")
+    untrained = ("resume", "weights", "weights_format", "weights_share", "run", "nproc", "extend")
+    refuse(untrained, plan, "--plan trains nothing")
+    if plan:
+        from protoocc.plan import make_plan
+
+        refuse(("shards", "name", "datasets"), samples is not None, "--samples says how many samples there are")
+        config = protoocc.read_preset(preset, changes or (), ablation=ablation)
+        samples = samples or count_samples(find_shards(shards, datasets, name), config.data.split)
+        show_plan(make_plan(config, preset, samples, hardware, like=like), preset, as_json=as_json)
+        return
     given = ("changes", "ablation", "weights", "weights_format", "weights_share", "resume")
     refuse(given, extend is not None, "--extend goes on with the settings of the run")
     with shared_process() as device:
@@ -148,6 +196,30 @@ def train(
         import json
 
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str, indent=1))
+
+
+def count_samples(shards: Path, split: str) -> int:
+    """Samples of a split.
+
+    Raises:
+        DataError: no such split, or the shards are damaged.
+    """
+    from protoocc.data import open_shards
+
+    return len(open_shards(shards, split).samples)
+
+
+def show_plan(plan: Plan, preset: str, *, as_json: bool) -> None:
+    """Prints what a run will cost."""
+    from cli.plan import print_plan
+
+    if as_json:
+        import dataclasses
+        import json
+
+        typer.echo(json.dumps(dataclasses.asdict(plan), indent=1))
+    else:
+        print_plan(plan, preset)
 
 
 def stored_config(run: Path) -> TrainConfig | None:
@@ -215,6 +287,7 @@ def train_with_bar(
         f"train: {summary.steps} steps on {summary.samples} samples in {summary.seconds:.1f} s; {falls}; "
         f"{name_of(summary.checkpoint)}"
     )
+    finish_report(run, shards)
     return summary
 
 
@@ -237,7 +310,8 @@ def evaluate(
 ) -> None:
     """Score a trained network: Occ3D mIoU and IoU on camera-visible voxels, beside two baselines.
 
-    The baselines are the most frequent class of each voxel over the training split, and all-free.
+    The baselines are the most frequent class of each voxel over the training split, and all-free. The run keeps the
+    last scores (eval.json), for `protoocc runs` and its report.
 
     Examples:
 
@@ -255,11 +329,13 @@ def evaluate(
 
 
 def evaluate_with_bar(run: Path, shards: Path, split: str) -> EvalReport:
-    """Scores a checkpoint under a progress bar."""
+    """Scores a checkpoint under a progress bar; a run keeps its scores."""
     import protoocc
 
     with progress_bar("eval") as update:
-        return protoocc.score(run, shards, split, on_progress=update)
+        report = protoocc.score(run, shards, split, on_progress=update)
+    keep_scores(run, report, shards)
+    return report
 
 
 def print_report(report: EvalReport) -> None:

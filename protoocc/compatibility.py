@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
+from protoocc.augment import check_augment
 from protoocc.config import TrainConfig
 from protoocc.data import ShardSet
 from schemas.classes import ClassTable
@@ -31,10 +32,11 @@ def check_training(config: TrainConfig, shards: ShardSet) -> None:
     """Compares training settings with the shards.
 
     Raises:
-        ConfigError: another grid, other classes, class weights of another number, or something that the network needs
-            and does not have.
+        ConfigError: another grid, other classes, class weights of another number, flips that the grid does not allow,
+            or something that the network needs and does not have.
     """
     _check_grid(config, shards)
+    check_augment(config.data.augment, shards.dataset.grid)
     model, classes = config.model, shards.dataset.classes
     if (model.num_classes, model.free_class) != (classes.num_classes, classes.free):
         raise ConfigError(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from protoocc.augment.config import AnyAugment, AugmentConfig
 from protoocc.hosts import read_network
 from protoocc.losses.config import LossConfig
 from protoocc.network import NetworkConfig
@@ -66,6 +67,9 @@ class DataConfig(Frozen):
         1, ge=1, description="Equal parts that a process computes one after the other, to need less memory."
     )
     workers: int = Field(0, ge=0, description="Processes that read ahead; 0 reads in the training process.")
+    augment: AnyAugment = Field(
+        AugmentConfig(), description="Random changes of training samples; `host` for those of PanoOcc, `off` for none."
+    )
 
 
 class ValidationConfig(Frozen):

@@ -48,16 +48,25 @@ def draw(
         ConfigError: its grid or class table is not that of the shards, or it has no prototypes to draw.
         DataError: shards are missing or damaged, or the disk is full.
     """
+    paths = []
+    found = sheets(shards, checkpoint=checkpoint, count=count, prototypes=prototypes)
+    for done, (key, sheet) in enumerate(found, start=1):
+        path = out / f"{key}.png"
+        write_png(path, sheet)
+        paths.append(path)
+        on_progress(done, min(count, len(shards.samples)))
+    return paths
+
+
+def sheets(
+    shards: ShardSet, *, checkpoint: Path | None = None, count: int = 4, prototypes: bool = False
+) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
+    """Key and picture of samples, as `draw` writes them; arguments and errors as there."""
     if prototypes and checkpoint is None:
         raise ConfigError("prototypes belong to a trained network: pass --run as well")
     chosen = spread(len(shards.samples), count)
-    paths = []
-    for done, (index, view) in enumerate(_views(shards, chosen, checkpoint, prototypes=prototypes), start=1):
-        path = out / f"{shards.samples[index][1].key}.png"
-        write_png(path, render_sample(view))
-        paths.append(path)
-        on_progress(done, len(chosen))
-    return paths
+    for index, view in _views(shards, chosen, checkpoint, prototypes=prototypes):
+        yield shards.samples[index][1].key, render_sample(view)
 
 
 def spread(length: int, count: int) -> list[int]:

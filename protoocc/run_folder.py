@@ -14,13 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 from protoocc.checkpoint import check_version, read_config
 from protoocc.config import TrainConfig, changed_fields
 from protoocc.data import open_shards
+from protoocc.environment import write_environment
 from protoocc.optimizer import count_steps
+from protoocc.run_rows import read_metrics
 from protoocc.training_report import SCORES
 from schemas.errors import ConfigError, disk_errors
 from schemas.files import write_bytes
 from schemas.lock import lock_path
-from schemas.outside import Source, parse_json, read_bytes, read_lines
-from schemas.outside.limits import JSON_BYTES, META_BYTES
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import JSON_BYTES
 from schemas.runs import CONFIG, METRICS, RunFolder
 
 TENSORBOARD: Final = "tensorboard"
@@ -111,7 +113,11 @@ class RunLog:
     """`metrics.jsonl` and TensorBoard: one line and one set of scalars per step."""
 
     def __init__(self, out: Path, *, first_step: int) -> None:
-        """Drops what a killed run logged at ``first_step`` and later, because it is computed again."""
+        """Drops what a killed run logged at ``first_step`` and later, because it is computed again.
+
+        Also stores what this start of the run computes on.
+        """
+        write_environment(out)
         self.path = out / METRICS
         rows = [row for row in read_metrics(out) if row["step"] < first_step]
         write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -143,24 +149,3 @@ class RunLog:
         with disk_errors(self.path.parent / TENSORBOARD):
             self._file.close()
             self._board.close()
-
-
-def read_metrics(out: Path) -> list[dict[str, int | float]]:
-    """Rows of `metrics.jsonl`, in order of steps; a line that a kill cut off is left out.
-
-    Raises:
-        DataError: another line is no object of numbers with a `step`.
-    """
-    path = out / METRICS
-    if not path.is_file():
-        return []
-    remedy = "Remove the line; the checkpoints do not depend on it."
-    rows = []
-    for number, line in enumerate(read_lines(Source(str(path), remedy), path, META_BYTES), start=1):
-        if line.endswith(b"}\n"):
-            source = Source(f"{path}, line {number}", remedy)
-            row = parse_json(source, line)
-            if type(row.get("step")) is not int or not all(type(value) in (int, float) for value in row.values()):
-                raise source.damaged("expected `step` and numbers")
-            rows.append(row)
-    return rows

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from protoocc.augment import Augmentation
 from protoocc.batch import Batch
 from protoocc.checkpoint import list_checkpoints
 from protoocc.config import TrainConfig
@@ -23,7 +24,8 @@ from protoocc.joint_norm import join_norms
 from protoocc.optimizer import count_steps, length_at, lr_factor
 from protoocc.ranks import Ranks
 from protoocc.run_checks import check_run, make_sampler
-from protoocc.run_folder import RunLog, open_run, read_metrics
+from protoocc.run_folder import RunLog, open_run
+from protoocc.run_rows import read_metrics
 from protoocc.run_state import RunState
 from protoocc.train_step import Stepper
 from protoocc.training_report import StepReport, TrainSummary, mean_losses
@@ -104,8 +106,10 @@ class _Run:
     def loop(self, out: Path, on_step: Callable[[StepReport], None]) -> None:
         """Runs to the last step."""
         dataset = reader_for(self.config.model, self.shards)
+        augment = Augmentation(self.config.data.augment, self.config.seed)
+        pin_memory = self.device.type == "cuda"
         workers, sampler = self.config.data.workers, self.state.sampler
-        loader = make_loader(dataset, sampler, workers=workers, pin_memory=self.device.type == "cuda")
+        loader = make_loader(dataset, sampler, workers=workers, pin_memory=pin_memory, augment=augment)
         log = RunLog(out, first_step=self.state.step + 1) if self.ranks.is_first else None
         try:
             parts = iter(loader) if self.state.step < self.steps else iter(())

@@ -97,6 +97,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
             path.unlink()
 
 
+def holder_of(folder: Path) -> Holder | None:
+    """The process that writes a folder and may still run; None where nobody does."""
+    holder = _read(lock_path(folder))
+    return holder if holder is not None and holder.may_live else None
+
+
 def release_all() -> None:
     """Gives all locks back, for a process that ends at once."""
     for path in list(_held):

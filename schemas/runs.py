@@ -13,6 +13,13 @@ METRICS: Final = "metrics.jsonl"
 CHECKPOINTS: Final = "checkpoints"
 """Folder of `step-<number>/`."""
 
+ENVIRONMENT: Final = "environment.json"
+"""Code, libraries and device of the last start of the run."""
+EVALUATION: Final = "eval.json"
+"""Last scores of the run, as `protoocc eval --json` prints them; lists and the report show them."""
+REPORT: Final = "report.html"
+"""The run on one page: settings, curves, scores, pictures."""
+
 TRAINED_ON: Final = "trained_on.json"
 """Dataset and shards folder of a run that the command line started, as a hint for `protoocc status`."""
 

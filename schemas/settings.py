@@ -68,11 +68,25 @@ def override(config: Settings, assignments: Sequence[str]) -> Settings:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {assignment}: expected path=value, such as optimizer.lr=1e-3")
+        if _lies_in_a_word(values, path):
+            values = _validated(config, values).model_dump(mode="json")
         _assign(values, path, _value(text))
+    return _validated(config, values)
+
+
+def _validated(config: Settings, values: Mapping[str, Any]) -> Settings:
     try:
         return type(config).model_validate(values)
     except ValidationError as error:
         raise ConfigError(describe_validation("--set", error)) from error
+
+
+def _lies_in_a_word(values: Mapping[str, Any], path: str) -> bool:
+    """Whether an earlier change gave a part of the path as a word for all its fields, such as data.augment=host."""
+    node: Any = values
+    for part in path.split(".")[:-1]:
+        node = node.get(part) if isinstance(node, dict) else None
+    return isinstance(node, str)
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from protoocc.augment import Augmentation
 from protoocc.batch import Batch, stack_batches
 from protoocc.data.decode import (
     Keyframe,
@@ -165,22 +166,39 @@ def collate(keyframes: Sequence[Keyframe]) -> Batch:
     return stack_batches([to_batch(keyframe) for keyframe in keyframes])
 
 
+class _Numbered(Dataset[Batch]):
+    """Samples as batches of one, by a number that counts through all epochs (see `EpochSampler`)."""
+
+    def __init__(self, dataset: ShardDataset, augment: Augmentation | None) -> None:
+        self.dataset, self.augment = dataset, augment
+
+    def __getitem__(self, number: int) -> Batch:
+        sample = to_batch(self.dataset[number % len(self.dataset)])
+        return sample if self.augment is None else self.augment(sample, number)
+
+
 def make_loader(
-    dataset: ShardDataset, batches: Sampler[list[int]] | Sequence[list[int]], *, workers: int, pin_memory: bool
+    dataset: ShardDataset,
+    batches: Sampler[list[int]] | Sequence[list[int]],
+    *,
+    workers: int,
+    pin_memory: bool,
+    augment: Augmentation | None = None,
 ) -> DataLoader[Batch]:
     """Loader that reads the given batches in their order.
 
     Args:
         dataset: the split.
-        batches: sample numbers of each batch.
+        batches: numbers of the samples of each batch, as `EpochSampler` counts them.
         workers: processes that read ahead; 0 reads in this process. The batches do not depend on it.
         pin_memory: put batches into pinned memory, for copies to a GPU.
+        augment: changes each sample at random, where it is read.
     """
     return DataLoader(
-        dataset,  # type: ignore[arg-type]
+        _Numbered(dataset, augment),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=stack_batches,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(0),

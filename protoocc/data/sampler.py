@@ -13,6 +13,7 @@ from schemas.errors import ConfigError
 class EpochSampler(Sampler[list[int]]):
     """An endless stream of batches: shuffled epochs, one after the other.
 
+    Samples are numbered through all epochs: number n is sample ``n % length`` of the split in epoch ``n // length``.
     Global sample g of the stream belongs to epoch ``g // length`` and is entry ``g % length`` of that epoch's
     permutation, which only ``(seed, epoch)`` decide. A batch may straddle two epochs, so nothing is dropped or padded.
     Process r of w takes the samples with ``g % w == r``: all processes get equally many, and the place in the stream
@@ -56,7 +57,7 @@ class EpochSampler(Sampler[list[int]]):
                     if number // self.length != epoch:
                         epoch = number // self.length
                         order = self._permutation(epoch)
-                    part.append(order[number % self.length])
+                    part.append(epoch * self.length + order[number % self.length])
                 yield part
             batch += self.batch_size
 

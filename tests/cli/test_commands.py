@@ -90,6 +90,8 @@ def test_each_command_by_itself(demo, tmp_path):
     protoocc("train", "--preset", "demo", "--shards", shards, "--run", run, "--set", "schedule.steps=2")
     report = json.loads(protoocc("eval", "--shards", shards, "--run", run, "--json").stdout)
     assert [row["name"] for row in report["rows"]] == ["model", "frequent_class", "all_free"]
+    assert json.loads((run / "eval.json").read_text()) == report
+    assert "<h2>Scores</h2>" in (run / "report.html").read_text()
     paths = protoocc("view", "--shards", shards, "--run", run, "--count", 1, "--pictures", tmp_path / "pictures").stdout
     assert Path(paths.strip()).is_file()
     rows = json.loads(protoocc("status", *common, "--runs", tmp_path, "--json").stdout)

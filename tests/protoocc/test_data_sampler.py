@@ -16,8 +16,9 @@ def test_every_sample_once_per_epoch_in_changing_order() -> None:
     # 7 samples in batches of 3: 7 batches are 21 samples, exactly 3 epochs; batches straddle their borders.
     order = stream(EpochSampler(7, 3, seed=0), 7)
     epochs = [order[0:7], order[7:14], order[14:21]]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
+    assert sorted(order) == list(range(21)) and {number // 7 for number in epochs[1]} == {1}
+    first, second, third = ([number % 7 for number in epoch] for epoch in epochs)
+    assert first != second != third
 
 
 def test_order_depends_on_seed_only() -> None:

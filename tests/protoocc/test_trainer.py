@@ -48,6 +48,7 @@ def test_run_folder_holds_everything(finished: Path, base_config: TrainConfig) -
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoints",
         "config.json",
+        "environment.json",
         "metrics.jsonl",
         "tensorboard",
     ]

@@ -162,6 +162,27 @@ def test_read_only_caches():
     assert "protoocc-numba-" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
+def test_training_that_is_shared_and_prolonged(demo: Path, tmp_path: Path) -> None:
+    """Two processes by `--nproc` and by torchrun give the same losses; one of them is prolonged by one process."""
+    few = ("--set", "schedule.steps=2", "--set", "schedule.warmup_steps=1", "--set", "data.batch_size=2")
+    common = ("--shards", demo / "work/shards", "--run", tmp_path / "run")
+    done = protoocc("train", *common, *few, "--nproc", 2)
+    assert "2 / 2 steps" in done.stderr and "% waiting for data" in done.stderr
+    torchrun = ["torchrun", "--nproc-per-node", "2", "--no-python", "--", sys.executable, "-m", "cli.main", "train"]
+    command = [*torchrun, *map(str, (*common[:3], tmp_path / "other", *few)), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    other = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=True)
+    assert other.stderr.count("train: 2 steps on 2 samples") == 1
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert json.loads(other.stdout)["first"]["total"] == pytest.approx(rows[0]["total"], rel=1e-5)
+    protoocc("train", *common, "--extend", 1)
+    schedule = json.loads((tmp_path / "run/config.json").read_text())["schedule"]
+    assert (schedule["steps"], schedule["extended"]) == (3, [2])
+    refused = protoocc("train", *common, "--resume", "--set", "data.batch_size=3", "--nproc", 2, expect=2)
+    assert "multiple of 2" in one_message(refused)
+
+
 def test_stage_before_its_input(demo, tmp_path):
     done = protoocc("occupancy", "--datasets", demo / "datasets.yaml", "--out", tmp_path / "empty", expect=2)
     assert "protoocc prepare" in one_message(done)

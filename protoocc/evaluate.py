@@ -25,6 +25,8 @@ class EvalRow(Frozen):
     name: str = Field(description="`model`, `frequent_class` or `all_free`.")
     miou: float | None = Field(description="Mean IoU over the scored classes that are present.")
     iou: float | None = Field(description="Occupied against free.")
+    things_iou: float | None = Field(description="Classes that are neither ground nor free, against all else.")
+    ground_iou: float | None = Field(description="Classes of the ground, against all else.")
     classes: dict[str, float | None] = Field(description="IoU by class name, without the free one.")
 
 
@@ -100,7 +102,14 @@ def score(
 
 def _row(name: str, scores: Scores) -> EvalRow:
     shares = {label: _number(share) for label, share in scores.classes.items()}
-    return EvalRow(name=name, miou=_number(scores.miou), iou=_number(scores.iou), classes=shares)
+    return EvalRow(
+        name=name,
+        miou=_number(scores.miou),
+        iou=_number(scores.iou),
+        things_iou=_number(scores.things_iou),
+        ground_iou=_number(scores.ground_iou),
+        classes=shares,
+    )
 
 
 def _number(share: float) -> float | None:

@@ -39,6 +39,8 @@ def test_report_scores_model_and_baselines(run: Path, shards: Path) -> None:
     frequent = report.row("frequent_class")
     assert (frequent.miou, frequent.classes["driveable_surface"], frequent.classes["car"]) == (0.5, 1.0, 0.0)
     assert frequent.iou == pytest.approx(96 / 98)
+    # The vote never risks a car: no thing of the 2 is found; the ground is all road.
+    assert (frequent.things_iou, frequent.ground_iou) == (0.0, 1.0)
     assert frequent.classes["bus"] is None
     assert (report.row("all_free").miou, report.row("all_free").iou) == (0.0, 0.0)
     road = report.row("model").classes["driveable_surface"]

@@ -191,7 +191,7 @@ class StoreRows:
             raise DataError(self._what_is_wrong(piece))
         try:
             return {name: np.asarray(array[row]) for name, array in self._arrays.items()}
-        except (RuntimeError, ValueError) as error:
+        except (IndexError, RuntimeError, ValueError) as error:
             raise DataError(f"{self.path}, row {row}: cannot be decoded ({shorten(str(error))})") from error
 
     def _what_is_wrong(self, piece: Piece) -> str:

@@ -23,6 +23,8 @@ _YamlLoader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGERS: Final = range(-(2**63), 2**63)
 _MAYBE_LARGE: Final = re.compile(rb"(?<![.\d])\d{19}|[eE]\+?\d{3}")
 """What a number beyond 64 bits or beyond the floats has: 19 digits before the point or an exponent of three."""
+_MAYBE_LONE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half a character as JSON may spell it; alone it is no text that could be written again."""
 
 
 def parse_json(source: Source, data: bytes, largest: int = JSON_BYTES) -> dict[str, Any]:
@@ -51,7 +53,10 @@ def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> 
     check_nesting(source, data, largest)
     parse = _parse_checked if _MAYBE_LARGE.search(data) else _parse_small
     try:
-        return parse(data.decode())
+        value = parse(data.decode())
+        if _MAYBE_LONE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError as error:
         raise source.error(f"nested more than {DEPTH} deep") from error
     except ValueError as error:
@@ -116,8 +121,17 @@ def _check_tree(source: Source, value: Any, largest: int) -> None:
                 raise source.error(f"nested more than {DEPTH} deep")
             inner = [*node.keys(), *node.values()] if isinstance(node, dict) else node
             pending.extend((entry, depth + 1) for entry in inner)
+        elif isinstance(node, str) and not node.isascii():
+            _check_text(source, node)
         elif (isinstance(node, int) and node not in _INTEGERS) or (isinstance(node, float) and not math.isfinite(node)):
             raise source.error(f"holds the number {shorten(node)}; expected finite ones of at most 64 bits")
+
+
+def _check_text(source: Source, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise source.error(f"holds {shorten(text)}, which is no text: {error.reason}") from error
 
 
 def _depth(data: bytes) -> int:

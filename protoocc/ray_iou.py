@@ -6,7 +6,8 @@ part.
 
 Source: SparseOcc (arXiv 2312.17118), section 3.4, and its published evaluation, whose conventions are kept: the
 distance of a hit is where the ray leaves the voxel, a ray that meets nothing ends with the last voxel of the grid, and
-where two faces are met at once z goes before y before x.
+where two faces are met at once z goes before y before x. Two rare cases differ: labels of unknown class let rays
+through (Occ3D has none), and a place less than a voxel outside the grid is not moved into it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from protoocc.labels import check_labels
 from schemas.classes import ClassTable
 from schemas.geometry import VoxelGrid
 from schemas.voxels.first_hit import first_hits
-
-__all__ = ["THRESHOLDS_M", "RayConfusion", "RayScores", "lidar_places", "ray_directions"]
 
 THRESHOLDS_M: Final = (1.0, 2.0, 4.0)
 """A prediction counts if its distance differs by less from that of the label."""
@@ -54,7 +53,7 @@ class RayScores:
 
 
 @cache
-def ray_directions() -> Float64[np.ndarray, "r 3"]:
+def ray_directions() -> Float32[np.ndarray, "r 3"]:
     """Unit vectors of the 14,040 rays, ego frame: 39 pitches times 360 azimuths, in this order.
 
     The first ten pitches meet flat ground 1, 2 .. 10 units of the LiDAR's height away; the last step goes on above.
@@ -66,7 +65,7 @@ def ray_directions() -> Float64[np.ndarray, "r 3"]:
     pitch, azimuth = (axis.ravel() for axis in np.meshgrid(pitches, azimuths, indexing="ij"))
     level = np.cos(pitch)
     rays = np.stack([level * np.cos(azimuth), level * np.sin(azimuth), np.sin(pitch)], axis=1)
-    return rays.astype(np.float32).astype(np.float64)
+    return rays.astype(np.float32)
 
 
 def lidar_places(
@@ -87,44 +86,80 @@ def lidar_places(
     return near[np.round(np.linspace(0, len(near) - 1, _ORIGINS)).astype(np.int64)]
 
 
+@dataclass(frozen=True)
+class RayEnds:
+    """Where the rays of one volume end; axis n: all rays of all places."""
+
+    labels: UInt8[np.ndarray, " n"]
+    """Class of the voxel; free for rays that meet nothing."""
+    distances_m: Float32[np.ndarray, " n"]
+    """Where the ray leaves that voxel, metres."""
+
+
+def cast_rays(
+    volume: UInt8[np.ndarray, "X Y Z"], places_m: Float64[np.ndarray, "o 3"], classes: ClassTable, grid: VoxelGrid
+) -> RayEnds:
+    """Walks all rays from all places to the first voxel that is not free.
+
+    The walk prefers the first axis where faces are met at once, so it is asked in the order z, y, x. Starts, ends and
+    distances are rounded to 32 bits as in the published program, which decides rays that graze a face.
+
+    Args:
+        volume: class of each voxel.
+        places_m: where the rays start, see `lidar_places`.
+        classes: tells which class is free.
+        grid: of the volume.
+    """
+    occupied = np.ascontiguousarray(classes.is_occupied(volume).transpose(2, 1, 0))
+    labels, distances = [], []
+    for place_m in places_m.astype(np.float32):
+        start, directions = _in_voxels(place_m, grid)
+        met = first_hits(occupied, start[None, ::-1].copy(), directions[:, ::-1].copy())
+        z, y, x = np.moveaxis(met.voxels[0], -1, 0)
+        labels.append(np.where(met.is_hit[0], volume[x, y, z], np.uint8(classes.free)))
+        distances.append(met.leaves[0].astype(np.float32) * np.float32(grid.voxel_size_m))
+    return RayEnds(
+        np.concatenate(labels) if labels else np.zeros(0, np.uint8),
+        np.concatenate(distances) if distances else np.zeros(0, np.float32),
+    )
+
+
+def _in_voxels(
+    place_m: Float32[np.ndarray, " 3"], grid: VoxelGrid
+) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, "r 3"]]:
+    """Start and unit directions of the rays of one place, voxel units."""
+    low, size = np.array(grid.minimum_m, np.float32), np.float32(grid.voxel_size_m)
+    start = ((place_m - low) / size).astype(np.float64)
+    ends = ((ray_directions() + place_m - low) / size).astype(np.float64)
+    lengths = np.sqrt(((ends - start) ** 2).sum(axis=1, keepdims=True))
+    return start, (ends - start) / lengths
+
+
 class RayConfusion:
     """Counts of rays by class, added up sample by sample."""
 
-    def __init__(self, classes: ClassTable, grid: VoxelGrid) -> None:
-        """Starts without counts.
-
-        Args:
-            classes: of the labels.
-            grid: of the volumes.
-        """
-        self.classes, self.grid = classes, grid
+    def __init__(self, classes: ClassTable) -> None:
+        """Starts without counts, for labels of one class table."""
+        self.classes = classes
         self.hits: Int64[np.ndarray, "t L"] = np.zeros((len(THRESHOLDS_M), classes.num_classes), np.int64)
         self.labelled: Int64[np.ndarray, " L"] = np.zeros(classes.num_classes, np.int64)
         self.predicted: Int64[np.ndarray, " L"] = np.zeros(classes.num_classes, np.int64)
 
-    def add(
-        self,
-        prediction: UInt8[np.ndarray, "X Y Z"],
-        semantics: UInt8[np.ndarray, "X Y Z"],
-        places_m: Float64[np.ndarray, "o 3"],
-    ) -> None:
-        """Counts one sample; voxels without a known label let rays through.
+    def add(self, predicted: RayEnds, labelled: RayEnds) -> None:
+        """Counts one sample.
 
         Args:
-            prediction: class of each voxel, of the whole grid.
-            semantics: label of each voxel.
-            places_m: where the rays start, see `lidar_places`.
+            predicted: rays in the prediction of the whole grid.
+            labelled: the same rays in the labels, where unknown voxels are free; rays that end free are left out.
 
         Raises:
-            DataError: a class outside the table.
+            DataError: a ray met a class outside the table.
         """
-        check_labels("label", semantics, self.classes, may_be_unknown=True)
-        check_labels("prediction", prediction, self.classes, may_be_unknown=False)
-        truth = np.where(semantics == self.classes.ignored, self.classes.free, semantics)
-        label, label_m = self._meet(truth, places_m)
-        found, found_m = self._meet(prediction, places_m)
-        kept = label != self.classes.free
-        label, found, difference_m = label[kept], found[kept], np.abs(found_m[kept] - label_m[kept])
+        check_labels("label", labelled.labels, self.classes, may_be_unknown=False)
+        check_labels("prediction", predicted.labels, self.classes, may_be_unknown=False)
+        kept = labelled.labels != self.classes.free
+        label, found = labelled.labels[kept], predicted.labels[kept]
+        difference_m = np.abs(predicted.distances_m[kept] - labelled.distances_m[kept])
         number = self.classes.num_classes
         self.labelled += np.bincount(label, minlength=number)
         self.predicted += np.bincount(found, minlength=number)
@@ -132,21 +167,12 @@ class RayConfusion:
             right = (label == found) & (difference_m < threshold_m)
             self.hits[row] += np.bincount(label[right], minlength=number)
 
-    def _meet(
-        self, volume: UInt8[np.ndarray, "X Y Z"], places_m: Float64[np.ndarray, "o 3"]
-    ) -> tuple[UInt8[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-        """Class and distance (metres) of each ray; free for rays that meet nothing.
-
-        The walk prefers the first axis where faces are met at once, so it is asked in the order z, y, x.
-        """
-        occupied = np.ascontiguousarray(self.classes.is_occupied(volume).transpose(2, 1, 0))
-        origins = (places_m - np.array(self.grid.minimum_m)) / self.grid.voxel_size_m
-        met = first_hits(
-            occupied, np.ascontiguousarray(origins[:, ::-1]), np.ascontiguousarray(ray_directions()[:, ::-1])
-        )
-        z, y, x = np.moveaxis(met.voxels, -1, 0)
-        labels = np.where(met.is_hit, volume[x, y, z], np.uint8(self.classes.free))
-        return labels.ravel(), (met.leaves * self.grid.voxel_size_m).ravel()
+    def __iadd__(self, other: RayConfusion) -> RayConfusion:
+        """Adds the counts of other samples."""
+        self.hits += other.hits
+        self.labelled += other.labelled
+        self.predicted += other.predicted
+        return self
 
     def scores(self) -> RayScores:
         """Scores of everything counted so far."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import DataError, describe_os_error
+from schemas.outside import Source, check_characters
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
 from schemas.workfolder import MANIFEST, PLAN, UNITS, PlanFile, StageManifest, StagePlan, UnitMarker
@@ -71,7 +72,8 @@ def content_of(manifest: StageManifest) -> str:
 
 def _parse(path: Path, model: type[Model], again: str) -> Model:
     try:
-        values: Any = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        values: Any = json.loads(data)
     except FileNotFoundError:
         raise DataError(
             f"{path.parent} is not finished (no {path.name}). Run the stage that makes it first{_first(path.parent)}."
@@ -80,6 +82,7 @@ def _parse(path: Path, model: type[Model], again: str) -> Model:
         raise DataError(f"{describe_os_error(error) or error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}. {again}") from error
+    check_characters(Source(str(path), again), data, values)
     if isinstance(values, dict) and values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise DataError(
             f"{path} has format version {values['format_version']}, this program reads {FORMAT_VERSION}. {again}"

@@ -54,12 +54,30 @@ def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> 
     parse = _parse_checked if _MAYBE_LARGE.search(data) else _parse_small
     try:
         value = parse(data.decode())
-        if _MAYBE_LONE.search(data):
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
     except RecursionError as error:
         raise source.error(f"nested more than {DEPTH} deep") from error
     except ValueError as error:
+        raise source.damaged(error) from error
+    check_characters(source, data, value)
+    return value
+
+
+def check_characters(source: Source, data: bytes, value: Any) -> None:
+    """Checks that parsed JSON could be written again; the value is only walked where the text spells half a character.
+
+    Args:
+        source: for messages.
+        data: the text.
+        value: what it was parsed to.
+
+    Raises:
+        DataError: a string holds half a character.
+    """
+    if not _MAYBE_LONE.search(data):
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
         raise source.damaged(error) from error
 
 

@@ -273,7 +273,7 @@ def test_damaged_manifest_is_named(tmp_path: Path, clean: dict[str, bytes]) -> N
 
 
 def test_damaged_plan_is_named(tmp_path: Path, clean: dict[str, bytes]) -> None:
-    for text in ("{", "", "[]", "null", '{"stage": "toy"}', "[" * 100_000):
+    for text in ("{", "", "[]", "null", '{"stage": "toy"}', r'["\ud800"]', "[" * 100_000):
         (tmp_path / "clean/plan.json").write_text(text)
         with pytest.raises(DataError, match=r"(?s)plan.json is damaged: .*--overwrite"):
             run_stage(toy_stage(tmp_path / "clean"), SYNC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli.bench_attention import attention
+from cli.bench_inference import inference
 from cli.bench_loader import loader
 from cli.bench_occupancy import occupancy
 from cli.bench_stages import stages
@@ -21,6 +22,6 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (stages, occupancy, table3, attention, loader):
+    for command in (stages, occupancy, table3, attention, inference, loader):
         add_command(bench, command)
     app.add_typer(bench)

@@ -87,6 +87,9 @@ def synth(
     slope: Annotated[
         float, typer.Option("--slope", min=0.0, max=0.08, help="Steepest slope of the ground, metres per metre.")
     ] = 0.03,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Also write the exact depth of each pixel, 16-bit PNG in centimetres.")
+    ] = False,
     workers: Workers = None,
 ) -> None:
     """Generate a driving world in nuScenes format, with exact occupancy and per-pixel truth.
@@ -96,6 +99,8 @@ def synth(
         protoocc synth data/synthetic --scenes 4 --keyframes 20 --seed 0
 
         protoocc synth /tmp/tiny --scenes 1 --keyframes 2 --width 400
+
+        protoocc synth data/pixels --scenes 40 --seed 1000 --width 288 --depth
     """
     from pydantic import ValidationError
 
@@ -108,7 +113,7 @@ def synth(
     values["sweeps_per_keyframe"] = sweeps
     values["slope"] = slope
     try:
-        config = SynthConfig(**values, workers=workers or available_cores())
+        config = SynthConfig(**values, depth=depth, workers=workers or available_cores())
     except ValidationError as error:
         raise ConfigError(describe_validation("synth", error)) from error
     done = 0
@@ -255,6 +260,9 @@ def masks(
 def pack(
     masks: Annotated[str, typer.Option("--masks", help="Whose masks to pack: seeds or sam.")] = "seeds",
     samples_per_shard: Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples per shard.")] = 64,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Also pack the LiDAR points in each image, for losses of depth and pixels.")
+    ] = False,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     root: Root = None,
@@ -275,12 +283,14 @@ def pack(
         protoocc pack
 
         protoocc pack --masks sam --samples-per-shard 128
+
+        protoocc pack --depth
     """
     from pipelines.pack import PackConfig
     from pipelines.pack import pack as run_pack
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
-    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard)
+    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard, depth=depth)
     summary = run_with_bar(
         "pack",
         lambda runtime: run_pack(dataset, dataset.work, config, runtime),

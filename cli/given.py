@@ -14,9 +14,23 @@ from typer.core import TyperCommand
 from cli.say import end_pipe, say
 from schemas.errors import ConfigError
 
-FILES: Final = frozenset({"datasets", "checkpoint", "weights"})
+FILES: Final = frozenset({"datasets", "checkpoint", "weights", "calibration", "onnx"})
 FOLDERS: Final = frozenset(
-    {"root", "out", "labels", "write_npz", "compare", "shards", "run", "runs", "pictures", "scratch"}
+    {
+        "root",
+        "out",
+        "labels",
+        "write_npz",
+        "compare",
+        "shards",
+        "run",
+        "runs",
+        "pictures",
+        "scratch",
+        "predictions",
+        "images",
+        "folder",
+    }
 )
 
 PLACES: Final = ("entry", "name", "datasets", "out", "shards", "root", "version")

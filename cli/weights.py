@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", help="Start from published weights: a file of torchvision, PanoOcc or FCOS3D."),
+    typer.Option(
+        "--weights", help="Start from weights: a file of torchvision, PanoOcc, FCOS3D or `protoocc pretrain`."
+    ),
 ]
 WeightsFormat = Annotated[
     str | None,
-    typer.Option("--weights-format", help="torchvision, panoocc or fcos3d; told by the names in the file by default."),
+    typer.Option(
+        "--weights-format", help="torchvision, panoocc, fcos3d or protoocc; told by the names in the file by default."
+    ),
 ]
 WeightsShare = Annotated[
     float | None,

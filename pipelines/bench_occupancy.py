@@ -21,9 +21,9 @@ from pipelines.occupancy import LidarConfig, accumulation, completion, ground, m
 from pipelines.occupancy.carving import count_passes, count_ray_steps, count_segment_steps
 from pipelines.occupancy.frame import camera_views, carving_segments, place_anchor
 from pipelines.occupancy.kernels import add_votes
-from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import AccumulatedScene, read_scene
 from pipelines.occupancy.stored import open_labels, stored_labels
+from pipelines.points import require_lidar
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import write_record

@@ -8,7 +8,7 @@ from typing import Final
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from schemas.datasets import ImageSpec
@@ -36,7 +36,15 @@ def read_image(path: Path, token: str) -> UInt8[np.ndarray, "H W 3"]:
         DataError: the file is missing, unreadable, of another kind, cut short (even with its end kept) or cannot be
             decoded; names file and sample.
     """
-    source = Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop.")
+    return decode_file(Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop."), path)
+
+
+def decode_file(source: Source, path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """`read_image` with a message of one's own: ``source`` says what the file is and what to do about it.
+
+    Raises:
+        DataError: as `read_image`.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -76,6 +84,21 @@ def _pixels(data: bytes) -> bytes | None:
             return image.tobytes()
     except (OSError, ValueError, SyntaxError):
         return None
+
+
+def take_and_crop(image: Shaped[np.ndarray, "h w"], spec: ImageSpec) -> Shaped[np.ndarray, "H W"]:
+    """Values of single pixels, such as classes or depth, at the network's image: nearest pixel, nothing is mixed.
+
+    Raises:
+        DataError: the crop leaves the image.
+    """
+    left, top, width, height = spec.crop
+    columns, rows = size = spec.resized((image.shape[1], image.shape[0]))
+    if not spec.crop_fits(size):
+        raise DataError(f"an image of {size[0]}x{size[1]} pixels does not hold the crop {spec.crop}")
+    row = ((np.arange(top, top + height) + 0.5) * image.shape[0] / rows).astype(np.int64)
+    column = ((np.arange(left, left + width) + 0.5) * image.shape[1] / columns).astype(np.int64)
+    return np.ascontiguousarray(image[np.ix_(row, column)])
 
 
 def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:

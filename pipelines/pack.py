@@ -22,7 +22,9 @@ from pydantic import Field
 from pipelines.files import write_bytes
 from pipelines.images import read_image, resize_and_crop
 from pipelines.label_counts import useless_counts
+from pipelines.lidar_depth import PixelPoints, keyframe_pixels, lidar_paths
 from pipelines.own_files import UNIT
+from pipelines.points import require_lidar
 from pipelines.shard_card import CARD, dataset_card
 from pipelines.shard_file import shard_entry, write_shard
 from pipelines.stage import (
@@ -45,6 +47,8 @@ from schemas.records import RecordEntry, SampleRecord, read_index, read_records
 from schemas.settings import Frozen
 from schemas.shards import (
     CHECKSUMS,
+    DEPTH_ARRAYS,
+    DEPTH_MEMBER,
     MASKS_MEMBER,
     META_MEMBER,
     OCCUPANCY_MEMBER,
@@ -64,6 +68,9 @@ class PackConfig(Frozen):
 
     masks: str = Field("seeds", description="Mask generator whose store is packed (masks-<name>.zarr).")
     samples_per_shard: int = Field(64, ge=1, description="A shard is closed after the scene that reaches this count.")
+    depth: bool = Field(
+        False, description="Pack the points of the keyframe's LiDAR sweep in each image, with their depth."
+    )
     jpeg_quality: int = Field(95, ge=1, le=100, description="JPEG quality of the packed images.")
 
 
@@ -95,10 +102,13 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
     dropped = {token: why for folder in stores.values() for token, why in read_manifest(folder).dropped.items()}
     units = _plan_shards(dataset, entries, dropped, config.samples_per_shard)
     options = ["--masks", config.masks, "--samples-per-shard", str(config.samples_per_shard)]
+    if config.depth:
+        require_lidar(dataset, "--depth")
+        options.append("--depth")
     return Stage(
         name="pack",
         folder=work.shards,
-        config=config.model_dump(),
+        config=config.model_dump(exclude=set() if config.depth else {"depth"}),  # as before there was any
         inputs={},
         units=units,
         work=partial(_pack_shard, dataset, work, config),
@@ -107,7 +117,10 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
         layout=Layout((TAR, SHARD_INDEX, CHECKSUMS, CARD), _files_of_shard, joined=(CHECKSUMS, CARD)),
         origin=Origin(
             dataset,
-            fields=("name", "cameras", "image", "camera_images", "grid", "classes", "splits"),
+            fields=(
+                *("name", "cameras", "image", "camera_images", "grid", "classes", "splits"),
+                *(("categories",) if config.depth else ()),
+            ),
             stores=stores,
             command=shlex.join(["protoocc", "pack", *options, "--dataset", dataset.name]),
         ),
@@ -164,12 +177,14 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
         for entry, record in zip(unit.entries, records, strict=True):
             arrays = {name: array for store in stores for name, array in store.read(entry.row, entry.token).items()}
             useless.update(useless_counts(arrays["semantics"], arrays["mask_camera"], dataset.classes.ignored))
-            yield record, _members(dataset, record, arrays, config.jpeg_quality)
+            depth = _depth_member(keyframe_pixels(dataset, record, arrays)) if config.depth else {}
+            yield record, {**_members(dataset, record, arrays, config.jpeg_quality), **depth}
 
     index = write_shard(shards, unit.name, split_of(unit), samples())
-    images = tuple(dataset.root / record.cameras[name].path for record in records for name in dataset.cameras)
+    images = [dataset.root / record.cameras[name].path for record in records for name in dataset.cameras]
+    points = [path for record in records for path in lidar_paths(dataset, record)] if config.depth else []
     counts = {"bytes": float(index.filesize), **{name: float(count) for name, count in useless.items()}}
-    return UnitReport(done=len(index.samples), counts=counts, read=images)
+    return UnitReport(done=len(index.samples), counts=counts, read=(*images, *points))
 
 
 def _members(
@@ -204,6 +219,21 @@ def _members(
     return members
 
 
+def _depth_member(cameras: Sequence[PixelPoints]) -> dict[str, bytes]:
+    """`depth.npz`: the points of all cameras, one after the other."""
+    parts: dict[str, list[Any]] = {
+        "count": [[len(points.row)] for points in cameras],
+        "u": [points.column for points in cameras],
+        "v": [points.row for points in cameras],
+        "depth_m": [points.depth_m for points in cameras],
+        "label": [points.label for points in cameras],
+    }
+    stored = io.BytesIO()
+    arrays = {name: np.concatenate(parts[name]).astype(dtype) for name, dtype in DEPTH_ARRAYS.items()}
+    np.savez_compressed(stored, **arrays)
+    return {DEPTH_MEMBER: stored.getvalue()}
+
+
 def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:
     ok, data = cv2.imencode(suffix, image, options)
     if not ok:
@@ -224,6 +254,7 @@ def _finish(
             classes=dataset.classes,
         ),
         masks=config.masks,
+        depth=config.depth,
         left_out=dict(dropped),
         shardlist=tuple(shard_entry(folder, name) for name in names),
     )

@@ -27,6 +27,8 @@ class Batch:
         semantics: class of each voxel, ego frame; unknown where it is `ClassTable.ignored`.
         mask_camera: voxel is observed by a camera.
         mask_lidar: voxel is observed by the LiDAR.
+        depth_m: measured depth of each pixel along the camera's axis, metres; 0 where there is none.
+        pixel_classes: class of each pixel that was measured; unknown elsewhere. Given wherever ``depth_m`` is.
         past_images: images of earlier keyframes.
         past_image_from_camera: their intrinsics, pixels.
         past_camera_from_ego: ego frame of the earlier keyframe in each of its cameras, metres.
@@ -41,6 +43,8 @@ class Batch:
     semantics: Int64[Tensor, "B X Y Z"] | None = None
     mask_camera: Bool[Tensor, "B X Y Z"] | None = None
     mask_lidar: Bool[Tensor, "B X Y Z"] | None = None
+    depth_m: Float[Tensor, "B V H W"] | None = None
+    pixel_classes: UInt8[Tensor, "B V H W"] | None = None
     past_images: UInt8[Tensor, "B T V 3 H W"] | None = None
     past_image_from_camera: Float[Tensor, "B T V 3 3"] | None = None
     past_camera_from_ego: Float[Tensor, "B T V 4 4"] | None = None

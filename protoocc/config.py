@@ -16,8 +16,8 @@ from schemas.settings import Frozen, flatten
 AnyNetwork = Annotated[SerializeAsAny[NetworkConfig], BeforeValidator(read_network)]
 """Settings of any network of `protoocc.hosts.HOSTS`, told apart by ``kind``."""
 
-WeightsFormat = Literal["torchvision", "panoocc", "fcos3d"]
-"""Whose names a file of published weights has."""
+WeightsFormat = Literal["torchvision", "panoocc", "fcos3d", "protoocc"]
+"""Whose names a file of weights has; protoocc: of `protoocc pretrain images`."""
 
 
 class OptimizerConfig(Frozen):
@@ -77,6 +77,9 @@ class TrainConfig(Frozen):
     checkpoint_every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step always has one.")
     classes: ClassTable = Field(
         OCC3D, description="Class table of the labels, taken from the shards when training starts."
+    )
+    image_shape: tuple[int, int] | None = Field(
+        None, description="(H, W) of the training images, taken from the shards when training starts; null: not known."
     )
 
 

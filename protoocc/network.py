@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from protoocc.batch import Batch
+from protoocc.pixels import PixelOutput
 from schemas.classes import OCC3D
 from schemas.geometry import OCC3D_GRID, VoxelGrid
 from schemas.settings import Frozen
@@ -62,6 +63,7 @@ class NetworkOutput:
         pixel_features: features of image cells for the mask loss, equation (3); None without that loss.
         pixel_seen: whether a cell counts in that loss; given wherever ``pixel_features`` are.
         pixel_stride: pixels per cell of that grid; given wherever ``pixel_features`` are.
+        pixels: class and depth of image cells, for the losses of single pixels; None without them.
     """
 
     logits: Float[Tensor, "views n L"]
@@ -69,6 +71,7 @@ class NetworkOutput:
     pixel_features: Float[Tensor, "B V h w d"] | None = None
     pixel_seen: Bool[Tensor, "B V h w"] | None = None
     pixel_stride: int | None = None
+    pixels: PixelOutput | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from schemas.runs import CONFIG, METRICS
 
 TENSORBOARD: Final = "tensorboard"
 
-FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file")
+FREE_TO_CHANGE = ("data.workers", "checkpoint_every", "weights.file", "image_shape")
 """Fields that a resumed run may change, because they do not change its numbers."""
 
 

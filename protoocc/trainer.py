@@ -67,7 +67,7 @@ def train(
     started = time.monotonic()
     device = device or default_device()
     split = open_shards(shards, config.data.split)
-    config = config.model_copy(update={"classes": split.dataset.classes})
+    config = config.model_copy(update={"classes": split.dataset.classes, "image_shape": split.dataset.image_shape})
     check_training(config, split)
     check_warm_up(config, len(split.samples))
     _check_split(config, split)

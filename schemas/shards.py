@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,11 @@ CHECKSUMS: Final = "SHA256SUMS"
 MASKS_MEMBER: Final = "masks.png"
 OCCUPANCY_MEMBER: Final = "occupancy.npz"
 META_MEMBER: Final = "meta.json"
+CLASSES_MEMBER: Final = "classes.png"
+DEPTH_MEMBER: Final = "depth.npz"
+DEPTH_IMAGE_MEMBER: Final = "depth.png"
+DEPTH_BYTES: Final = 7
+"""Bytes of a point of `depth.npz`; a pixel has one at most."""
 OCCUPANCY_ARRAYS: Final = 3
 """Arrays of `occupancy.npz`: semantics and two masks."""
 TAR_BLOCK: Final = 512
@@ -31,10 +36,28 @@ MEMBERS: Final[dict[str, str]] = {
     "<camera>.jpg": "Network image of one camera (lower-case channel name), JPEG quality 95, RGB when decoded.",
     MASKS_MEMBER: "segment_id as 16-bit PNG, the V camera images below each other: (V*H, W).",
     OCCUPANCY_MEMBER: "semantics, mask_lidar, mask_camera: uint8 (X, Y, Z), deflate, no pickle.",
+    DEPTH_MEMBER: "Only with `pack --depth`, LiDAR points in the images: count per camera, u, v, depth_m, label.",
     META_MEMBER: "token, scene, frame, timestamp_us, cameras, segment_count, image_from_camera, camera_from_ego, "
     "global_from_ego.",
 }
 """Members of one sample and what they hold."""
+
+DEPTH_ARRAYS: Final[dict[str, str]] = {
+    "count": "uint32",
+    "u": "uint16",
+    "v": "uint16",
+    "depth_m": "float16",
+    "label": "uint8",
+}
+"""Arrays of `depth.npz` and their types: points of each camera, and of each point, camera after camera, its pixel
+(column u, row v), depth along the camera's axis in metres, and class."""
+
+PIXEL_MEMBERS: Final[dict[str, str]] = {
+    "<camera>.jpg": MEMBERS["<camera>.jpg"],
+    CLASSES_MEMBER: "Class of each pixel as 8-bit PNG, the V cameras below each other: (V*H, W).",
+    DEPTH_IMAGE_MEMBER: "Depth of each pixel as 16-bit PNG in centimetres, 0 where unknown: (V*H, W).",
+}
+"""Members of one sample of image targets, which hold no occupancy."""
 
 
 def image_member(channel: str) -> str:
@@ -42,9 +65,15 @@ def image_member(channel: str) -> str:
     return f"{file_key(channel.lower())}.jpg"
 
 
-def sample_members(cameras: Sequence[str], *, masks: bool) -> tuple[str, ...]:
+def sample_members(cameras: Sequence[str], *, masks: bool, depth: bool = False) -> tuple[str, ...]:
     """Members that every sample has, in the order of the tar."""
-    return (*map(image_member, cameras), *([MASKS_MEMBER] if masks else []), OCCUPANCY_MEMBER, META_MEMBER)
+    before, after = [MASKS_MEMBER] if masks else [], [DEPTH_MEMBER] if depth else []
+    return (*map(image_member, cameras), *before, OCCUPANCY_MEMBER, META_MEMBER, *after)
+
+
+def pixel_members(cameras: Sequence[str]) -> tuple[str, ...]:
+    """Members of every sample of image targets, in the order of the tar."""
+    return (*map(image_member, cameras), CLASSES_MEMBER, DEPTH_IMAGE_MEMBER)
 
 
 def sample_key(scene: str, frame: int) -> str:
@@ -90,6 +119,9 @@ class DatasetInfo(_Stored):
         content = {
             OCCUPANCY_MEMBER: OCCUPANCY_ARRAYS * math.prod(self.grid.shape),
             MASKS_MEMBER: 2 * len(self.cameras) * pixels,
+            DEPTH_MEMBER: DEPTH_BYTES * len(self.cameras) * pixels,
+            CLASSES_MEMBER: len(self.cameras) * pixels,
+            DEPTH_IMAGE_MEMBER: 2 * len(self.cameras) * pixels,
             META_MEMBER: META_BYTES,
         }.get(extension, 3 * pixels)
         return MEMBER_FACTOR * content + MEMBER_SLACK
@@ -114,13 +146,21 @@ class Manifest(_Stored):
     name: str = Field(description="Entry of datasets.yaml that was packed.")
     dataset: DatasetInfo = Field(description="Shapes and names.")
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
+    depth: bool = Field(False, description="Whether the shards hold sparse depth, `depth.npz`.")
+    pixels: Literal["truth", "lidar"] | None = Field(
+        None,
+        description="Where per-pixel classes and depth come from, for image targets, which hold nothing else; None for "
+        "shards with occupancy.",
+    )
     left_out: dict[str, str] = Field({}, description="Token of each sample that an earlier stage dropped, and why.")
     shardlist: tuple[ShardEntry, ...] = Field(min_length=1, description="All shards of all splits.")
 
     @property
     def extensions(self) -> tuple[str, ...]:
         """Members that every sample must have."""
-        return sample_members(self.dataset.cameras, masks=self.masks is not None)
+        if self.pixels is not None:
+            return pixel_members(self.dataset.cameras)
+        return sample_members(self.dataset.cameras, masks=self.masks is not None, depth=self.depth)
 
 
 class SampleEntry(_Stored):

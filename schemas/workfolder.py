@@ -47,6 +47,11 @@ class WorkFolder:
         """Stage `pack`: tars, indexes and the shard manifest."""
         return self.root / "shards"
 
+    @property
+    def pixels(self) -> Path:
+        """Stage `pixels`: images with per-pixel classes and depth, for pretraining."""
+        return self.root / "pixels"
+
     def masks(self, generator: str) -> Path:
         """Stage `masks` of one generator: pseudo masks."""
         return self.root / f"{_MASKS_PREFIX}{generator}{_STORE_SUFFIX}"

@@ -29,7 +29,7 @@ def sync_runtime() -> Runtime:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a generated world: 2 scenes of 2 keyframes, images of 400x225. Read-only: copy before you damage it."""
     root = tmp_path_factory.mktemp("synth") / "world"
-    config = SynthConfig(scenes=2, keyframes=2, seed=0, image_width=400, sweeps_per_keyframe=2, workers=1)
+    config = SynthConfig(scenes=2, keyframes=2, seed=0, image_width=400, sweeps_per_keyframe=2, depth=True, workers=1)
     return generate_world(root, config).root
 
 

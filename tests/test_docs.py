@@ -92,9 +92,9 @@ def test_formats_name_every_field(model: type[BaseModel]) -> None:
 
 def test_formats_name_every_file() -> None:
     work = WorkFolder(Path("work"))
-    folders = [folder.name for folder in (*work.inputs("<generator>").values(), work.shards)]
+    folders = [folder.name for folder in (*work.inputs("<generator>").values(), work.shards, work.pixels)]
     files = [PLAN, MANIFEST, f"{UNITS}/<unit>.json", records.RECORDS_FILE, records.INDEX_FILE]
-    members = [*shards.MEMBERS, shards.CHECKSUMS, "README.md"]
+    members = [*shards.MEMBERS, *shards.PIXEL_MEMBERS, shards.CHECKSUMS, "README.md"]
     runs = [CONFIG, METRICS, f"{CHECKPOINTS}/step-<number>/"]
     assert not [name for name in (*folders, *files, *members, *runs) if f"`{name}`" not in FORMATS]
     assert f"The format version is {FORMAT_VERSION} " in FORMATS

@@ -78,9 +78,10 @@ def check(whole: Path, place: Path, target: Target, seeds: Sequence[int]) -> Cou
 
 NAMES = (
     "shard manifest", "shard index", "tar", "member cam_front.jpg", "member masks.png", "member occupancy.npz",
-    "member meta.json", "records", "record index", "checkpoint weights", "checkpoint settings", "checkpoint state",
-    "torch weights", "legacy torch weights", "SAM weights", "labels", "datasets.yaml", "run settings", "metrics",
-    "chunk", "array", "array, checksum told", "store checksums", "stage manifest", "plan", "marker",
+    "member depth.npz", "member meta.json", "records", "record index", "checkpoint weights", "checkpoint settings",
+    "checkpoint state", "torch weights", "legacy torch weights", "SAM weights", "labels", "datasets.yaml",
+    "run settings", "metrics", "chunk", "array", "array, checksum told", "store checksums", "stage manifest", "plan",
+    "marker",
 )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from pipelines.occupancy.inputs import files_of_scene, source_options
 from pipelines.occupancy.label_sets import ImportConfig, check_grid
 from pipelines.occupancy.layouts import LAYOUTS
 from pipelines.occupancy.occ3d import labels_from, labels_from_occ3d
-from pipelines.occupancy.points import require_lidar
 from pipelines.occupancy.scene import label_scene, read_scene
+from pipelines.points import require_lidar
 from pipelines.stage import OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
 from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec

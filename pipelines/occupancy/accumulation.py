@@ -11,8 +11,8 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 from pipelines.occupancy.ballot import num_slots, winners
 from pipelines.occupancy.kernels import cell_means, share_cells
-from pipelines.occupancy.points import NOT_MATTER, UNLABELLED
 from pipelines.occupancy.sweep import Sweep, SweepReader
+from pipelines.points import NOT_MATTER, UNLABELLED
 from schemas.classes import ClassTable
 from schemas.errors import DataError
 from schemas.records import SampleRecord

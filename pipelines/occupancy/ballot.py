@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from pipelines.occupancy.points import UNKNOWN
+from pipelines.points import UNKNOWN
 from schemas.classes import ClassTable
 
 

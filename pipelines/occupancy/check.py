@@ -21,8 +21,8 @@ from scipy.ndimage import binary_dilation
 
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.first_hit import CameraRays, boxes_along, camera_rays, labels_along
-from pipelines.occupancy.points import NOT_MATTER, class_of_index, read_point_labels, read_points, require_lidar
 from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, open_labels, stored_labels
+from pipelines.points import NOT_MATTER, class_of_index, read_point_labels, read_points, require_lidar
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
 from schemas.classes import ClassTable

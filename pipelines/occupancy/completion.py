@@ -11,8 +11,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from pipelines.occupancy.config import LidarConfig
-from pipelines.occupancy.points import UNKNOWN
 from pipelines.occupancy.trend import smooth_surface
+from pipelines.points import UNKNOWN
 from schemas.classes import ClassTable
 from schemas.geometry import VoxelGrid
 

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.orientation import Index
-from pipelines.occupancy.points import read_points
+from pipelines.points import read_points
 from schemas.datasets import DatasetSpec
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import BoxRecord, SampleRecord

@@ -17,10 +17,10 @@ from pipelines.occupancy.ground import MapMask, fit_ground, read_map_mask
 from pipelines.occupancy.height_drift import HeightDrift
 from pipelines.occupancy.kernels import share_cells
 from pipelines.occupancy.occ3d import Labels
-from pipelines.occupancy.points import UNLABELLED, kind_of_point_labels
 from pipelines.occupancy.refine import ClassImage, read_class_images
 from pipelines.occupancy.semantics import label_by_map, spread_labels
 from pipelines.occupancy.sweep import SweepReader, make_reader
+from pipelines.points import UNLABELLED, kind_of_point_labels
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord

@@ -13,7 +13,7 @@ from pipelines.occupancy.accumulation import SweepGroup
 from pipelines.occupancy.ballot import num_slots, winners
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import Ground, MapMask
-from pipelines.occupancy.points import UNKNOWN, UNLABELLED
+from pipelines.points import UNKNOWN, UNLABELLED
 from schemas.classes import ClassTable
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.height_drift import HeightDrift, measure_height_drift
 from pipelines.occupancy.kernels import IN_BOX, OUTSIDE, assign_boxes
-from pipelines.occupancy.points import NOT_MATTER, UNLABELLED, class_of_index, read_point_labels, read_points
 from pipelines.occupancy.tracks import Track, boxes_at, tracks_of
+from pipelines.points import NOT_MATTER, UNLABELLED, class_of_index, read_point_labels, read_points
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.geometry import invert_rigid, transform_points

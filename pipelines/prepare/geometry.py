@@ -71,13 +71,17 @@ def image_from_camera(camera: CameraRecord, image: ImageSpec) -> Float[np.ndarra
     Returns:
         3x3, pixels of the cropped image.
     """
+    return cropped_from_file((camera.width, camera.height), image) @ np.array(camera.intrinsics, dtype=np.float64)
+
+
+def cropped_from_file(size: tuple[int, int], image: ImageSpec) -> Float[np.ndarray, "3 3"]:
+    """The map from pixels of a file of (width, height) to pixels of the cropped image."""
     left, top = image.crop[:2]
-    width, height = image.resized((camera.width, camera.height))
-    cropped_from_file = np.array(
+    width, height = image.resized(size)
+    return np.array(
         [
-            [width / camera.width, 0.0, -float(left)],
-            [0.0, height / camera.height, -float(top)],
+            [width / size[0], 0.0, -float(left)],
+            [0.0, height / size[1], -float(top)],
             [0.0, 0.0, 1.0],
         ]
     )
-    return cropped_from_file @ np.array(camera.intrinsics, dtype=np.float64)

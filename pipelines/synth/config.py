@@ -28,6 +28,9 @@ class SynthConfig(Frozen):
         description="Steepest slope of the ground, metres per metre. As in nuScenes, the tables keep the vehicle's "
         "lean but not its height: ego poses have z = 0, and boxes stand as high as they look from there.",
     )
+    depth: bool = Field(
+        default=False, description="Also write the exact depth of each pixel: `<camera>-depth.png` beside the classes."
+    )
     workers: int = Field(default=2, ge=1, description="Processes; the bytes do not depend on it.")
 
     @property

@@ -35,8 +35,9 @@ def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], 
 
     Below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy in Occ3D
     format (`gts/<scene>/<sample token>/labels.npz`) and exact pixels (`truth/<scene>/<sample token>/<camera>.png`,
-    16 bit: Occ3D class * 2048 + number of the thing; `truth/<scene>/things.json` names the things). Work goes on in
-    ``out``.partial until all is there. The same configuration gives the same bytes, whatever the number of workers.
+    16 bit: Occ3D class * 2048 + number of the thing; `truth/<scene>/things.json` names the things; with
+    ``config.depth`` also `<camera>-depth.png`, see `schemas.pixels`). Work goes on in ``out``.partial until all is
+    there. The same configuration gives the same bytes, whatever the number of workers.
 
     Args:
         out: folder to make; it may exist if it is empty or holds this very world.
@@ -66,7 +67,8 @@ def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], 
 
 
 def _bytes_config(config: SynthConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"workers"})
+    """What decides the bytes; without depth as before there was any, so that older worlds stay the same."""
+    return config.model_dump(mode="json", exclude={"workers"} if config.depth else {"workers", "depth"})
 
 
 def _finished(out: Path, config: SynthConfig) -> dict[str, Any] | None:

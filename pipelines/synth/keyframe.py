@@ -34,8 +34,11 @@ from pipelines.synth.truth import visible_shares, voxelise
 from pipelines.synth.world import Thing, build_world
 from schemas.classes import OCC3D
 from schemas.geometry import Pose, invert_rigid, rigid_transform, transform_points
+from schemas.pixels import encode_depth
 
 BOX_RANGE_M = 75.0
+SMALL_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 9)
+"""Depth takes a third of what the default compression leaves."""
 _START_US = 1_600_000_000_000_000
 _SCENE_US = 1_000_000_000
 
@@ -176,8 +179,10 @@ def _camera(root: Path, scene: Scene, keyframe: int, channel: str, now_us: int) 
     picture = take_picture(snapshot, mount, scene.ego_pose(shot.timestamp_us), salt=salt)
     write_bytes(root / shot.filename, _encoded(".jpg", picture.bgr, cv2.IMWRITE_JPEG_QUALITY, 92))
     sample = sample_token(scene.config.seed, scene.index, keyframe)
-    truth = root / "truth" / scene_name(scene.index) / sample / f"{channel}.png"
-    write_bytes(truth, _encoded(".png", picture.truth))
+    truth = root / "truth" / scene_name(scene.index) / sample
+    write_bytes(truth / f"{channel}.png", _encoded(".png", picture.truth))
+    if scene.config.depth:
+        write_bytes(truth / f"{channel}-depth.png", _encoded(".png", encode_depth(picture.depth_m), *SMALL_PNG))
     return shot
 
 

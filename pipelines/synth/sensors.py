@@ -205,6 +205,8 @@ class Picture:
     bgr: UInt8[np.ndarray, "h w 3"]
     truth: UInt16[np.ndarray, "h w"]
     """Class of `OCC3D` (free: sky) * TRUTH_BASE + number of the thing (0: ground, sky)."""
+    depth_m: Float32[np.ndarray, "h w"]
+    """Of what the middle of each pixel shows, along the camera's axis; infinite for the sky."""
 
 
 def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt: int) -> Picture:
@@ -221,7 +223,8 @@ def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt
         raise ValueError(f"{mount.channel} is no camera")
     width, height = mount.image_size
     world_from_camera = world_from_ego @ mount.ego_from_sensor
-    rays = pixel_rays(intrinsics, width, height) @ world_from_camera[:3, :3].T.astype(np.float32)
+    rays_camera = pixel_rays(intrinsics, width, height)
+    rays = rays_camera @ world_from_camera[:3, :3].T.astype(np.float32)
     origin = world_from_camera[:3, 3]
     hits = snapshot.trace(origin, rays)
     lit = snapshot.is_lit(origin, rays, hits)
@@ -232,7 +235,8 @@ def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt
     blurred = cv2.GaussianBlur(image.reshape(height, width, 3), (3, 3), 0.45)
     classes = OCC3D_OF_CATEGORY[geometry.category(hits.surface)].astype(np.int32)
     truth = (classes * TRUTH_BASE + geometry.thing_number(hits.surface)).astype(np.uint16)
-    return Picture(blurred.astype(np.uint8), truth.reshape(height, width))
+    depth_m = (hits.distance_m * rays_camera[:, 2]).reshape(height, width)
+    return Picture(blurred.astype(np.uint8), truth.reshape(height, width), depth_m)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,8 @@ def to_batch(keyframe: Keyframe) -> Batch:
         semantics=torch.from_numpy(keyframe.semantics.astype(np.int64))[None],
         mask_camera=torch.from_numpy(keyframe.mask_camera != 0)[None],
         mask_lidar=torch.from_numpy(keyframe.mask_lidar != 0)[None],
+        depth_m=None if keyframe.depth_m is None else torch.from_numpy(keyframe.depth_m)[None],
+        pixel_classes=None if keyframe.pixel_classes is None else torch.from_numpy(keyframe.pixel_classes)[None],
         **({} if keyframe.past is None else _past_fields(keyframe.past)),
     )
 

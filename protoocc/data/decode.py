@@ -12,12 +12,21 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8, UInt16
 
+from protoocc.data.depth import decode_depth_points
 from protoocc.data.shards import PACK_AGAIN
 from protoocc.labels import check_labels
 from schemas.errors import DataError
 from schemas.outside import Source, check_intrinsics, check_jpeg, check_png, check_poses, parse_json, read_npz, shorten
 from schemas.outside.limits import META_BYTES, PLANET_M, VEHICLE_M
-from schemas.shards import MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, DatasetInfo, SampleEntry, image_member
+from schemas.shards import (
+    DEPTH_MEMBER,
+    MASKS_MEMBER,
+    META_MEMBER,
+    OCCUPANCY_MEMBER,
+    DatasetInfo,
+    SampleEntry,
+    image_member,
+)
 from schemas.store import NO_SEGMENT, OCCUPANCY
 
 
@@ -65,6 +74,8 @@ class Keyframe(Views):
         semantics: class of the shards' table, which may be unknown.
         mask_lidar: 1 = observed by the LiDAR.
         mask_camera: 1 = observed by a camera.
+        depth_m: depth of each pixel, metres; 0 where no point of the LiDAR landed; None where the shards hold none.
+        pixel_classes: class of each pixel with a depth, unknown elsewhere; given wherever ``depth_m`` is.
         past: images and calibration of earlier keyframes.
     """
 
@@ -73,6 +84,8 @@ class Keyframe(Views):
     semantics: UInt8[np.ndarray, "X Y Z"]
     mask_lidar: UInt8[np.ndarray, "X Y Z"]
     mask_camera: UInt8[np.ndarray, "X Y Z"]
+    depth_m: Float32[np.ndarray, "V H W"] | None = None
+    pixel_classes: UInt8[np.ndarray, "V H W"] | None = None
     past: Past | None = None
 
 
@@ -88,6 +101,8 @@ def decode_keyframe(shard: Path, sample: SampleEntry, members: Mapping[str, byte
     segments = _segments(where, members[MASKS_MEMBER], meta, dataset) if MASKS_MEMBER in members else None
     arrays = decode_occupancy(where, members[OCCUPANCY_MEMBER], dataset)
     arrays |= _calibration(where, meta, dataset)
+    if DEPTH_MEMBER in members:
+        arrays |= decode_depth_points(where, members[DEPTH_MEMBER], dataset)
     return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
 
 
@@ -141,10 +156,13 @@ def decode_occupancy(where: str, data: bytes, dataset: DatasetInfo) -> dict[str,
 
 
 def _images(where: str, members: Mapping[str, bytes], dataset: DatasetInfo) -> UInt8[np.ndarray, "V H W 3"]:
-    return np.stack([_image(f"{where}, {name}", members[image_member(name)], dataset) for name in dataset.cameras])
+    return np.stack(
+        [decode_image(f"{where}, {name}", members[image_member(name)], dataset) for name in dataset.cameras]
+    )
 
 
-def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
+def decode_image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
+    """One camera's image, RGB; raises as `decode_keyframe`."""
     source = Source(where, PACK_AGAIN)
     check_jpeg(source, data, dataset.image_shape)
     image = _imdecode(source, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -153,17 +171,28 @@ def _image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "
 
 def _segments(where: str, data: bytes, meta: Mapping[str, Any], dataset: DatasetInfo) -> UInt16[np.ndarray, "V H W"]:
     """Segment ids, each below the number of segments of its image."""
-    cameras, (height, width) = len(dataset.cameras), dataset.image_shape
     source = Source(f"{where}, {MASKS_MEMBER}", PACK_AGAIN)
-    check_png(source, data, (cameras * height, width), bits=16)
-    segments = _imdecode(source, data, cv2.IMREAD_UNCHANGED).reshape(cameras, height, width)
-    counts = _array(where, meta, "segment_count", (cameras,))
+    segments = decode_grey(source, data, dataset, bits=16)
+    counts = _array(where, meta, "segment_count", (len(dataset.cameras),))
     for channel, ids, count in zip(dataset.cameras, segments, counts, strict=True):
         if (largest := int(ids.max())) == NO_SEGMENT:
             largest = int(ids[ids != NO_SEGMENT].max(initial=0))
         if largest >= count:
             raise source.damaged(f"{channel} has segment {largest}, {META_MEMBER} says there are {count:g}")
     return segments
+
+
+def decode_grey(
+    source: Source, data: bytes, dataset: DatasetInfo, *, bits: int
+) -> UInt8[np.ndarray, "V H W"] | UInt16[np.ndarray, "V H W"]:
+    """Values of the pixels of all cameras, whose images stand below each other in a grey PNG of 8 or 16 bits.
+
+    Raises:
+        DataError: another kind or size, or damaged.
+    """
+    cameras, (height, width) = len(dataset.cameras), dataset.image_shape
+    check_png(source, data, (cameras * height, width), bits=bits)
+    return _imdecode(source, data, cv2.IMREAD_UNCHANGED).reshape(cameras, height, width)
 
 
 def _imdecode(source: Source, data: bytes, flags: int) -> np.ndarray:

@@ -76,16 +76,25 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
-def open_shards(folder: Path, split: str) -> ShardSet:
+def open_shards(folder: Path, split: str, *, pixels: bool = False) -> ShardSet:
     """Reads and checks manifest and indexes of one split.
 
+    Args:
+        folder: of the shards.
+        split: one of theirs.
+        pixels: whether they must be image targets, which hold classes and depth of pixels instead of occupancy.
+
     Raises:
-        DataError: no manifest, another format version, an unknown split, a shard that is missing or has another size
-            than the manifest says, an index of another shard, one whose places lie outside the shard or in each other,
-            a sample twice, a missing member, an unsafe name.
+        DataError: no manifest, another format version, shards of the other kind, an unknown split, a shard that is
+            missing or has another size than the manifest says, an index of another shard, one whose places lie outside
+            the shard or in each other, a sample twice, a missing member, an unsafe name.
     """
     manifest, fingerprint = _read_manifest(folder)
     source = Source(str(folder / MANIFEST), PACK_AGAIN)
+    if (manifest.pixels is not None) != pixels:
+        held = "image targets" if manifest.pixels is not None else "occupancy shards"
+        wanted = "image targets of `protoocc pretrain targets`" if pixels else "occupancy shards of `protoocc pack`"
+        raise DataError(f"{folder} holds {held}; expected {wanted}")
     shards = [shard for shard in manifest.shardlist if shard.split == split]
     if not shards:
         known = ", ".join(sorted({shard.split for shard in manifest.shardlist}))

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from protoocc.batch import Batch
+from protoocc.losses.auxiliary import pixel_losses
 from protoocc.losses.config import LossConfig
 from protoocc.losses.consistency import consistency_loss
 from protoocc.losses.contrastive import cell_segments, contrastive_loss
@@ -33,7 +34,8 @@ def compute_losses(
 
     Returns:
         ``ce`` and ``lovasz`` summed over the P + 1 views, ``cls`` as a mean over cells and ``cls_sum`` as the paper's
-        sum (no gradient), ``cons``, and their weighted sum ``total``. A part that is switched off is zero.
+        sum (no gradient), ``cons``, and their weighted sum ``total``. A part that is switched off is zero. Networks
+        with heads for single pixels add ``pixels`` (classes) and ``depth``.
 
     Raises:
         DataError: labels or pseudo masks are missing.
@@ -54,12 +56,17 @@ def compute_losses(
         losses["cls_sum"] = summed.detach()
     if len(output.logits) > 1:
         losses["cons"] = consistency_loss(_precise(consistency).softmax(-1), config.tau_cons)
+    if output.pixels is not None:
+        losses |= pixel_losses(output.pixels, batch)
     losses["total"] = (
         config.lambda_ce * losses["ce"]
         + config.lambda_lovasz * losses["lovasz"]
         + config.lambda_cls * losses["cls"]
         + config.lambda_cons * losses["cons"]
     )
+    for name, weight in (("pixels", config.lambda_pixels), ("depth", config.lambda_depth)):
+        if name in losses:
+            losses["total"] = losses["total"] + weight * losses[name]
     return losses
 
 

@@ -14,6 +14,15 @@ class LossConfig(Frozen):
     lambda_lovasz: float = Field(1.0, ge=0, description="Weight of the Lovasz-softmax loss (lambda 2), per view.")
     lambda_cls: float = Field(0.1, ge=0, description="Weight of the mean mask contrastive loss (lambda 3).")
     lambda_cons: float = Field(1.0, ge=0, description="Weight of the scene consistency loss (lambda 4).")
+    lambda_pixels: float = Field(
+        0.5, ge=0, description="Weight of the cross entropy of image cells, where model.pixel_classes adds its head."
+    )
+    lambda_depth: float = Field(
+        0.5,
+        ge=0,
+        description="Weight of the cross entropy of the cells' depth, where model.pixel_depth adds its head, and of "
+        "DFA3D's, where it is the published one.",
+    )
     tau_cls: float = Field(0.1, gt=0, description="Temperature of the contrastive loss, equation (3).")
     tau_cons: float = Field(0.5, gt=0, description="Temperature that sharpens the mean distribution, equation (4).")
     class_weights: tuple[float, ...] | None = Field(

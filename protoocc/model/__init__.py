@@ -77,7 +77,8 @@ class ProtoOcc(QueryNetwork):
         logits = self.decoder(scene.queries, voxels)
         if voxels is None:
             voxels = torch.arange(logits.shape[1], device=logits.device)
-        return NetworkOutput(logits, voxels, pixel_features, pixel_seen, self.config.clustering_stride)
+        stride = self.config.clustering_stride
+        return NetworkOutput(logits, voxels, pixel_features, pixel_seen, stride, scene.pixels)
 
     def _classify(self, batch: Batch) -> UInt8[Tensor, " n"]:
         """Sample by sample and without pixel features, which saves memory."""

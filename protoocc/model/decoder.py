@@ -68,7 +68,7 @@ class Upsample(nn.Module):
         for stage, norm in zip(self.stages[:-1], self.norms, strict=True):
             volume = functional.relu(norm(stage(volume)))
         last: nn.ConvTranspose3d = self.stages[-1]  # type: ignore[assignment]
-        if self.is_product:
+        if self.is_product and not torch.compiler.is_exporting():  # sizes that depend on values fit no exported graph
             return _product_at(volume.movedim(1, -1), last, voxels)
         upsampled: Tensor = last(volume).movedim(1, -1)
         chosen: Tensor = upsampled.flatten(0, 3).index_select(0, voxels)

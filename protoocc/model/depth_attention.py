@@ -4,8 +4,8 @@ A head gives every image cell a distribution over depth. An attention sample the
 four image cells around it counts by the probability that its surface is at that depth. This is trilinear sampling of
 features times depth; the volume of that product is never built.
 
-DFA3D trains the head with depth measured by LiDAR (weight 0.5). The stored samples carry no such depth, so here the
-occupancy loss alone teaches it.
+The head is trained with depth measured by LiDAR (weight 0.5) as published, where shards hold it (`pack --depth`), else
+with the depth of the first occupied voxel along the ray of each cell (`protoocc.losses.auxiliary`).
 """
 
 from __future__ import annotations

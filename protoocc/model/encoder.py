@@ -149,10 +149,7 @@ class Encoder(nn.Module):
         self,
         queries: Float[Tensor, "B h w z d"],
         positions: Float[Tensor, "h w z d"],
-        *,
-        features: Sequence[Float[Tensor, "cameras d _ _"]],
-        prototypes: Float[Tensor, "cameras M d"] | None,
-        hits: HitQueries,
+        views: CameraViews,
         earlier: Float[Tensor, "B h w z d"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
         """Encoded queries and the trace of the last layer.
@@ -160,20 +157,17 @@ class Encoder(nn.Module):
         Args:
             queries: start of every query.
             positions: positional embedding, added where a query looks around.
-            features: one map per scale of all B*V cameras.
-            prototypes: P_img of every camera; None without prototype mapping.
-            hits: hit queries of every camera.
+            views: what all cameras show; each scale of the features gets its embedding here.
             earlier: encoded queries of the frame before in the present ego frame, which self attention reads beside the
                 present ones; None for a single frame.
         """
         scales = [
             feature + embedding[:, None, None]
-            for feature, embedding in zip(features, self.scale_embedding, strict=True)
+            for feature, embedding in zip(views.features, self.scale_embedding, strict=True)
         ]
-        depth = self.depth_head(features) if self.depth_head is not None else None
         trace = None
         for layer in self.layers:
-            run = partial(layer, views=CameraViews(scales, prototypes, hits, depth), earlier=earlier)
+            run = partial(layer, views=views._replace(features=scales), earlier=earlier)
             if self.recompute and torch.is_grad_enabled():
                 queries, trace = checkpoint(run, queries, positions, use_reentrant=False)
             else:

@@ -33,6 +33,14 @@ class ImageConfig(NetworkConfig):
         "pool", description="How stride 64 comes from stride 32: every second cell, or a convolution (PanoOcc)."
     )
     channels: int = Field(256, ge=8, description="Channels d of image features, prototypes and voxel queries.")
+    pixel_classes: bool = Field(
+        False, description="A head that tells the class of each image cell, for training alone."
+    )
+    pixel_depth: bool = Field(False, description="A head that tells the depth of each image cell.")
+    depth_range_m: tuple[float, float] = Field(
+        (1.0, 72.0), description="Nearest and farthest depth that this head tells apart, metres."
+    )
+    depth_bins: int = Field(48, ge=2, description="Bins of this range, each a fixed factor deeper than the one before.")
 
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained: frozen stages need weights to keep."""
@@ -56,6 +64,12 @@ class ImageConfig(NetworkConfig):
                 f"deformable_stages {self.deformable_stages} and frozen_stages {self.frozen_stages} must lie within "
                 f"the {used} stages that strides {self.strides} use"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> ImageConfig:
+        if not 0 < self.depth_range_m[0] < self.depth_range_m[1]:
+            raise ValueError(f"depth_range_m {self.depth_range_m} must rise from a depth above 0")
         return self
 
     @model_validator(mode="after")

@@ -14,11 +14,14 @@ from torch import Tensor
 from protoocc.batch import Batch
 from protoocc.model.backbone import ImageFeatures, padded_size
 from protoocc.model.config import ProtoOccConfig
-from protoocc.model.encoder import Encoder, MappingTrace, VoxelQueries
+from protoocc.model.depth_attention import DEPTH_BINS, FARTHEST_M, NEAREST_M
+from protoocc.model.encoder import CameraViews, Encoder, MappingTrace, VoxelQueries
+from protoocc.model.pixel_heads import network_heads
 from protoocc.model.projection import HitQueries, find_hits, query_anchors
 from protoocc.model.prototypes import cluster
 from protoocc.model.temporal import TemporalFusion, warp
 from protoocc.network import Network
+from protoocc.pixels import DepthBins, DepthShares, PixelOutput, UniformBins
 from schemas.errors import DataError
 
 
@@ -30,6 +33,8 @@ class Scene:
     trace: MappingTrace | None
     hits: HitQueries
     pixel_grid: tuple[int, int]
+    pixels: PixelOutput | None = None
+    """What training tells the image features; None outside training and without heads or depth."""
 
 
 class QueryNetwork(Network):
@@ -44,6 +49,7 @@ class QueryNetwork(Network):
         super().__init__()
         self.config = config
         self.image_features = ImageFeatures(config)
+        self.pixel_heads = network_heads(config)
         self.voxel_queries = VoxelQueries(config.query_shape, config.channels)
         self.encoder = Encoder(config)
         self.temporal_fusion = (
@@ -104,9 +110,29 @@ class QueryNetwork(Network):
         """Voxel queries that have read the images of one frame."""
         features = self.image_features(images.flatten(0, 1))
         hits = self.find_hits((images.shape[-2], images.shape[-1]), image_from_camera, camera_from_ego)
-        queries, trace = self.transform_view(features, hits, len(images), earlier)
+        depth = self.encoder.depth_head(features) if self.encoder.depth_head is not None else None
+        queries, trace = self.transform_view(features, hits, len(images), earlier, depth)
         clustered = self.clustered(features)
-        return Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]))
+        pixels = self._pixels(features, depth) if self.training and torch.is_grad_enabled() else None
+        return Scene(queries, trace, hits, (clustered.shape[-2], clustered.shape[-1]), pixels)
+
+    def _pixels(
+        self,
+        features: Sequence[Float[Tensor, "cameras d _ _"]],
+        depth: Float[Tensor, "cameras bins _ _"] | None,
+    ) -> PixelOutput | None:
+        """What the losses of single pixels read; None for a network without such heads and depth."""
+        if self.pixel_heads is None and self.encoder.depth_head is None:
+            return None
+        logits, shares = None, None
+        if self.pixel_heads is not None:
+            scale = self.config.strides.index(self.pixel_heads.stride)
+            logits = self.pixel_heads(features[scale], self.pixel_heads.stride)
+        if depth is not None and self.encoder.depth_head is not None:
+            stride = self.config.strides[self.encoder.depth_head.scale]
+            shares = DepthShares(depth, UniformBins(NEAREST_M, FARTHEST_M, DEPTH_BINS), stride)
+        bins = DepthBins(*self.config.depth_range_m, self.config.depth_bins)
+        return PixelOutput(logits, bins, shares, self.config.grid, self.config.free_class)
 
     def clustered(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> Float[Tensor, "cameras d _ _"]:
         """The map out of all scales whose cells are grouped into prototypes."""
@@ -133,6 +159,7 @@ class QueryNetwork(Network):
         hits: HitQueries,
         samples: int,
         earlier: Float[Tensor, "B h w z d"] | None = None,
+        depth: Float[Tensor, "cameras bins _ _"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
         """Encodes the voxel queries of one frame from image features: prototypes, then the layers of the encoder.
 
@@ -141,17 +168,18 @@ class QueryNetwork(Network):
             hits: which queries each camera hits.
             samples: B.
             earlier: encoded queries of the frame before in the present ego frame; only with recurrence.
+            depth: of every camera, where attention is weighted by it; None to have it predicted here.
         """
         prototypes = None
         if self.config.prototype_mapping:
             prototypes = self.group(self.clustered(features))
+        if depth is None and self.encoder.depth_head is not None:
+            depth = self.encoder.depth_head(features)
         queries, trace = self.encoder(
             self.voxel_queries.table.expand(samples, -1, -1, -1, -1),
             self.voxel_queries.positions(),
-            features=features,
-            prototypes=prototypes,
-            hits=hits,
-            earlier=earlier,
+            CameraViews(features, prototypes, hits, depth),
+            earlier,
         )
         return queries, trace
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: torchvision's ResNets, PanoOcc's checkpoints and the FCOS3D start of its backbone."""
+"""Weights to start from: torchvision's ResNets, PanoOcc's checkpoints, FCOS3D's backbone, and our own pretraining."""
 
 from protoocc.weights.files import WeightsFile, read_weights, reread_weights
 from protoocc.weights.fill import LEAST_SHARES, check_weights, fill

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from protoocc.checkpoint import load_torch, read_safetensors
 from protoocc.config import WeightsConfig, WeightsFormat
+from protoocc.weights.names import RESNET
+from protoocc.weights.own import CARD_KEY
 from schemas.errors import CheckpointError
 from schemas.outside import shorten
 from schemas.outside.weights import unwrap_state
@@ -28,12 +31,14 @@ class WeightsFile:
     Attributes:
         record: its path, digest and format, as a run stores them.
         tensors: by published name.
-        settings: text of the configuration it was trained with, which mmcv stores; empty elsewhere.
+        settings: text of the configuration it was trained with, which mmcv stores, or of our own card; empty elsewhere.
+        is_half: whether numbers are stored in 16 bits.
     """
 
     record: WeightsConfig
     tensors: dict[str, Tensor]
     settings: str
+    is_half: bool = False
 
 
 def read_weights(path: Path, format: WeightsFormat | None = None, *, least_share: float | None = None) -> WeightsFile:
@@ -52,15 +57,17 @@ def read_weights(path: Path, format: WeightsFormat | None = None, *, least_share
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} is no readable file of weights: {error.strerror}") from error
-    loaded = read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    is_safe = path.suffix == ".safetensors"
+    loaded = read_safetensors(path) if is_safe else load_torch(path)
     tensors, notes = unwrap_state(path, loaded, lambda value: isinstance(value, Tensor))
     for note in notes:
         logger.warning(note)
     check_tensors(path, tensors)
-    settings = _settings(loaded)
+    settings = _card(path) if is_safe else _settings(loaded)
     format = format or _detect(path, tensors)
     record = WeightsConfig(file=str(path), sha256=digest, format=format, least_share=least_share)
-    return WeightsFile(record, tensors, settings)
+    is_half = any(tensor.dtype == torch.float16 for tensor in tensors.values())
+    return WeightsFile(record, tensors, settings, is_half)
 
 
 def reread_weights(record: WeightsConfig) -> WeightsFile:
@@ -98,7 +105,17 @@ def _settings(loaded: Any) -> str:
     return settings if isinstance(settings, str) else ""
 
 
+def _card(path: Path) -> str:
+    """Text of the card in the metadata of a safetensors file that was read before."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    card = metadata.get(CARD_KEY, "")
+    return card if isinstance(card, str) else ""
+
+
 def _detect(path: Path, tensors: Mapping[str, Tensor]) -> WeightsFormat:
+    if any(name.startswith(RESNET) for name in tensors):
+        return "protoocc"
     if any(name.startswith("pts_bbox_head.transformer.cam_encoder.") for name in tensors):
         return "panoocc"
     is_caffe = any(name.endswith("conv2.conv_offset.weight") for name in tensors)
@@ -108,5 +125,6 @@ def _detect(path: Path, tensors: Mapping[str, Tensor]) -> WeightsFormat:
         return "torchvision"
     raise CheckpointError(
         f"{path} has {len(tensors)} tensors ({', '.join(list(tensors)[:3])}, ...), whose names are neither those of "
-        "torchvision's ResNet nor PanoOcc's nor FCOS3D's with deformable stages; --weights-format says which to expect"
+        "torchvision's ResNet nor PanoOcc's nor FCOS3D's with deformable stages nor ours; --weights-format says which "
+        "to expect"
     )

@@ -17,6 +17,7 @@ from protoocc.model.image_config import ImageConfig
 from protoocc.network import Network, NetworkConfig
 from protoocc.weights.files import WeightsFile
 from protoocc.weights.names import RESNET, Place, backbone_prefix, place_backbone, place_pyramid
+from protoocc.weights.own import place_own, settings_that_differ
 from protoocc.weights.panoocc import check_extent, place_head
 from protoocc.weights.report import Fate, Group, Part, PartShare, WeightsReport
 from schemas.errors import CheckpointError
@@ -25,6 +26,7 @@ LEAST_SHARES: Final[dict[WeightsFormat, dict[Part, float]]] = {
     "torchvision": {"backbone": 0.95},
     "fcos3d": {"backbone": 0.95},
     "panoocc": {"backbone": 0.95, "pyramid": 0.95, "view transformation": 0.9},
+    "protoocc": {"backbone": 0.95, "pyramid": 0.95},
 }
 """Least share of the numbers of each part that a file must fill. ProtoOcc's own prototype mapping, 4 % of the view
 transformation at query size Small, is in no published file."""
@@ -41,6 +43,7 @@ _ABSENT: Final[tuple[tuple[str, str], ...]] = (
     (r"encoder\.layers\.", "the network has fewer layers"),
     (r"temporal_fusion\.", "the network does not fuse frames; model.frames=4 does"),
     (r"decoder\.upsample\.", "the network's decoder has no such stage or norm"),
+    (r"pixel_heads\.", "the network has no such head; model.pixel_classes and model.pixel_depth add them"),
 )
 """Why a place of a published tensor may be absent from a network, by its start."""
 _OWN = "ProtoOcc's own, in no published file"
@@ -91,12 +94,16 @@ def _match(model: Network, weights: WeightsFile) -> tuple[WeightsReport, dict[st
     places = {name: _place(name, tensor, weights, config) for name, tensor in weights.tensors.items()}
     fitting = {place.name: place.tensor for place in places.values() if place.name and _misfit(place, own) is None}
     groups = _unused(places, own) + _missing(places, own)
-    report = WeightsReport(record=weights.record, parts=_count_parts(own, fitting), groups=groups)
+    report = WeightsReport(
+        record=weights.record, parts=_count_parts(own, fitting), groups=groups, is_half=weights.is_half
+    )
     _check_shares(report)
     return report, fitting
 
 
 def _place(name: str, tensor: Tensor, weights: WeightsFile, config: ImageConfig) -> Place:
+    if weights.record.format == "protoocc":
+        return place_own(name, tensor) or Place(None, tensor, "no part of image features")
     prefix = backbone_prefix(weights.tensors)
     place = place_backbone(name, tensor, prefix)
     if place is None and prefix:
@@ -176,6 +183,9 @@ def _check_shares(report: WeightsReport) -> None:
 def _check_backbone(config: ImageConfig, weights: WeightsFile) -> None:
     """Same names and shapes can mean another network: compares depth, width, style, deformable stages and stride 64."""
     file, prefix = weights.record.file, backbone_prefix(weights.tensors)
+    if weights.record.format == "protoocc":
+        _refuse_other_settings(file, config, settings_that_differ(file, weights.settings, config))
+        return
     stem = weights.tensors.get(f"{prefix}conv1.weight")
     if stem is None:
         raise CheckpointError(
@@ -190,7 +200,12 @@ def _check_backbone(config: ImageConfig, weights: WeightsFile) -> None:
     }
     if weights.record.format == "panoocc" and config.strides[-1] == 64:
         wanted["stride_64"] = "convolution"
-    changes = {name: value for name, value in wanted.items() if getattr(config, name) != value}
+    _refuse_other_settings(
+        file, config, {name: value for name, value in wanted.items() if getattr(config, name) != value}
+    )
+
+
+def _refuse_other_settings(file: str, config: ImageConfig, changes: Mapping[str, object]) -> None:
     if changes:
         present = ", ".join(f"{name} {getattr(config, name)}" for name in changes)
         remedy = " ".join(f"--set {_quoted(name, value)}" for name, value in changes.items())

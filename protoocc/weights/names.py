@@ -31,7 +31,7 @@ class Place:
 
 def backbone_prefix(tensors: Mapping[str, Tensor]) -> str:
     """What stands before ``conv1.weight`` in a file: nothing in torchvision's, ``(img_)backbone.`` in mmdetection's."""
-    prefixes = ("img_backbone.", "backbone.")
+    prefixes = ("img_backbone.", "backbone.", RESNET)
     return next((prefix for prefix in prefixes if f"{prefix}conv1.weight" in tensors), "")
 
 

@@ -53,6 +53,7 @@ class WeightsReport(Frozen):
     record: WeightsConfig = Field(description="The file.")
     parts: tuple[PartShare, ...] = Field(description="Each part of the network.")
     groups: tuple[Group, ...] = Field(description="All names that did not match.")
+    is_half: bool = Field(False, description="Whether the file stores numbers in 16 bits; they become 32 bits.")
 
     def share(self, part: Part) -> float:
         """Filled share of one part, 0..1; 0 for a part that the network does not have."""
@@ -61,7 +62,8 @@ class WeightsReport(Frozen):
     def lines(self) -> list[str]:
         """Lines to print: each part, then what did not match; parts that the file does not touch are one line each."""
         untouched = {entry.part for entry in self.parts if entry.matched == 0}
-        lines = [f"weights: {self.record.file} ({self.record.format}, sha256 {self.record.sha256[:12]})"]
+        stored = ", stored in 16 bits" if self.is_half else ""
+        lines = [f"weights: {self.record.file} ({self.record.format}, sha256 {self.record.sha256[:12]}{stored})"]
         for entry in self.parts:
             lines.append(
                 f"  {entry.part}: {entry.matched} of {entry.names} names, {100 * entry.share:.1f} % of its values"

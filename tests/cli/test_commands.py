@@ -40,6 +40,28 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_pretrained_features_start_a_training(demo: Path, tmp_path: Path) -> None:
+    """Image targets from the LiDAR of the demo's world, three steps on them, a training that starts from the file."""
+    entry = ("--datasets", demo / "datasets.yaml")
+    made = protoocc("pretrain", "targets", *entry, "--source", "lidar", "--scheduler", "sync")
+    assert "pixels: 4 samples" in made.stderr
+    targets = demo / "work/pixels"
+    few = ("--set", "schedule.steps=3", "--set", "schedule.warmup_steps=1", "--set", "batch_size=1")
+    run = tmp_path / "pretrained"
+    done = protoocc("pretrain", "images", "--targets", targets, "--run", run, *few, "--json")
+    assert "3 / 3 steps" in done.stderr and "depth off by" in done.stderr
+    assert json.loads(done.stdout)["images"] == 12
+    weights = run / "image_features.safetensors"
+    assert weights.stat().st_size < 4_000_000
+    assert str(tmp_path) not in (run / "image_features.json").read_text()
+    start = ("--weights", weights, "--run", tmp_path / "run", "--set", "schedule.steps=1")
+    assert "stored in 16 bits" in protoocc("train", *entry, *start).stderr
+    refused = protoocc("pretrain", "targets", *entry, "--source", "lidr", expect=2)
+    assert "truth or lidar" in refused.stderr and "Traceback" not in refused.stderr
+    refused = protoocc("pretrain", "images", "--targets", demo / "work/shards", expect=2)
+    assert "holds occupancy shards" in refused.stderr
+
+
 def test_demo_leaves_summary_and_pictures(demo):
     summary = json.loads((demo / "summary.json").read_text())
     assert summary["seconds"] > 0

@@ -35,7 +35,7 @@ from tests.mutations.stores import make_stores
 from tests.mutations.targets import Target, digest
 from tests.pipelines.test_masks_sam import small_sam
 from tests.protoocc import published_weights
-from tests.protoocc.conftest import make_config, write_shards
+from tests.protoocc.conftest import make_config, make_depth_members, write_shards
 
 SHAPE = (8, 8, 4)
 
@@ -53,13 +53,14 @@ def make_originals(folder: Path) -> list[Target]:
 
 
 def _shards(folder: Path) -> list[Target]:
-    shards = write_shards(folder / "shards", {"train": [2], "val": [1]})
+    shards = write_shards(folder / "shards", {"train": [2], "val": [1]}, make=make_depth_members)
     index = json.loads((shards / "train-00000.index.json").read_text())
     tar = (shards / "train-00000.tar").read_bytes()
     kinds = {
         "cam_front.jpg": mutate.damage_jpeg,
         "masks.png": mutate.damage_png,
         "occupancy.npz": archives.damage_npz,
+        "depth.npz": archives.damage_npz,
         "meta.json": mutate.damage_json,
     }
     members = []
@@ -94,7 +95,8 @@ def _read_shards(folder: Path) -> str:
             _assert_possible(keyframe, dataset)
             arrays = (keyframe.images, keyframe.semantics, keyframe.mask_lidar, keyframe.mask_camera)
             poses = (keyframe.image_from_camera, keyframe.camera_from_ego, keyframe.global_from_ego)
-            found.append(digest(*arrays, *poses, *([] if keyframe.segment_id is None else [keyframe.segment_id])))
+            optional = (keyframe.segment_id, keyframe.depth_m, keyframe.pixel_classes)
+            found.append(digest(*arrays, *poses, *(array for array in optional if array is not None)))
     return " ".join(found)
 
 
@@ -105,6 +107,8 @@ def _assert_possible(keyframe: Keyframe, dataset: ShardDataset) -> None:
     known = keyframe.semantics != info.classes.ignored
     assert (keyframe.semantics[known] < info.classes.num_classes).all()
     assert max(keyframe.mask_camera.max(), keyframe.mask_lidar.max()) <= 1
+    if keyframe.depth_m is not None:
+        assert np.isfinite(keyframe.depth_m).all() and 0 <= keyframe.depth_m.min() <= keyframe.depth_m.max() <= 2000
     for pose in (*keyframe.camera_from_ego, keyframe.global_from_ego):
         assert np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-2)
         assert np.linalg.det(pose[:3, :3]) > 0 and np.abs(pose[:3, 3]).max() < 3e7

@@ -14,7 +14,7 @@ from pipelines.occupancy.compare_folder import FIGURES, class_scores, compare_wi
 from pipelines.occupancy.export import write_label_files
 from pipelines.occupancy.label_sets import LABEL_SETS
 from pipelines.occupancy.occ3d import labels_from_occ3d
-from pipelines.occupancy.points import UNKNOWN
+from pipelines.points import UNKNOWN
 from pipelines.prepare import prepare
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store

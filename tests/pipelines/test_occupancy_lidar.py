@@ -11,9 +11,9 @@ from PIL import Image
 
 from pipelines.occupancy import LidarConfig
 from pipelines.occupancy.accumulation import Rays, SweepGroup
-from pipelines.occupancy.points import class_of_index
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.occupancy.votes import elect, gather_points
+from pipelines.points import class_of_index
 from schemas.classes import NUSCENES_CATEGORIES, OCC3D, ClassTable
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
 from schemas.errors import DataError

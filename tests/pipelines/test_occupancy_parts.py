@@ -15,12 +15,12 @@ from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import fit_ground, read_map_mask
 from pipelines.occupancy.height_drift import measure_height_drift
 from pipelines.occupancy.kernels import IN_BOX, IN_MARGIN, OUTSIDE, add_votes, assign_boxes, cell_means, share_cells
-from pipelines.occupancy.points import UNKNOWN, UNLABELLED
 from pipelines.occupancy.semantics import spread_labels
 from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.occupancy.tracks import Track, boxes_at
 from pipelines.occupancy.trails import swept_voxels
 from pipelines.occupancy.tuning import GroundFitConfig, HeightDriftConfig, SurfaceConfig
+from pipelines.points import UNKNOWN, UNLABELLED
 from schemas.classes import OCC3D
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid

@@ -15,8 +15,8 @@ from pipelines.bench_occupancy import bench_occupancy
 from pipelines.masks import SeedsConfig, make_masks
 from pipelines.occupancy import ImportConfig, LidarConfig, Occ3dConfig, make_occupancy
 from pipelines.occupancy.check import check_labels
-from pipelines.occupancy.points import read_points
 from pipelines.pack import PackConfig, pack
+from pipelines.points import read_points
 from pipelines.prepare import prepare
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime

@@ -18,7 +18,16 @@ from protoocc.losses import LossConfig
 from protoocc.model import ProtoOccConfig, UpsampleStage
 from schemas.classes import OCC3D, ClassTable
 from schemas.geometry import VoxelGrid
-from schemas.shards import MASKS_MEMBER, META_MEMBER, OCCUPANCY_MEMBER, WIDS_KIND, image_member
+from schemas.shards import (
+    CLASSES_MEMBER,
+    DEPTH_IMAGE_MEMBER,
+    DEPTH_MEMBER,
+    MASKS_MEMBER,
+    META_MEMBER,
+    OCCUPANCY_MEMBER,
+    WIDS_KIND,
+    image_member,
+)
 from schemas.store import FORMAT_VERSION
 
 GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=1.0, shape=(8, 8, 4))
@@ -68,7 +77,50 @@ def make_members(number: int, token: str, classes: ClassTable) -> dict[str, byte
     return members
 
 
-def write_shards(folder: Path, counts: dict[str, list[int]], classes: ClassTable = OCC3D) -> Path:
+def make_depth_member(number: int, classes: ClassTable) -> bytes:
+    """Two points in the first camera, at (u, v) = (3, 1) and (10 + number, 20), and one in the second."""
+    points = io.BytesIO()
+    np.savez_compressed(
+        points,
+        count=np.array([2, 1], np.uint32),
+        u=np.array([3, 10 + number, 63], np.uint16),
+        v=np.array([1, 20, 31], np.uint16),
+        depth_m=np.array([2.5, 12.0, 40.0], np.float16),
+        label=np.array([classes.index("car"), classes.index("driveable_surface"), classes.ignored], np.uint8),
+    )
+    return points.getvalue()
+
+
+def make_depth_members(number: int, token: str, classes: ClassTable) -> dict[str, bytes]:
+    """What `pack --depth` writes."""
+    return make_members(number, token, classes) | {DEPTH_MEMBER: make_depth_member(number, classes)}
+
+
+def make_pixel_members(number: int, token: str, classes: ClassTable) -> dict[str, bytes]:
+    """Image targets: bright pixels are a near car, dark ones far road, the first row is sky, the last one unknown."""
+    random = np.random.default_rng(number)
+    members, labels = {}, []
+    for channel in CAMERAS:
+        near = np.repeat(np.repeat(random.integers(0, 2, (4, 8), np.uint8), 8, axis=0), 8, axis=1)
+        image = np.where(near[..., None] == 1, 220, 30).astype(np.uint8).repeat(3, axis=2)
+        members[image_member(channel)] = _encode(".jpg", image)
+        label = np.where(near == 1, classes.index("car"), classes.index("driveable_surface")).astype(np.uint8)
+        label[0], label[-1] = classes.free, classes.ignored
+        labels.append(label)
+    stacked = np.concatenate(labels)
+    depth = np.where(stacked == classes.index("car"), 500, 3000)
+    depth[(stacked == classes.free) | (stacked == classes.ignored)] = 0
+    members[CLASSES_MEMBER] = _encode(".png", stacked)
+    members[DEPTH_IMAGE_MEMBER] = _encode(".png", depth.astype(np.uint16))
+    return members
+
+
+Members = Callable[[int, str, ClassTable], dict[str, bytes]]
+
+
+def write_shards(
+    folder: Path, counts: dict[str, list[int]], classes: ClassTable = OCC3D, make: Members = make_members
+) -> Path:
     """Writes shards with so many samples per split and shard; sample numbers go on over all of them."""
     folder.mkdir(parents=True)
     shardlist, number = [], 0
@@ -80,7 +132,7 @@ def write_shards(folder: Path, counts: dict[str, list[int]], classes: ClassTable
                 for frame in range(size):
                     key = f"scene-{name}-{frame:04d}"
                     places = {}
-                    for extension, data in make_members(number, f"token-{number}", classes).items():
+                    for extension, data in make(number, f"token-{number}", classes).items():
                         info = tarfile.TarInfo(f"{key}.{extension}")
                         info.size = len(data)
                         places[extension] = [tar.offset + 512, len(data)]
@@ -117,6 +169,8 @@ def write_shards(folder: Path, counts: dict[str, list[int]], classes: ClassTable
             "grid": GRID.model_dump(mode="json"),
             "classes": classes.model_dump(mode="json"),
         },
+        "depth": make is make_depth_members,
+        "pixels": "truth" if make is make_pixel_members else None,
         "shardlist": shardlist,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -168,6 +222,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kitti_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same world with the labels of `KITTI`. Read only."""
     return write_shards(tmp_path_factory.mktemp("kitti") / "shards", {"train": [3, 2], "val": [2]}, KITTI)
+
+
+@pytest.fixture(scope="session")
+def depth_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny world with LiDAR points in its images. Read only."""
+    folder = tmp_path_factory.mktemp("depth") / "shards"
+    return write_shards(folder, {"train": [3], "val": [2]}, make=make_depth_members)
+
+
+@pytest.fixture(scope="session")
+def pixel_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Image targets: 3 + 2 keyframes to train on, 2 held out. Read only."""
+    folder = tmp_path_factory.mktemp("pixels") / "pixels"
+    return write_shards(folder, {"train": [3, 2], "val": [2]}, make=make_pixel_members)
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_command_line(
     ("options", "message"),
     [
         (("--weights-share", "0.5"), "--weights-format and --weights-share need --weights FILE"),
-        (("--weights-format", "detr"), "--weights-format detr: expected torchvision, panoocc or fcos3d"),
+        (("--weights-format", "detr"), "--weights-format detr: expected torchvision, panoocc, fcos3d or protoocc"),
         (("--weights", "absent.pth"), "absent.pth is no readable file of weights"),
     ],
 )

@@ -72,7 +72,9 @@ def deformable_attention(
 
 
 def fastest(value: Tensor) -> Implementation:
-    """The implementation for tensors of this device and dtype."""
+    """The implementation for tensors of this device and dtype; an exported graph holds torch's own operators."""
+    if torch.compiler.is_exporting():
+        return "torch"
     if value.device.type in _DEVICES["numba"]:
         return "numba"
     if value.device.type == "cuda" and value.dtype != torch.float64 and has_triton():

@@ -1,0 +1,213 @@
+"""`protoocc predict`: a checkpoint's predictions as files, from shards, from raw images, or from a user's photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.given import add_command, is_typed, refuse
+from cli.model import Preset, Shards, find_run, find_shards
+from cli.options import DATASETS_YAML, Dataset, Datasets, Json, expected, load_dataset
+from cli.progress import progress_bar
+from cli.say import name_of, say
+
+if TYPE_CHECKING:
+    from protoocc.config import TrainConfig
+    from protoocc.predictions import PredictionOptions, PredictionSummary
+    from protoocc.predictions_source import Source
+
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        help="Run folder or one checkpoint; with --shards or --dataset `runs/<dataset>-<preset>` by default.",
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command of this module."""
+    add_command(app, predict)
+
+
+def predict(
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            help="YAML or JSON file of your own cameras: photo, intrinsics and pose of each. No LiDAR, no labels.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            help="Folder of the photos of one moment; may be repeated. The calibration file's own by default.",
+            show_default=False,
+        ),
+    ] = None,
+    records: Annotated[
+        bool,
+        typer.Option("--records", help="Read the raw images of `protoocc prepare`, not shards: no labels, no masks."),
+    ] = False,
+    split: Annotated[str, typer.Option("--split", help="Split to predict.")] = "val",
+    samples: Annotated[
+        list[str] | None,
+        typer.Option("--sample", help="Only the sample of this token; may be repeated.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only so many samples, the first ones.", show_default=False)
+    ] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            help="occ3d: submission files; npz: class and visibility of each voxel; pictures: PNG. May be repeated. "
+            "By default occ3d, and npz and pictures of your own photos.",
+            show_default=False,
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path, typer.Option("--predictions", help="Folder for the files; a part that is there is continued.")
+    ] = Path("predictions"),
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples that are computed together.")] = 1,
+    single_frame: Annotated[
+        bool, typer.Option("--single-frame", help="Leave out earlier keyframes, also where the network reads some.")
+    ] = False,
+    preset: Preset = "demo",
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    shards: Shards = None,
+    run: Run = None,
+    as_json: Json = False,
+) -> None:
+    """Predict occupancy with a trained network and store it as files.
+
+    Killed? Run it again: it goes on where it was and ends in the same files. docs/predict.md shows a calibration file.
+
+    Examples:
+
+        protoocc predict --run runs/nuscenes-protoocc-small --dataset nuscenes --write occ3d --write pictures
+
+        protoocc predict --run runs/nuscenes-protoocc-small --dataset nuscenes --records --batch 4
+
+        protoocc predict --run runs/nuscenes-protoocc-small --calibration car/calibration.yaml --predictions car/out
+    """
+    from protoocc.checkpoint import load_network
+    from protoocc.inference import default_device
+    from protoocc.predictions import write_predictions
+
+    _refuse_what_does_not_apply(calibration is not None, records, run is not None)
+    options = _options(write, own_photos=calibration is not None, batch=batch, single_frame=single_frame)
+    folder = None if calibration is not None or records else find_shards(shards, datasets, name)
+    checkpoint = find_checkpoint_of(run, preset, folder, datasets, name)
+    network, config = load_network(checkpoint)
+    if calibration is not None:
+        source = photo_source(calibration, images, config)
+    elif folder is not None:
+        source = shard_source(folder, split, config, single_frame)
+    else:
+        source = record_source(datasets, name, split, config, single_frame)
+    _choose(source, samples, limit)
+    with progress_bar("predict") as update:
+        summary = write_predictions(network.to(default_device()), config, source, predictions, options, update)
+    _report(summary, as_json)
+
+
+def _refuse_what_does_not_apply(has_photos: bool, records: bool, has_run: bool) -> None:
+    photos = "--calibration names your own photos"
+    refuse(("name", "datasets", "shards", "split", "records", "preset"), has_photos, photos)
+    refuse(("images",), not has_photos, "it holds the photos of a --calibration file")
+    refuse(("shards",), records, "--records reads raw images, not shards")
+    refuse(("preset",), has_run, "--run names the run already, which knows its network")
+
+
+def _options(write: list[str] | None, *, own_photos: bool, batch: int, single_frame: bool) -> PredictionOptions:
+    from protoocc.predictions import KINDS, PredictionOptions
+
+    words = write or (["npz", "pictures"] if own_photos else ["occ3d"])
+    for word in words:
+        if word not in KINDS:
+            raise expected("--write", word, KINDS)
+    kinds = tuple(kind for kind in KINDS if kind in words)
+    return PredictionOptions(kinds=kinds, batch=batch, single_frame=single_frame)
+
+
+def find_checkpoint_of(run: Path | None, preset: str, shards: Path | None, datasets: Path, name: str | None) -> Path:
+    """The run folder or checkpoint: given, or `runs/<dataset>-<preset>`.
+
+    Raises:
+        ConfigError: own photos name no dataset whose run could be meant.
+    """
+    from schemas.errors import ConfigError
+
+    if run is not None:
+        return run
+    if shards is not None:
+        return find_run(None, shards, preset)
+    if is_typed("calibration"):
+        raise ConfigError("--calibration needs --run, the run or checkpoint of the network")
+    return Path("runs") / f"{load_dataset(datasets, name, None).name}-{preset}"
+
+
+def shard_source(folder: Path, split: str, config: TrainConfig, single_frame: bool) -> Source:
+    """A split of packed shards that fit the network."""
+    import protoocc
+    from protoocc.compatibility import check_shards
+    from protoocc.predictions_source import ShardSource
+
+    opened = protoocc.open_shards(folder, split)
+    check_shards(config, opened)
+    return ShardSource(opened, config.model, single_frame=single_frame)
+
+
+def record_source(datasets: Path, name: str | None, split: str, config: TrainConfig, single_frame: bool) -> Source:
+    """The raw images of a split; says so where their size is not that of the training images."""
+    from cli.predict_sources import RecordSource
+
+    source = RecordSource(load_dataset(datasets, name, None), split, config.model, single_frame=single_frame)
+    if config.image_shape not in (None, source.image_shape):
+        say(
+            f"the images of {source.name} have {source.image_shape} rows and columns, the network was trained with "
+            f"{config.image_shape}",
+            "yellow",
+        )
+    return source
+
+
+def photo_source(calibration: Path, images: list[Path] | None, config: TrainConfig) -> Source:
+    """Photos with a calibration file; says what happened to each."""
+    from cli.predict_sources import PhotoSource
+
+    source = PhotoSource(calibration, images or [calibration.parent], config)
+    for line in source.report:
+        say(line)
+    return source
+
+
+def _choose(source: Source, samples: list[str] | None, limit: int | None) -> None:
+    """Keeps the samples that were asked for."""
+    from schemas.errors import ConfigError, did_you_mean
+
+    known = {moment.token for moment in source.moments}
+    for token in samples or ():
+        if token not in known:
+            raise ConfigError(f"--sample {token}: {source.name} has no such sample.{did_you_mean(token, known)}")
+    source.keep([n for n, moment in enumerate(source.moments) if not samples or moment.token in samples][:limit])
+
+
+def _report(summary: PredictionSummary, as_json: bool) -> None:
+    import dataclasses
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(summary), default=str, indent=1))
+        return
+    there = summary.samples - summary.computed
+    say(f"predict: {summary.computed} samples predicted, {there} were there; {name_of(summary.folder)}")
+    for picture in sorted((summary.folder / "pictures").glob("*.png")) if summary.samples <= 20 else ():
+        typer.echo(picture)

@@ -1,0 +1,119 @@
+"""The graph that is exported: a network with tensors for inputs, whose hit queries are constants or found by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor, nn
+
+from protoocc.batch import Batch
+from protoocc.model import ProtoOcc, QueryNetwork
+from protoocc.model.backbone import padded_size
+from protoocc.model.projection import OUTSIDE, HitQueries, is_hit, project_points
+from protoocc.network import Network
+
+PRESENT: Final = ("images", "image_from_camera", "camera_from_ego")
+PAST: Final = ("past_images", "past_image_from_camera", "past_camera_from_ego", "past_from_ego")
+MATRICES: Final = ("image_from_camera", "camera_from_ego", "past_image_from_camera", "past_camera_from_ego")
+
+
+class ExportedNetwork(nn.Module):
+    """A network for batches of one that takes tensors, in the order of `inputs`.
+
+    With a fixed calibration, earlier frames are taken with that of the present one.
+    """
+
+    def __init__(self, network: Network, sample: Batch, *, has_calibration: bool) -> None:
+        """Keeps the calibration of the sample.
+
+        Args:
+            network: in evaluation mode.
+            sample: a batch of one.
+            has_calibration: the calibration is an input of the graph.
+        """
+        super().__init__()
+        self.network = network
+        fields = [*PRESENT, *(PAST if network.config.frames > 1 else ())]
+        self.names = [name for name in fields if has_calibration or name not in MATRICES]
+        self.constants = {} if has_calibration else _one_calibration(sample, network.config.frames - 1)
+        self._hits: HitQueries | None = None
+        if not has_calibration and isinstance(network, QueryNetwork):
+            height, width = sample.images.shape[-2:]
+            self._hits = network.find_hits((height, width), sample.image_from_camera, sample.camera_from_ego)
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Inputs of the graph by name, in their order."""
+        return {name: getattr(batch, name) for name in self.names}
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (X, Y, Z, L) and the most probable class of each voxel (X, Y, Z)."""
+        fields: dict[str, Any] = {**self.constants, **dict(zip(self.names, tensors, strict=True))}
+        batch, network = Batch(tokens=["exported"], **fields), self.network
+        if isinstance(network, ProtoOcc):  # without the pixel features of the mask loss
+            logits = network.decoder(network.encode_scene(batch).queries)[0]
+        else:
+            logits = network(batch).logits[0]
+        volume = logits.view(*network.config.grid.shape, -1)
+        return volume, volume.argmax(-1).to(torch.uint8)
+
+    @contextmanager
+    def own_hits(self) -> Iterator[None]:
+        """While this is active, the network gets its hit queries in a way that a graph can hold."""
+        network = self.network
+        if not isinstance(network, QueryNetwork):
+            yield
+            return
+        anchors, constant = network.anchors_ego.flatten(0, 2), self._hits
+
+        def find(size: tuple[int, int], image_from_camera: Tensor, camera_from_ego: Tensor) -> HitQueries:
+            return constant or graph_hits(anchors, camera_from_ego, image_from_camera, size)
+
+        network.find_hits = find  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            del network.find_hits
+
+
+def _one_calibration(sample: Batch, earlier: int) -> dict[str, Tensor]:
+    """Matrices of the present frame, for all frames."""
+    constants = {name: getattr(sample, name) for name in ("image_from_camera", "camera_from_ego")}
+    if earlier:
+        past = {f"past_{name}": value[:, None].repeat(1, earlier, 1, 1, 1) for name, value in constants.items()}
+        constants |= past
+    return constants
+
+
+def graph_hits(
+    anchors_ego: Float[Tensor, "q anchors 3"],
+    camera_from_ego: Float[Tensor, "1 V 4 4"],
+    image_from_camera: Float[Tensor, "1 V 3 3"],
+    image_size: tuple[int, int],
+) -> HitQueries:
+    """`protoocc.model.projection.find_hits` for a batch of one, as a graph whose number of hits is free.
+
+    Camera by camera, because the exporter has to know where the rows of each one end.
+    """
+    queries, anchors = anchors_ego.shape[:2]
+    uv_px, depth_m = project_points(anchors_ego.flatten(0, 1), camera_from_ego[0], image_from_camera[0])
+    visible = is_hit(uv_px, depth_m, image_size).unflatten(-1, (queries, anchors))
+    height, width = padded_size(*image_size)
+    size = torch.tensor([width, height], dtype=uv_px.dtype)
+    reference = torch.where(visible[..., None], uv_px.unflatten(1, (queries, anchors)) / size, OUTSIDE)
+    depth_m = depth_m.unflatten(1, (queries, anchors))
+    hits = []
+    for seen in visible.any(-1).unbind(0):
+        rows = seen.nonzero()[:, 0]
+        torch._check(rows.shape[0] > 0)
+        hits.append(rows)
+    query = torch.cat(hits)
+    return HitQueries(query, query, _rows(reference, hits), _rows(depth_m, hits), [rows.shape[0] for rows in hits])
+
+
+def _rows(values: Shaped[Tensor, "V q ..."], hits: list[Int64[Tensor, " _"]]) -> Shaped[Tensor, "n ..."]:
+    """Some rows of each camera, camera after camera."""
+    return torch.cat([camera.index_select(0, rows) for camera, rows in zip(values, hits, strict=True)])

@@ -6,14 +6,15 @@ part.
 
 Source: SparseOcc (arXiv 2312.17118), section 3.4, and its published evaluation, whose conventions are kept: the
 distance of a hit is where the ray leaves the voxel, a ray that meets nothing ends with the last voxel of the grid, and
-where two faces are met at once z goes before y before x. Two rare cases differ: labels of unknown class let rays
-through (Occ3D has none), and a place less than a voxel outside the grid is not moved into it.
+where two faces are met at once z goes before y before x. Three rare cases differ: labels of unknown class let rays
+through (Occ3D has none), a place less than a voxel outside the grid is not moved into it, and a ray that misses the
+grid ends free (there it takes the class of the grid's first voxel).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -28,9 +29,6 @@ from schemas.voxels.first_hit import first_hits
 
 THRESHOLDS_M: Final = (1.0, 2.0, 4.0)
 """A prediction counts if its distance differs by less from that of the label."""
-_ORIGINS: Final = 8
-_REACH_M: Final = 39.0
-"""Rays start where |x| and |y| are smaller than this; the grid of Occ3D ends at 40 m."""
 _AZIMUTHS: Final = 360
 _HIGHEST_RAD: Final = 0.21
 
@@ -68,24 +66,6 @@ def ray_directions() -> Float32[np.ndarray, "r 3"]:
     return rays.astype(np.float32)
 
 
-def lidar_places(
-    global_from_lidar: Sequence[Float64[np.ndarray, "4 4"]], global_from_ego: Float64[np.ndarray, "4 4"]
-) -> Float64[np.ndarray, "o 3"]:
-    """Where the rays of one keyframe start, metres in its ego frame: at most eight places of its scene's LiDAR.
-
-    Args:
-        global_from_lidar: of all evaluated keyframes of the scene, in order of time.
-        global_from_ego: of the keyframe.
-    """
-    places = np.array([pose[:3, 3] for pose in global_from_lidar])
-    rotation, translation = global_from_ego[:3, :3], global_from_ego[:3, 3]
-    local = (places - translation) @ rotation
-    near = local[(np.abs(local[:, :2]) < _REACH_M).all(axis=1)]
-    if len(near) <= _ORIGINS:
-        return near
-    return near[np.round(np.linspace(0, len(near) - 1, _ORIGINS)).astype(np.int64)]
-
-
 @dataclass(frozen=True)
 class RayEnds:
     """Where the rays of one volume end; axis n: all rays of all places."""
@@ -106,13 +86,13 @@ def cast_rays(
 
     Args:
         volume: class of each voxel.
-        places_m: where the rays start, see `lidar_places`.
+        places_m: where the rays start, see `protoocc.ray_places.lidar_places`.
         classes: tells which class is free.
         grid: of the volume.
     """
     occupied = np.ascontiguousarray(classes.is_occupied(volume).transpose(2, 1, 0))
     labels, distances = [], []
-    for place_m in places_m.astype(np.float32):
+    for place_m in places_m:
         start, directions = _in_voxels(place_m, grid)
         met = first_hits(occupied, start[None, ::-1].copy(), directions[:, ::-1].copy())
         z, y, x = np.moveaxis(met.voxels[0], -1, 0)
@@ -125,12 +105,12 @@ def cast_rays(
 
 
 def _in_voxels(
-    place_m: Float32[np.ndarray, " 3"], grid: VoxelGrid
+    place_m: Float64[np.ndarray, " 3"], grid: VoxelGrid
 ) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, "r 3"]]:
     """Start and unit directions of the rays of one place, voxel units."""
-    low, size = np.array(grid.minimum_m, np.float32), np.float32(grid.voxel_size_m)
-    start = ((place_m - low) / size).astype(np.float64)
-    ends = ((ray_directions() + place_m - low) / size).astype(np.float64)
+    low, size = (np.asarray(value, np.float32).astype(np.float64) for value in (grid.minimum_m, grid.voxel_size_m))
+    start = ((place_m - low) / size).astype(np.float32).astype(np.float64)
+    ends = ((ray_directions() + place_m - low) / size).astype(np.float32).astype(np.float64)
     lengths = np.sqrt(((ends - start) ** 2).sum(axis=1, keepdims=True))
     return start, (ends - start) / lengths
 

@@ -263,6 +263,12 @@ def own_shards(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def write_tiny_shards() -> Callable[..., Path]:
+    """`write_shards`, for tests that need other splits."""
+    return write_shards
+
+
+@pytest.fixture(scope="session")
 def make_tiny_config() -> Callable[[], TrainConfig]:
     """For fixtures of a wider scope than a test."""
     return make_config

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from protoocc.ray_iou import THRESHOLDS_M, RayConfusion, cast_rays, lidar_places, ray_directions
+from protoocc.ray_iou import THRESHOLDS_M, RayConfusion, RayEnds, cast_rays, ray_directions
 from schemas.classes import OCC3D
 from schemas.geometry import VoxelGrid
 
@@ -47,10 +47,11 @@ def literal_scores(prediction: np.ndarray, truth: np.ndarray, places_m: np.ndarr
     """IoU of each threshold and class, by the rules, ray by ray."""
     hits, labelled, predicted = np.zeros((3, 18)), np.zeros(18), np.zeros(18)
     low, size = np.array(GRID.minimum_m, np.float32), np.float32(GRID.voxel_size_m)
-    for place_m in places_m.astype(np.float32):
-        start = ((place_m - low) / size).astype(np.float64)
+    low, size = low.astype(np.float64), float(size)
+    for place_m in places_m:
+        start = ((place_m - low) / size).astype(np.float32).astype(np.float64)
         for ray in ray_directions()[::101]:
-            direction = ((ray + place_m - low) / size).astype(np.float64) - start
+            direction = ((ray + place_m - low) / size).astype(np.float32).astype(np.float64) - start
             direction /= np.sqrt((direction**2).sum())
             (label, reach), (found, found_reach) = (
                 literal_ray(volume, start, direction) for volume in (truth, prediction)
@@ -97,12 +98,82 @@ def test_the_same_volume_scores_one_and_classes_that_no_ray_meets_do_not_count()
     assert scores.classes["car"] == 1 and math.isnan(scores.classes["bus"])
 
 
-def test_distance_decides_at_each_threshold_strictly() -> None:
-    """From the middle of the grid: the wall stands 2 voxels (0.8 m) or 3 voxels (1.2 m) nearer; the road is whole."""
-    level = np.array([[0.0, 0.0, 0.3]])
-    by_two, by_three = (score(room(car_at), room(15), level) for car_at in (13, 12))
-    assert by_two.at[1.0] > by_three.at[1.0]
-    assert by_two.at[4.0] == pytest.approx(by_three.at[4.0], abs=0.2)
+METRE_GRID = VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=(8, 8, 8))
+
+
+def end_of(
+    ray: tuple[float, float, float], *occupied: tuple[int, int, int], place_m: tuple[float, float, float]
+) -> tuple[int, float]:
+    """Class and distance where one ray stops in a grid of voxels of 1 m, in which the given ones are cars."""
+    volume = np.full(METRE_GRID.shape, FREE, np.uint8)
+    for voxel in occupied:
+        volume[voxel] = CAR
+    direction = np.array([ray], np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("protoocc.ray_iou.ray_directions", lambda: direction)
+        ends = cast_rays(volume, np.array([place_m], np.float64), OCC3D, METRE_GRID)
+    return int(ends.labels[0]), float(ends.distances_m[0])
+
+
+def test_distance_is_where_the_ray_leaves_the_voxel() -> None:
+    # From x = 1.5: voxel 4 is entered after 2.5 m and left, at x = 5, after 3.5 m.
+    assert end_of((1, 0, 0), (4, 2, 2), (5, 2, 2), place_m=(1.5, 2.5, 2.5)) == (CAR, 3.5)
+    # Backwards: voxel 0 is left at x = 0.
+    assert end_of((-1, 0, 0), (0, 2, 2), place_m=(1.5, 2.5, 2.5)) == (CAR, 1.5)
+    # The ray's own voxel counts: it is left after 0.5 m.
+    assert end_of((1, 0, 0), (1, 2, 2), place_m=(1.5, 2.5, 2.5)) == (CAR, 0.5)
+
+
+def test_ray_without_a_hit_ends_free_where_the_grid_does() -> None:
+    assert end_of((0, -1, 0), (2, 5, 2), place_m=(2.5, 3.5, 2.5)) == (FREE, 3.5)
+    assert end_of((0, 0, 1), place_m=(2.5, 3.5, 2.5)) == (FREE, 5.5)
+
+
+def test_ray_along_an_axis_stays_in_its_row_of_voxels() -> None:
+    """Cars beside the ray, in every neighbouring row, are not met."""
+    beside = [(5, y, z) for y in (1, 2, 3) for z in (1, 2, 3) if (y, z) != (2, 2)]
+    assert end_of((1, 0, 0), *beside, place_m=(1.5, 2.0, 2.999)) == (FREE, 6.5)
+
+
+def test_a_place_on_a_face_belongs_to_the_voxel_above_it() -> None:
+    """Backwards, that voxel is left at once."""
+    assert end_of((-1, 0, 0), (3, 2, 2), place_m=(3.0, 2.5, 2.5)) == (CAR, 0.0)
+    assert end_of((1, 0, 0), (3, 2, 2), place_m=(3.0, 2.5, 2.5)) == (CAR, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("ray", "met", "passed"),
+    [
+        ((1, 1, 0), (1, 2, 1), (2, 1, 1)),  # y before x
+        ((1, 0, 1), (1, 1, 2), (2, 1, 1)),  # z before x
+        ((0, 1, 1), (1, 1, 2), (1, 2, 1)),  # z before y
+        ((-1, -1, 0), (1, 0, 1), (0, 1, 1)),
+    ],
+)
+def test_faces_that_are_met_at_once_go_in_order_z_y_x(
+    ray: tuple[float, float, float], met: tuple[int, int, int], passed: tuple[int, int, int]
+) -> None:
+    """A ray through an edge enters one of the two voxels beside it and never the other."""
+    middle = (1.5, 1.5, 1.5)
+    assert end_of(ray, met, place_m=middle)[0] == CAR
+    assert end_of(ray, passed, place_m=middle)[0] == FREE
+
+
+def test_ray_from_above_the_grid_is_walked_until_it_enters() -> None:
+    # From z = 10 down at 45 degrees to x: z = 8 at x = 3, the floor's voxel (x 10, z 0) lies outside, (7, 2, 3) is met.
+    label, distance_m = end_of((1, 0, -1), (7, 2, 3), place_m=(1.25, 2.5, 10.0))
+    assert label == CAR
+    # z = 3 is crossed after 7 steps down at x = 8.25, x = 8 before that, after 6.75: 6.75 * sqrt(2) m.
+    assert distance_m == pytest.approx(6.75 * math.sqrt(2), rel=1e-6)
+
+
+def test_the_difference_must_be_below_the_threshold() -> None:
+    labels, ends_m = np.full(5, CAR, np.uint8), np.array([5, 5, 5, 5, 5], np.float32)
+    confusion = RayConfusion(OCC3D)
+    confusion.add(RayEnds(labels, np.array([5.9, 6.0, 3.0, 8.9, 9.0], np.float32)), RayEnds(labels, ends_m))
+    # Differences 0.9, 1, 2, 3.9, 4: of 5 rays 1 is within 1 m, 2 within 2 m, 4 within 4 m; IoU n / (10 - n).
+    assert confusion.scores().at == {1.0: 1 / 9, 2.0: 2 / 8, 4.0: 4 / 6}
+    assert confusion.scores().ray_iou == pytest.approx((1 / 9 + 2 / 8 + 4 / 6) / 3)
 
 
 def test_a_thick_surface_earns_nothing() -> None:
@@ -136,17 +207,3 @@ def test_equals_a_literal_walk(seed: int, monkeypatch: pytest.MonkeyPatch) -> No
     scores = score(prediction, truth, places_m)
     assert scores.ray_iou == pytest.approx(np.nanmean(expected), abs=1e-12)
     assert [scores.at[threshold] for threshold in THRESHOLDS_M] == pytest.approx(np.nanmean(expected, axis=1).tolist())
-
-
-def test_places_are_near_ones_of_the_scene_and_at_most_eight() -> None:
-    poses = []
-    for number in range(30):
-        pose = np.eye(4)
-        pose[:3, 3] = (100 + 4.0 * number, 50, 2)
-        poses.append(pose)
-    ego = np.array([[0.0, -1, 0, 160], [1, 0, 0, 50], [0, 0, 1, 0], [0, 0, 0, 1]])
-    places_m = lidar_places(poses, ego)
-    near = [-60 + 4.0 * number for number in range(30) if abs(-60 + 4.0 * number) < 39]
-    chosen = [near[round(index)] for index in np.linspace(0, len(near) - 1, 8)]
-    assert np.allclose(places_m, [(0, -along, 2) for along in chosen])
-    assert len(lidar_places(poses[:3], poses[0])) == 3

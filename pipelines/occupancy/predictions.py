@@ -145,7 +145,7 @@ def _check_complete(folder: Path, paths: Mapping[str, Path], found: set[Path]) -
     if missing:
         faults.append(f"no file for {len(missing)} of {len(paths)} samples of the split: {_some(missing)}")
     if foreign:
-        faults.append(f"{len(foreign)} files of no sample of the split: {_some(foreign)}")
+        faults.append(f"{len(foreign)} file{'s' * (len(foreign) > 1)} of no sample of the split: {_some(foreign)}")
     if faults:
         raise DataError(
             f"--predictions {folder}: {'; '.join(faults)}. A score counts every sample of its --split and no other: "

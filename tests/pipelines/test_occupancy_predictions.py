@@ -112,9 +112,9 @@ def test_missing_and_foreign_files_are_one_message(tmp_path: Path) -> None:
         open_predictions(folder, SAMPLES, INFO)
     message = str(caught.value)
     assert "no file for 1 of 2 samples of the split: token-1 (" in message
-    assert "1 files of no sample of the split: token-9.npz" in message
+    assert "1 file of no sample of the split: token-9.npz" in message
     (folder / "token-1.npz").write_bytes(b"")
-    with pytest.raises(DataError, match="1 files of no sample of the split: token-9.npz"):
+    with pytest.raises(DataError, match="1 file of no sample of the split: token-9.npz"):
         open_predictions(folder, SAMPLES, INFO)
 
 
@@ -170,7 +170,7 @@ def test_lists_of_voxels_are_brought_into_the_grid_of_the_shards(
     assert labels[tuple(place)] == CAR
     assert {CAR, FREE} <= set(np.unique(labels).tolist()) <= {CAR, FREE, IGNORED}
     np.save(tmp_path / "other.pcd.bin.npy", np.array([row]))
-    with pytest.raises(DataError, match="1 files of no sample of the split: other.pcd.bin.npy"):
+    with pytest.raises(DataError, match="1 file of no sample of the split: other.pcd.bin.npy"):
         open_predictions(tmp_path, world_samples, info, "surroundocc", world_dataset)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from protoocc.ray_iou import THRESHOLDS_M, RayConfusion, RayEnds, cast_rays, ray_directions
 from schemas.classes import OCC3D
-from schemas.geometry import VoxelGrid
+from schemas.geometry import OCC3D_GRID, VoxelGrid
 
 FREE, CAR, ROAD = 17, 4, 11
 GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.2), voxel_size_m=0.4, shape=(20, 20, 9))
@@ -50,7 +52,7 @@ def literal_scores(prediction: np.ndarray, truth: np.ndarray, places_m: np.ndarr
     low, size = low.astype(np.float64), float(size)
     for place_m in places_m:
         start = ((place_m - low) / size).astype(np.float32).astype(np.float64)
-        for ray in ray_directions()[::101]:
+        for ray in ray_directions()[::307]:
             direction = ((ray + place_m - low) / size).astype(np.float32).astype(np.float64) - start
             direction /= np.sqrt((direction**2).sum())
             (label, reach), (found, found_reach) = (
@@ -202,8 +204,34 @@ def test_equals_a_literal_walk(seed: int, monkeypatch: pytest.MonkeyPatch) -> No
     prediction = np.where(random.random(GRID.shape) < 0.7, truth, np.roll(truth, 1, axis=seed)).astype(np.uint8)
     places_m = np.array([[0.0, 0.0, 0.0], [0.4, -0.8, 0.4], [1.31, -0.27, 0.73], [0.2, 0.2, 3.0], [-3.9, 3.1, 1.0]])
     expected = literal_scores(prediction, truth, places_m)
-    rays = ray_directions()[::101]
+    rays = ray_directions()[::307]
     monkeypatch.setattr("protoocc.ray_iou.ray_directions", lambda: rays)
     scores = score(prediction, truth, places_m)
     assert scores.ray_iou == pytest.approx(np.nanmean(expected), abs=1e-12)
     assert [scores.at[threshold] for threshold in THRESHOLDS_M] == pytest.approx(np.nanmean(expected, axis=1).tolist())
+
+
+def test_real_labels(real_occ3d: Path) -> None:
+    """Occ3D's public file: rays as the literal walk has them, RayIoU 1 against itself, and the time of a frame."""
+    labels = read_npz(real_occ3d)
+    places_m = np.array([[0.9858 + 4.4 * number, 0.0, 1.8402] for number in range(8)])
+    ends = cast_rays(labels, places_m, OCC3D, OCC3D_GRID)
+    directions = ray_directions().astype(np.float64)
+    low, size = np.array([-40, -40, -1], np.float64), float(np.float32(0.4))
+    for number in range(0, len(ends.labels), 1999):
+        place, ray = places_m[number // len(directions)], directions[number % len(directions)]
+        start = ((place - low) / size).astype(np.float32).astype(np.float64)
+        direction = ((ray + place - low) / size).astype(np.float32).astype(np.float64) - start
+        label, reach = literal_ray(labels, start, direction / np.sqrt((direction**2).sum()))
+        assert (int(ends.labels[number]), float(ends.distances_m[number])) == (label, pytest.approx(reach * 0.4))
+    confusion = RayConfusion(OCC3D)
+    began = time.process_time()
+    confusion.add(cast_rays(labels, places_m, OCC3D, OCC3D_GRID), cast_rays(labels, places_m, OCC3D, OCC3D_GRID))
+    assert time.process_time() - began < 3
+    scores = confusion.scores()
+    assert scores.ray_iou == 1 and scores.rays > 50_000
+
+
+def read_npz(folder: Path) -> np.ndarray:
+    with np.load(next(folder.rglob("labels.npz"))) as arrays:
+        return arrays["semantics"]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from schemas.datasets import DatasetSpec
 
 ENTRY = "demo"
+YARDSTICK = "plain"
+"""Preset of a network without the paper's parts that takes the same time to train."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ def demo(
     ] = None,
     pictures: Annotated[int, typer.Option("--pictures", min=1, help="Number of pictures of unseen keyframes.")] = 4,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the world.")] = 0,
+    yardstick: Annotated[
+        bool, typer.Option("--yardstick", help=f"Also train and score the preset `{YARDSTICK}`, a simple network.")
+    ] = False,
 ) -> None:
     """Run everything on a generated world: data, labels, masks, shards, training, scores, pictures.
 
@@ -59,20 +64,28 @@ def demo(
         protoocc demo
 
         protoocc demo --out /tmp/demo --train-scenes 2 --keyframes 4 --steps 20
+
+        protoocc demo --yardstick
     """
+    from cli.inspect import draw_with_bar
+    from protoocc import read_preset
     from schemas.workfolder import WorkFolder
 
+    if yardstick:
+        read_preset(YARDSTICK)  # refused before minutes of work
     started = time.monotonic()
     set_places({"name": ENTRY, "datasets": out / "datasets.yaml"})
     continued = (out / "datasets.yaml").is_file()
     size = DemoSize(train_scenes, val_scenes, keyframes, width, steps, pictures)
     dataset = _make_data(out, size, seed)
     shards = WorkFolder(dataset.work).shards
-    summary, report, paths = _learn(out, shards, size)
+    summary, report = _learn("demo", out / "run", shards, size)
+    (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
+    plain = _learn(YARDSTICK, out / YARDSTICK, shards, size)[1] if yardstick else None
+    paths = draw_with_bar(shards, "val", out / "pictures", run=out / "run", count=size.pictures)
     seconds = time.monotonic() - started
-    _write_summary(
-        out / "summary.json", seconds=seconds, continued=continued, train=summary, report=report, paths=paths
-    )
+    facts = {"seconds": round(seconds, 1), "continued": continued, "val": val_figures(report, plain)}
+    _write_summary(out / "summary.json", facts, summary, paths)
     say(f"demo: {seconds:.0f} s, summary in {name_of(out / 'summary.json')}, pictures:")
     for path in paths:
         typer.echo(path)
@@ -121,42 +134,43 @@ def _datasets_yaml(size: DemoSize) -> str:
     return text
 
 
-def _learn(out: Path, shards: Path, size: DemoSize) -> tuple[TrainSummary, EvalReport, list[Path]]:
-    from cli.inspect import draw_with_bar
-    from cli.model import evaluate_with_bar, print_report, train_with_bar
+def _learn(preset: str, run: Path, shards: Path, size: DemoSize) -> tuple[TrainSummary, EvalReport]:
+    """Trains a preset, or goes on where it was, and prints its scores on the unseen scenes."""
+    from cli.evaluate import evaluate_with_bar
+    from cli.model import train_with_bar
+    from cli.score_table import print_report
     from protoocc import read_preset
 
     changes = [] if size.steps is None else [f"schedule.steps={size.steps}"]
-    run = out / "run"
-    summary = train_with_bar(read_preset("demo", changes), shards, run, resume=True)
+    summary = train_with_bar(read_preset(preset, changes), shards, run, resume=True)
     report = evaluate_with_bar(run, shards, "val")
-    (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
     print_report(report)
-    paths = draw_with_bar(shards, "val", out / "pictures", run=run, count=size.pictures)
-    return summary, report, paths
+    return summary, report
 
 
-def _write_summary(
-    path: Path, *, seconds: float, continued: bool, train: TrainSummary, report: EvalReport, paths: list[Path]
-) -> None:
+def val_figures(report: EvalReport, plain: EvalReport | None) -> dict[str, Any]:
+    """Figures of `summary.json`, shares 0..1: the network, both baselines, and the yardstick where it was trained."""
+    model, frequent, free = (report.row(name) for name in ("model", "frequent_class", "all_free"))
+    figures: dict[str, Any] = {
+        "miou": model.miou,
+        "iou": model.iou,
+        "things_iou": model.things_iou,
+        "ground_iou": model.ground_iou,
+        "frequent_class_miou": frequent.miou,
+        "frequent_class_iou": frequent.iou,
+        "frequent_class_things_iou": frequent.things_iou,
+        "all_free_miou": free.miou,
+        "samples": report.samples,
+        "mask": "camera",
+    }
+    if plain is not None:
+        row = plain.row("model")
+        figures[YARDSTICK] = {"miou": row.miou, "iou": row.iou, "things_iou": row.things_iou}
+    return figures
+
+
+def _write_summary(path: Path, facts: dict[str, Any], train: TrainSummary, paths: list[Path]) -> None:
     from pipelines.files import write_json
 
-    model, frequent, free = (report.row(name) for name in ("model", "frequent_class", "all_free"))
-    losses = ("ce", "lovasz", "cls", "cons")
-    write_json(
-        path,
-        {
-            "seconds": round(seconds, 1),
-            "continued": continued,
-            "val": {
-                "miou": model.miou,
-                "iou": model.iou,
-                "frequent_class_miou": frequent.miou,
-                "all_free_miou": free.miou,
-                "samples": report.samples,
-                "mask": report.mask,
-            },
-            "losses": {name: {"first": train.first[name], "last": train.last[name]} for name in losses},
-            "pictures": [str(picture.relative_to(path.parent)) for picture in paths],
-        },
-    )
+    losses = {name: {"first": train.first[name], "last": train.last[name]} for name in ("ce", "lovasz", "cls", "cons")}
+    write_json(path, {**facts, "losses": losses, "pictures": [str(p.relative_to(path.parent)) for p in paths]})

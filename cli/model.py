@@ -1,4 +1,4 @@
-"""Commands that learn: train and eval."""
+"""The command `train`, and how commands find shards and runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from cli.given import add_command, is_typed, refuse
 from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
 from cli.processes import Processes, is_first, shared_process
 from cli.progress import progress_bar
-from cli.runs import finish_report, keep_scores
-from cli.say import answers, name_of, say, shown
+from cli.runs import finish_report
+from cli.say import name_of, say
 from cli.weights import Weights, WeightsFormat, WeightsShare, with_stored_weights, with_weights
 
 if TYPE_CHECKING:
     import torch
 
     from protoocc.config import TrainConfig
-    from protoocc.evaluate import EvalReport
     from protoocc.plan import Plan
     from protoocc.training_report import StepReport, TrainSummary
 
@@ -71,9 +70,8 @@ Samples = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands of this module."""
+    """Adds the command of this module."""
     add_command(app, train)
-    add_command(app, evaluate, "eval")
 
 
 def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
@@ -297,71 +295,3 @@ def note_of(reports: Sequence[StepReport]) -> str:
     losses = " ".join(f"{name} {last.losses[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons"))
     waiting = 100 * sum(report.data_seconds for report in reports) / max(seconds, 1e-9)
     return f"{losses}, {last.memory_gb:.1f} GB, {waiting:.0f} % waiting for data"
-
-
-def evaluate(
-    preset: Preset = "demo",
-    split: Annotated[str, typer.Option("--split", help="Split to score.")] = "val",
-    name: Dataset = None,
-    datasets: Datasets = DATASETS_YAML,
-    shards: Shards = None,
-    run: Run = None,
-    as_json: Json = False,
-) -> None:
-    """Score a trained network: Occ3D mIoU and IoU on camera-visible voxels, beside two baselines.
-
-    The baselines are the most frequent class of each voxel over the training split, and all-free. The run keeps the
-    last scores (eval.json), for `protoocc runs` and its report.
-
-    Examples:
-
-        protoocc eval --run runs/nuscenes-protoocc-small --dataset nuscenes
-
-        protoocc eval --run runs/nuscenes-protoocc-small --json > eval.json
-    """
-    refuse(("preset",), run is not None, "--run names the run already, which knows its network")
-    folder = find_shards(shards, datasets, name)
-    report = evaluate_with_bar(find_run(run, folder, preset), folder, split)
-    if as_json:
-        typer.echo(report.model_dump_json(indent=1))
-    else:
-        print_report(report)
-
-
-def evaluate_with_bar(run: Path, shards: Path, split: str) -> EvalReport:
-    """Scores a checkpoint under a progress bar; a run keeps its scores."""
-    import protoocc
-
-    with progress_bar("eval") as update:
-        report = protoocc.score(run, shards, split, on_progress=update)
-    keep_scores(run, report, shards)
-    return report
-
-
-def print_report(report: EvalReport) -> None:
-    """Table: a column per predictor, a row per class, mIoU and IoU on top; percent."""
-    from rich.table import Table
-
-    table = Table(
-        title=shown(f"{report.dataset}, split {report.split}: {report.samples} samples, {report.mask} mask, percent"),
-    )
-    table.add_column("")
-    for row in report.rows:
-        table.add_column(row.name.replace("_", " "), justify="right")
-    means = {"mIoU": [row.miou for row in report.rows], "IoU (occupied)": [row.iou for row in report.rows]}
-    for label, shares in means.items():
-        table.add_row(label, *map(_percent, shares), style="bold", end_section=label != "mIoU")
-    for label in report.rows[0].classes:
-        table.add_row(shown(label), *(_percent(row.classes[label]) for row in report.rows))
-    out = answers()
-    out.print(table)
-    say(
-        f"{name_of(report.checkpoint)}; baseline from split {report.baseline_split}; classes absent from labels and "
-        "prediction are left out of the mean",
-        "dim",
-        to=out,
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"

@@ -16,6 +16,8 @@ from schemas.settings import override
 if TYPE_CHECKING:
     from pipelines.masks import SamConfig, SeedsConfig
     from pipelines.occupancy import OccupancyConfig
+    from pipelines.occupancy.layouts import LayoutName
+    from pipelines.occupancy.predictions import ListName
     from pipelines.stage import StageSummary
 
 SOURCES: Final = ("lidar", "occ3d", "openocc-v2", "occ3d-waymo", "surroundocc", "openoccupancy")
@@ -93,3 +95,20 @@ def print_label_shares(summary: StageSummary) -> None:
     if total:
         text = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in sorted(counts.items()))
         say(f"  occupied voxels by source of their label: {text}")
+
+
+def prediction_source(source: str | None) -> LayoutName | ListName | None:
+    """`--source` of `eval`.
+
+    Raises:
+        ConfigError: an unknown word.
+    """
+    from pipelines.occupancy.layouts import LAYOUTS
+    from pipelines.occupancy.predictions import LISTS
+
+    for known in (*LAYOUTS, *LISTS):
+        if source == known:
+            return known
+    if source is None:
+        return None
+    raise expected("--source", source, (*LAYOUTS, *LISTS))

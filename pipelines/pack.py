@@ -215,6 +215,8 @@ def _members(
         "segment_count": arrays["segment_count"].tolist(),
         **{name: arrays[name].tolist() for name in ("image_from_camera", "camera_from_ego", "global_from_ego")},
     }
+    if record.lidar is not None:
+        meta["ego_from_lidar"] = record.lidar.ego_from_lidar.matrix.tolist()
     members[META_MEMBER] = json.dumps(meta, sort_keys=True).encode()
     return members
 

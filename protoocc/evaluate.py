@@ -1,68 +1,60 @@
-"""Scores of a checkpoint on a split, beside what one gets without looking at an image."""
+"""Scores of a checkpoint, or of anybody's predictions, on a split, beside what one gets without looking at an image."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from pydantic import Field
 
-from protoocc.baselines import all_free, frequent_class
 from protoocc.checkpoint import find_checkpoint, load_network
 from protoocc.compatibility import check_shards
-from protoocc.data import ShardDataset, open_shards
+from protoocc.data import open_shards
+from protoocc.eval_report import EvalReport, EvalRow
 from protoocc.inference import default_device, predict
-from protoocc.metrics import AbsentRule, Confusion, Scores
-from protoocc.version import code_version
-from schemas.settings import Frozen
+from protoocc.scoring import EvalConfig, Progress, Scoring, Tallies, Volume, add_up
+from protoocc.tally import Truth
+from schemas.errors import DataError
+from schemas.shards import SampleEntry
+
+__all__ = ["EvalConfig", "EvalReport", "EvalRow", "Predictions", "score", "score_predictions"]
+
+BASELINE_SPLIT: Final = "train"
+"""Its labels vote for `frequent_class` beside files of predictions, which do not say what they were trained on."""
+_DEFAULT: Final = EvalConfig()
 
 
-class EvalRow(Frozen):
-    """Scores of one predictor, shares 0..1; null where the score does not exist (absent class)."""
+@runtime_checkable
+class Predictions(Protocol):
+    """Predictions of a split that lie in files."""
 
-    name: str = Field(description="`model`, `frequent_class` or `all_free`.")
-    miou: float | None = Field(description="Mean IoU over the scored classes that are present.")
-    iou: float | None = Field(description="Occupied against free.")
-    classes: dict[str, float | None] = Field(description="IoU by class name, without the free one.")
+    @property
+    def folder(self) -> Path:
+        """Where they lie, for the report."""
 
-
-class EvalReport(Frozen):
-    """A table of scores and everything one must know to read it."""
-
-    dataset: str = Field(description="Packed entry of datasets.yaml.")
-    split: str = Field(description="Evaluated split.")
-    samples: int = Field(description="Number of evaluated samples.")
-    voxels: int = Field(description="Number of scored voxels.")
-    mask: str = Field("camera", description="Scored voxels: those with mask_camera.")
-    absent: AbsentRule = Field(description="Which classes the mean leaves out.")
-    baseline_split: str = Field(description="Split whose labels voted for `frequent_class`.")
-    checkpoint: str = Field(description="Run and step, such as runs/a/checkpoints/step-000100.")
-    code_version: str = Field(description="Release and commit of the program.")
-    rows: tuple[EvalRow, ...] = Field(description="Model first, then the baselines.")
-
-    def row(self, name: str) -> EvalRow:
-        """The row of that name."""
-        return next(row for row in self.rows if row.name == name)
+    def read(self, sample: SampleEntry) -> Volume:
+        """Class of each voxel of a sample in the table of the shards; its unknown label counts as free."""
 
 
 def score(
     checkpoint: Path,
     shards: Path,
     split: str,
+    config: EvalConfig = _DEFAULT,
     *,
-    absent: AbsentRule = "original",
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = lambda done, total: None,
     device: torch.device | None = None,
 ) -> EvalReport:
-    """Scores a checkpoint and both baselines on the same voxels.
+    """Scores a checkpoint and both baselines on the same voxels and rays.
 
     Args:
         checkpoint: a checkpoint or a run folder (its last one).
         shards: folder of `protoocc pack`; must also hold the split that the checkpoint was trained on.
         split: what to evaluate.
-        absent: which classes the mean leaves out.
+        config: how to score.
         on_progress: called with finished and total samples; reading the training labels counts as well.
         device: where to compute; a GPU if there is one.
 
@@ -71,37 +63,69 @@ def score(
         ConfigError: its grid or class table is not that of the shards.
         DataError: shards are missing or damaged, or hold no such split.
     """
-    network, config = load_network(checkpoint)
-    evaluated = open_shards(shards, split)
-    voting = open_shards(shards, config.data.split)
-    check_shards(config, evaluated)
+    network, trained = load_network(checkpoint)
+    evaluated, voted = open_shards(shards, split), open_shards(shards, trained.data.split)
+    check_shards(trained, evaluated)
     network = network.to(device or default_device())
-    classes = evaluated.dataset.classes
-    total = len(voting.samples) + len(evaluated.samples)
-    frequent = frequent_class(ShardDataset(voting), lambda done, _: on_progress(done, total))
-    confusions = {name: Confusion(classes) for name in ("model", "frequent_class", "all_free")}
-    fixed = {"frequent_class": frequent, "all_free": all_free(evaluated.dataset.grid.shape, classes)}
-    for done, (keyframe, prediction) in enumerate(predict(network, evaluated), start=1):
-        for name, confusion in confusions.items():
-            confusion.add(fixed.get(name, prediction), keyframe.semantics, keyframe.mask_camera != 0)
-        on_progress(len(voting.samples) + done, total)
-    return EvalReport(
-        dataset=evaluated.dataset.name,
-        split=split,
-        samples=len(evaluated.samples),
-        voxels=int(confusions["model"].counts.sum()),
-        absent=absent,
-        baseline_split=voting.split,
-        checkpoint=str(find_checkpoint(checkpoint)),
-        code_version=code_version(),
-        rows=tuple(_row(name, confusion.scores(absent)) for name, confusion in confusions.items()),
-    )
+    scoring = Scoring.of(evaluated, voted, on_progress)
+
+    def jobs() -> Iterator[Callable[[], Tallies]]:
+        for index, (keyframe, volume) in enumerate(predict(network, evaluated)):
+            truth = Truth(keyframe.semantics, keyframe.mask_camera != 0, keyframe.mask_lidar != 0)
+            yield partial(scoring.count, "model", index, truth, volume)
+
+    counted = add_up(jobs(), config.workers, _behind(len(voted.samples), len(evaluated.samples), on_progress))
+    about = {"checkpoint": str(find_checkpoint(checkpoint)), "frames": trained.model.frames}
+    return scoring.report(counted, config.absent).model_copy(update=about)
 
 
-def _row(name: str, scores: Scores) -> EvalRow:
-    shares = {label: _number(share) for label, share in scores.classes.items()}
-    return EvalRow(name=name, miou=_number(scores.miou), iou=_number(scores.iou), classes=shares)
+def score_predictions(
+    predictions: Predictions,
+    shards: Path,
+    split: str,
+    config: EvalConfig = _DEFAULT,
+    *,
+    on_progress: Progress = lambda done, total: None,
+) -> EvalReport:
+    """Scores files of predictions as `score` does a checkpoint.
+
+    Args:
+        predictions: one for each sample of the split.
+        shards: folder of `protoocc pack`.
+        split: what to evaluate.
+        config: how to score.
+        on_progress: called with finished and total samples; reading the training labels counts as well.
+
+    Raises:
+        DataError: shards or a file are missing or damaged, or a file holds a class outside the table.
+    """
+    evaluated = open_shards(shards, split)
+    has_baseline = any(shard.split == BASELINE_SPLIT for shard in evaluated.manifest.shardlist)
+    voted = open_shards(shards, BASELINE_SPLIT) if has_baseline else None
+    scoring = Scoring.of(evaluated, voted, on_progress)
+    numbers = range(len(evaluated.samples))
+    jobs = (partial(_count_file, scoring, predictions, number, scoring.truth(number)) for number in numbers)
+    before = 0 if voted is None else len(voted.samples)
+    counted = add_up(jobs, config.workers, _behind(before, len(evaluated.samples), on_progress))
+    return scoring.report(counted, config.absent).model_copy(update={"predictions": str(predictions.folder)})
 
 
-def _number(share: float) -> float | None:
-    return None if math.isnan(share) else share
+def _count_file(scoring: Scoring, predictions: Predictions, index: int, truth: Truth) -> Tallies:
+    """Reads and counts one prediction; what it leaves unknown is free."""
+    shards = scoring.dataset.shards
+    sample, classes = shards.samples[index][1], shards.dataset.classes
+    volume = predictions.read(sample)
+    if volume.shape != shards.dataset.grid.shape:
+        raise DataError(
+            f"{predictions.folder}, sample {sample.token}: {volume.shape} voxels, {shards.folder} has "
+            f"{shards.dataset.grid.shape}"
+        )
+    unknown = volume == classes.ignored
+    tallies = scoring.count("predictions", index, truth, np.where(unknown, np.uint8(classes.free), volume))
+    tallies["predictions"].unknown = int((unknown & (truth.semantics != classes.ignored)).sum())
+    return tallies
+
+
+def _behind(before: int, evaluated: int, on_progress: Progress) -> Callable[[int], None]:
+    """Progress of the evaluated samples, which follow those that voted."""
+    return lambda done: on_progress(before + done, before + evaluated)

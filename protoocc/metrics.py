@@ -2,6 +2,10 @@
 
 Protocol of Occ3D-nuScenes: voxels with mask_camera, unknown labels left out, counts summed over all samples (never
 averaged per sample), IoU per class, mIoU over the scored classes of the table (there all but free, `others` included).
+
+Beside the IoU of everything occupied stand those of two groups, each against all other voxels, whatever the class
+within the group: things (all classes but ground and free) and ground. Flat ground fills most occupied voxels of a
+street, so it alone decides the IoU of everything.
 """
 
 from __future__ import annotations
@@ -28,12 +32,16 @@ class Scores:
     Attributes:
         miou: mean over the scored classes without the absent ones; NaN when all are absent.
         iou: occupied against free, whatever the class; NaN when nothing is occupied in labels and prediction.
+        things_iou: any thing (`ClassTable.things`) against all else; NaN when there is none in labels and prediction.
+        ground_iou: any class of the ground against all else; NaN likewise.
         classes: IoU of each class but free by name, in order of index; NaN where the class is absent.
         voxels: number of scored voxels.
     """
 
     miou: float
     iou: float
+    things_iou: float
+    ground_iou: float
     classes: Mapping[str, float]
     voxels: int
 
@@ -81,12 +89,18 @@ class Confusion:
         present = labelled + predicted > 0 if absent == "original" else labelled > 0
         shares = np.where(present, hits / np.maximum(labelled + predicted - hits, 1), np.nan)
         occupied = table.is_occupied(np.arange(table.num_classes, dtype=np.uint8))
-        both = int(self.counts[np.ix_(occupied, occupied)].sum())
-        either = int(self.counts.sum() - self.counts[table.free, table.free])
         scored = table.scored_labels
         return Scores(
             miou=float(np.nanmean(shares[scored])) if present[scored].any() else float("nan"),
-            iou=both / either if either else float("nan"),
+            iou=self._iou(table.labels_of(table.occupied)),
+            things_iou=self._iou(table.labels_of(table.things)),
+            ground_iou=self._iou(table.labels_of(table.ground)),
             classes=dict(zip(table.occupied, shares[occupied].tolist(), strict=True)),
             voxels=int(self.counts.sum()),
         )
+
+    def _iou(self, group: UInt8[np.ndarray, " n"]) -> float:
+        """IoU of some classes as if they were one; NaN where none of them occurs."""
+        both = int(self.counts[np.ix_(group, group)].sum())
+        either = int(self.counts[group].sum() + self.counts[:, group].sum()) - both
+        return both / either if either else float("nan")

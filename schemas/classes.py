@@ -61,6 +61,11 @@ class ClassTable(Frozen):
         """Names of all classes but free, in order of index."""
         return tuple(name for index, name in enumerate(self.names) if index != self.free)
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Names of all classes that stand on the ground: neither ground nor free, in order of index."""
+        return tuple(name for name in self.occupied if name not in self.ground)
+
     def index(self, name: str) -> int:
         """Index of a class.
 

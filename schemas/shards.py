@@ -38,7 +38,7 @@ MEMBERS: Final[dict[str, str]] = {
     OCCUPANCY_MEMBER: "semantics, mask_lidar, mask_camera: uint8 (X, Y, Z), deflate, no pickle.",
     DEPTH_MEMBER: "Only with `pack --depth`, LiDAR points in the images: count per camera, u, v, depth_m, label.",
     META_MEMBER: "token, scene, frame, timestamp_us, cameras, segment_count, image_from_camera, camera_from_ego, "
-    "global_from_ego.",
+    "global_from_ego; ego_from_lidar where the log has a LiDAR.",
 }
 """Members of one sample and what they hold."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, runtime_checkable
 
-from schemas.classes import OCC3D
+from schemas.classes import OCC3D, ClassTable
 
 LayoutName = Literal["occ3d", "openocc-v2", "occ3d-waymo"]
 MASKS: Final = ("mask_lidar", "mask_camera")
@@ -67,6 +67,23 @@ LAYOUTS: Final[Mapping[LayoutName, Layout]] = {
 }
 """Occ3D-nuScenes; OpenOcc v2 (challenge of 2024: 17 classes, free is 16, flow is not read); Occ3D-Waymo, whose files
 number free 23 where its text says 15."""
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What numbers of a layout are brought to: an entry of `datasets.yaml`, or shards that travel alone."""
+
+    @property
+    def name(self) -> str:
+        """Name of the entry, for messages."""
+
+    @property
+    def classes(self) -> ClassTable:
+        """Its class table."""
+
+    @property
+    def categories(self) -> Mapping[str, str]:
+        """Class of the table for names that it does not have."""
 
 
 def layout_of(names: frozenset[str]) -> LayoutName | None:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from pipelines.occupancy.layouts import LAYOUTS, MASKS, Layout, LayoutName, layout_of
+from pipelines.occupancy.layouts import LAYOUTS, MASKS, Layout, LayoutName, Target, layout_of
 from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ Labels = dict[str, UInt8[np.ndarray, "X Y Z"]]
 """`semantics`, `mask_lidar` and `mask_camera` of one keyframe."""
 
 
-def labels_from(dataset: DatasetSpec, layout: Layout) -> UInt8[np.ndarray, " 256"]:
+def labels_from(dataset: Target, layout: Layout) -> UInt8[np.ndarray, " 256"]:
     """Label of the dataset's table for each number of a layout.
 
     A class becomes the one of the same name, or the one that `categories` of the dataset's entry names for it. Free
@@ -89,7 +89,7 @@ def read_labels(path: Path, token: str, dataset: DatasetSpec, layout: LayoutName
     rules = LAYOUTS[layout]
     arrays = _read_arrays(path, where, layout, math.prod(dataset.grid.shape))
     shape = dataset.grid.shape
-    numbers = _class_numbers(where, arrays[rules.arrays["semantics"]], shape, rules)
+    numbers = class_numbers(where, arrays[rules.arrays["semantics"]], shape, rules)
     labels = {"semantics": labels_from(dataset, rules)[numbers]}
     known = (labels["semantics"] != dataset.classes.ignored).astype(np.uint8)
     for name in MASKS:
@@ -139,9 +139,20 @@ def _flags(where: str, name: str, values: np.ndarray, shape: tuple[int, int, int
     return numbers.astype(np.uint8)
 
 
-def _class_numbers(
+def class_numbers(
     where: str, values: np.ndarray, shape: tuple[int, int, int], layout: Layout
 ) -> UInt8[np.ndarray, "X Y Z"]:
+    """An array of classes as uint8.
+
+    Args:
+        where: file and sample, for messages.
+        values: whole numbers of any width.
+        shape: that they must have.
+        layout: knows the numbers.
+
+    Raises:
+        DataError: another shape or type, or a number that is no class of the layout.
+    """
     name = layout.arrays["semantics"]
     numbers = _whole(where, name, values, shape)
     known = np.isin(np.arange(256), [*range(len(layout.classes)), *layout.free, OCC3D.ignored])

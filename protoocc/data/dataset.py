@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -22,6 +22,7 @@ from protoocc.data.decode import (
     Views,
     decode_keyframe,
     decode_occupancy,
+    decode_poses,
     decode_views,
     join_past,
 )
@@ -99,6 +100,12 @@ class ShardDataset(Dataset[Keyframe]):
         shard, sample = self.shards.samples[index]
         data = read_member(shard, sample, OCCUPANCY_MEMBER, self._descriptor(shard))
         return decode_occupancy(f"{shard}, sample {sample.key}", data, self.shards.dataset)
+
+    def poses(self, index: int) -> tuple[Float64[np.ndarray, "4 4"], Float64[np.ndarray, "4 4"] | None]:
+        """Only `global_from_ego` and, where the shards hold it, `ego_from_lidar` of one sample."""
+        shard, sample = self.shards.samples[index]
+        meta = read_member(shard, sample, META_MEMBER, self._descriptor(shard))
+        return decode_poses(shard, sample, meta, self.shards.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay in this process: a spawned worker opens its own."""

@@ -39,12 +39,14 @@ class Views:
         image_from_camera: intrinsics, pixels.
         camera_from_ego: ego frame to camera, metres.
         global_from_ego: vehicle pose, metres.
+        ego_from_lidar: mounting of the LiDAR, metres; None where nobody says it, or there is no LiDAR.
     """
 
     images: UInt8[np.ndarray, "V H W 3"]
     image_from_camera: Float32[np.ndarray, "V 3 3"]
     camera_from_ego: Float32[np.ndarray, "V 4 4"]
     global_from_ego: Float64[np.ndarray, "4 4"]
+    ego_from_lidar: Float64[np.ndarray, "4 4"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,19 @@ def decode_views(shard: Path, sample: SampleEntry, members: Mapping[str, bytes],
     where = f"{shard}, sample {sample.key}"
     meta = _meta(where, members[META_MEMBER], sample.token, dataset)
     return Views(images=_images(where, members, dataset), **_calibration(where, meta, dataset))
+
+
+def decode_poses(
+    shard: Path, sample: SampleEntry, meta: bytes, dataset: DatasetInfo
+) -> tuple[Float64[np.ndarray, "4 4"], Float64[np.ndarray, "4 4"] | None]:
+    """`global_from_ego` and `ego_from_lidar` of `Views` from the metadata alone.
+
+    Raises:
+        DataError: as `decode_keyframe`.
+    """
+    where = f"{shard}, sample {sample.key}"
+    calibration = _calibration(where, _meta(where, meta, sample.token, dataset), dataset)
+    return calibration["global_from_ego"], calibration.get("ego_from_lidar")
 
 
 def join_past(present: Views, earlier: Sequence[Views]) -> Past:
@@ -224,10 +239,15 @@ def _calibration(where: str, meta: Mapping[str, Any], dataset: DatasetInfo) -> d
     check_intrinsics(source, "image_from_camera", image_from_camera)
     check_poses(source, "camera_from_ego", camera_from_ego, VEHICLE_M)
     check_poses(source, "global_from_ego", global_from_ego, PLANET_M)
+    optional = {}
+    if meta.get("ego_from_lidar") is not None:
+        optional["ego_from_lidar"] = _array(where, meta, "ego_from_lidar", (4, 4))
+        check_poses(source, "ego_from_lidar", optional["ego_from_lidar"], VEHICLE_M)
     return {
         "image_from_camera": image_from_camera.astype(np.float32),
         "camera_from_ego": camera_from_ego.astype(np.float32),
         "global_from_ego": global_from_ego,
+        **optional,
     }
 
 

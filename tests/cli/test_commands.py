@@ -13,9 +13,14 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def protoocc(*arguments: object, expect: int = 0, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+MAIN = "from cli.main import main; main()"
+
+
+def protoocc(
+    *arguments: object, expect: int = 0, file_limit: int | None = None, code: str = MAIN
+) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own; fails the test with its output on another exit code."""
-    command = [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "2"}
     if file_limit is not None:
         command = ["prlimit", f"--fsize={file_limit}", *command]
@@ -60,12 +65,27 @@ def test_pretrained_features_start_a_training(demo: Path, tmp_path: Path) -> Non
 def test_demo_leaves_summary_and_pictures(demo):
     summary = json.loads((demo / "summary.json").read_text())
     assert summary["seconds"] > 0
-    assert set(summary["val"]) >= {"miou", "iou", "frequent_class_miou", "all_free_miou"}
+    figures = ("miou", "iou", "things_iou")
+    assert set(summary["val"]) >= {*figures, *(f"frequent_class_{name}" for name in figures), "ground_iou"}
+    assert "plain" not in summary["val"]
     assert 0 <= summary["val"]["miou"] <= 1
     assert summary["val"]["all_free_miou"] == 0
     assert summary["val"]["samples"] == 2
     assert [(demo / picture).read_bytes()[:4] for picture in summary["pictures"]] == [b"\x89PNG"]
     assert (demo / "run/config.json").is_file()
+
+
+def test_yardstick_is_trained_and_scored_beside_the_demo(demo):
+    """A preset of any name stands in for the yardstick's own; one that is not there is refused at once."""
+    main = "import cli.demo; cli.demo.YARDSTICK = {!r}; from cli.main import main; main()"
+    size = ("--out", demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3, "--yardstick")
+    message = one_message(protoocc("demo", *size, code=main.format("simple"), expect=2))
+    assert "no preset 'simple'" in message
+    protoocc("demo", *size, code=main.format("demo"))
+    summary = json.loads((demo / "summary.json").read_text())
+    plain = summary["val"]["demo"]
+    assert set(plain) == {"miou", "iou", "things_iou"}
+    assert plain["iou"] == summary["val"]["iou"]
 
 
 def test_demo_again_continues_and_changes_nothing(demo):

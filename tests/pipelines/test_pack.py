@@ -87,6 +87,8 @@ def test_members_hold_what_the_stores_hold(packed, stored, world_dataset):
     assert (keyframe.semantics == occupancy["semantics"][row]).all()
     assert (keyframe.mask_camera == occupancy["mask_camera"][row]).all()
     assert (keyframe.segment_id == segments[row]).all()
+    assert keyframe.ego_from_lidar is not None
+    assert (keyframe.ego_from_lidar == records[row].keyframe_sweep.ego_from_lidar.matrix).all()
     source = cv2.imread(str(world_dataset.root / records[row].cameras["CAM_BACK"].path))
     expected = resize_and_crop(source, world_dataset.image)[..., ::-1].astype(int)
     assert np.abs(keyframe.images[3].astype(int) - expected).mean() < 4  # JPEG at quality 95

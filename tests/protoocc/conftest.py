@@ -33,6 +33,8 @@ from schemas.store import FORMAT_VERSION
 GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=1.0, shape=(8, 8, 4))
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 HEIGHT, WIDTH = 32, 64
+LIDAR = [[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 1.75], [0, 0, 0, 1]]
+"""ego_from_lidar: above the road, half a voxel forward."""
 
 KITTI = ClassTable(
     names=("nothing", "driveable_surface", *(f"thing_{number}" for number in range(30)), "car"),
@@ -73,8 +75,17 @@ def make_members(number: int, token: str, classes: ClassTable) -> dict[str, byte
     pose = [[1, 0, 0, 2.0 * number], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     meta = {"token": token, "image_from_camera": [intrinsics] * 2, "camera_from_ego": [front, back]}
     meta |= {"global_from_ego": pose, "cameras": list(CAMERAS), "segment_count": [308, 308]}
+    meta |= {"ego_from_lidar": LIDAR}
     members[META_MEMBER] = json.dumps(meta).encode()
     return members
+
+
+def make_members_without_lidar(number: int, token: str, classes: ClassTable) -> dict[str, bytes]:
+    """What `pack` wrote before it told where the LiDAR stands, and what it writes for logs of cameras alone."""
+    members = make_members(number, token, classes)
+    meta = json.loads(members[META_MEMBER])
+    del meta["ego_from_lidar"]
+    return members | {META_MEMBER: json.dumps(meta).encode()}
 
 
 def make_depth_member(number: int, classes: ClassTable) -> bytes:
@@ -225,6 +236,13 @@ def kitti_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shards_without_lidar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same world, packed before metadata told where the LiDAR stands. Read only."""
+    folder = tmp_path_factory.mktemp("old") / "shards"
+    return write_shards(folder, {"train": [3, 2], "val": [2]}, make=make_members_without_lidar)
+
+
+@pytest.fixture(scope="session")
 def depth_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny world with LiDAR points in its images. Read only."""
     folder = tmp_path_factory.mktemp("depth") / "shards"
@@ -242,6 +260,12 @@ def pixel_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_shards(tmp_path: Path) -> Path:
     """The same shards, to be damaged."""
     return write_shards(tmp_path / "shards", {"train": [3, 2], "val": [2]})
+
+
+@pytest.fixture(scope="session")
+def write_tiny_shards() -> Callable[..., Path]:
+    """`write_shards`, for tests that need other splits."""
+    return write_shards
 
 
 @pytest.fixture(scope="session")

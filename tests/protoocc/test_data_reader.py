@@ -42,6 +42,35 @@ def test_keyframe_has_the_packed_values(shards: Path) -> None:
     assert keyframe.image_from_camera[0, 0].tolist() == [30.0, 0.0, 32.0]
 
 
+def test_place_of_the_lidar_is_read_where_it_is_told(shards: Path, shards_without_lidar: Path) -> None:
+    for folder, place in ((shards, [0.5, 0.0, 1.75]), (shards_without_lidar, None)):
+        dataset = ShardDataset(open_shards(folder, "train"))
+        global_from_ego, ego_from_lidar = dataset.poses(3)
+        assert global_from_ego[:3, 3].tolist() == [6.0, 0.0, 0.0]
+        assert (None if ego_from_lidar is None else ego_from_lidar[:3, 3].tolist()) == place
+        assert (dataset[3].ego_from_lidar is None) == (place is None)
+
+
+@pytest.mark.parametrize(
+    ("pose", "message"),
+    [
+        ([[1, 0, 0, 2e3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], "ego_from_lidar holds a place 2000 m away"),
+        ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]], "ego_from_lidar holds no rotation"),
+        ([1, 2], r"ego_from_lidar is int64 \(2,\), expected finite numbers of shape \(4, 4\)"),
+    ],
+)
+def test_impossible_place_of_the_lidar_is_refused(own_shards: Path, pose: object, message: str) -> None:
+    index = json.loads((own_shards / "train-00000.index.json").read_text())
+    offset, size = index["samples"][1]["members"]["meta.json"]
+    meta = json.loads((own_shards / "train-00000.tar").read_bytes()[offset : offset + size])
+    text = json.dumps({**meta, "ego_from_lidar": pose}, separators=(",", ":")).ljust(size).encode()
+    overwrite(own_shards, "meta.json", text)
+    dataset = ShardDataset(open_shards(own_shards, "train"))
+    for read in (dataset.poses, dataset.__getitem__):
+        with pytest.raises(DataError, match=rf"train-00000.tar, sample scene-train-00000-0001.*{message}"):
+            read(1)
+
+
 def test_collate_gives_the_batch_types(shards: Path) -> None:
     dataset = ShardDataset(open_shards(shards, "train"))
     batch = collate([dataset[0], dataset[4]])

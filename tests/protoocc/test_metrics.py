@@ -57,6 +57,25 @@ def test_others_counts_and_free_does_not() -> None:
     assert scores.miou == 1.0
 
 
+def test_things_and_ground_are_scored_as_one_class_each() -> None:
+    scores = scored(line(4, 4, 3, 11, 13, 13, FREE), line(3, 13, FREE, 13, 13, FREE, 16)).scores()
+    # Things in both: 4->3 = 1; in either: 4, 4->13, 3->free, free->16 as well = 4.
+    assert scores.things_iou == pytest.approx(1 / 4)
+    # Ground in both: 11->13, 13->13 = 2; in either: 4->13 and 13->free as well = 4.
+    assert scores.ground_iou == pytest.approx(2 / 4)
+    # Occupied in both: 4->3, 4->13, 11, 13 = 4; all 7 are occupied in either.
+    assert scores.iou == pytest.approx(4 / 7)
+
+
+def test_a_table_without_ground_has_things_alone() -> None:
+    table = ClassTable(names=("free", "wall"), colors=((0, 0, 0), (1, 1, 1)), free=0)
+    confusion = Confusion(table)
+    confusion.add(line(1, 1, 0), line(1, 0, 0), np.ones((3, 1, 1), bool))
+    scores = confusion.scores()
+    assert scores.things_iou == scores.iou == 0.5
+    assert math.isnan(scores.ground_iou)
+
+
 def test_nothing_scored_is_nan() -> None:
     empty = Confusion(OCC3D).scores()
     assert math.isnan(empty.miou) and math.isnan(empty.iou) and empty.voxels == 0

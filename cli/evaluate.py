@@ -11,6 +11,7 @@ from cli.given import add_command, refuse
 from cli.model import Preset, Run, Shards, find_run, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Workers, load_dataset
 from cli.progress import progress_bar
+from cli.runs import keep_scores
 from cli.score_table import print_report
 
 if TYPE_CHECKING:
@@ -109,11 +110,13 @@ def open_files(
 
 
 def evaluate_with_bar(run: Path, shards: Path, split: str, workers: int | None = None) -> EvalReport:
-    """Scores a checkpoint under a progress bar; ``workers`` None for all cores."""
+    """Scores a checkpoint under a progress bar; a run keeps its scores. ``workers`` None for all cores."""
     from protoocc.evaluate import score
 
     with progress_bar("eval") as update:
-        return score(run, shards, split, eval_config(workers), on_progress=update)
+        report = score(run, shards, split, eval_config(workers), on_progress=update)
+    keep_scores(run, report, shards)
+    return report
 
 
 def score_with_bar(files: PredictionFiles, shards: Path, split: str, workers: int | None) -> EvalReport:

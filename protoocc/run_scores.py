@@ -13,6 +13,7 @@ from schemas.outside.limits import JSON_BYTES
 from schemas.runs import EVALUATION
 from schemas.settings import flatten
 
+_MASK: Final = "masks.camera."
 _REMEDY: Final = "Make it again with `protoocc eval`, or remove it."
 
 
@@ -22,8 +23,8 @@ class KeptScores:
 
     Attributes:
         facts: what one must know to read it, by dotted name: `split`, `samples`, `checkpoint`, ...
-        rows: figures of each predictor by dotted name, such as `miou` and `classes.car`; shares are 0..1, None where a
-            figure does not exist.
+        rows: figures of each predictor under the camera mask by dotted name, such as `miou` and `classes.car`, and
+            `ray_iou`; shares are 0..1, None where a figure does not exist.
     """
 
     facts: Mapping[str, Any]
@@ -48,5 +49,11 @@ def read_scores(run: Path) -> KeptScores | None:
     rows = stored.pop("rows", None)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: 'rows' is no list of objects. {_REMEDY}")
-    flat = [flatten(row) for row in rows]
-    return KeptScores(flatten(stored), {str(row.pop("name", "")): row for row in flat})
+    return KeptScores(flatten(stored), {str(row.get("name", "")): _figures(flatten(row)) for row in rows})
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the benchmark's mask, without zones, and RayIoU."""
+    benchmark = {name.removeprefix(_MASK): value for name, value in row.items() if name.startswith(_MASK)}
+    figures = {name: value for name, value in benchmark.items() if not name.startswith(("distances.", "heights."))}
+    return figures | {"ray_iou": row.get("rays.ray_iou")}

@@ -25,7 +25,7 @@ def answer(*words: object) -> str:
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two runs that differ in their seed and length."""
     monkeypatch.setenv("COLUMNS", "250")
-    scores = {"split": "val", "rows": [{"name": "model", "miou": 0.125, "iou": None}]}
+    scores = {"split": "val", "rows": [{"name": "model", "masks": {"camera": {"miou": 0.125, "iou": None}}}]}
     (make_run(tmp_path / "one", seed=0) / "eval.json").write_text(json.dumps(scores))
     make_run(tmp_path / "two", rows=7, seed=1)
     return tmp_path

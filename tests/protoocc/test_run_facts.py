@@ -40,7 +40,8 @@ def test_figures_by_hand(tmp_path: Path) -> None:
 
 def test_kept_scores_are_those_of_the_network(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
-    rows = [{"name": "frequent_class", "miou": 0.4}, {"name": "model", "miou": 0.2, "iou": None, "classes": {"car": 1}}]
+    model = {"camera": {"miou": 0.2, "iou": None, "classes": {"car": 1}}, "none": {"miou": 0.1}}
+    rows = [{"name": "frequent_class", "masks": {"camera": {"miou": 0.4}}}, {"name": "model", "masks": model}]
     (folder / "eval.json").write_text(json.dumps({"split": "val", "samples": 3, "rows": rows}))
     run = read_run(folder)
     assert (run.evaluated, run.evaluated_split) == ({"miou": 0.2, "iou": None}, "val")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from protoocc.hosts import build_network
 from protoocc.inference import default_device, reader_for
 from protoocc.losses import choose_voxels, compute_losses
 from protoocc.optimizer import lr_factor, make_optimizer, set_learning_rate
+from protoocc.reproducible import reproducible
 from protoocc.run_checks import check_labels_are_seen, check_warm_up, count_steps, describe_missing_earlier
 from protoocc.run_folder import RunLog, open_run, read_metrics
 from protoocc.training_report import StepReport, TrainSummary, finite_numbers, mean_losses
@@ -71,7 +71,7 @@ def train(
     check_training(config, split)
     check_warm_up(config, len(split.samples))
     _check_split(config, split)
-    with folder_lock(out), _reproducible(config.seed, device):
+    with folder_lock(out), reproducible(config.seed, device):
         open_run(out, config, resume=resume)
         run = _Run(config, split, device)
         if resume:
@@ -205,16 +205,3 @@ def _check_split(config: TrainConfig, split: ShardSet) -> None:
             logger.warning(missing)
     finally:
         dataset.close()
-
-
-@contextmanager
-def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch for a run and gives the caller's random state back; on a CPU every operation is deterministic."""
-    before = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(device.type == "cpu" or before)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)

@@ -21,11 +21,11 @@ from typing import Final
 from pipelines.bench_log import GeneratedLog
 from pipelines.masks import SeedsConfig, masks_stage
 from pipelines.occupancy import Occ3dConfig, occupancy_stage
-from pipelines.pack import PackConfig, pack_stage, split_of
+from pipelines.pack import PackConfig, pack_stage
 from pipelines.prepare.geometry import geometry_stage
 from pipelines.prepare.scene_records import records_stage
 from pipelines.scheduler import Scheduler
-from pipelines.shard_file import write_shard
+from pipelines.shard_file import split_of, write_shard
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, run_stage
 from pipelines.unit_files import Work
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,9 +12,11 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-from schemas.datasets import ImageSpec
+from schemas.datasets import DatasetSpec, ImageSpec
 from schemas.errors import DataError
 from schemas.outside import Source, has_end, image_size
+from schemas.records import SampleRecord
+from schemas.shards import image_member
 
 _FILL: Final = 128
 """Grey that decoders put where a JPEG holds no pixels."""
@@ -93,9 +96,7 @@ def take_and_crop(image: Shaped[np.ndarray, "h w"], spec: ImageSpec) -> Shaped[n
         DataError: the crop leaves the image.
     """
     left, top, width, height = spec.crop
-    columns, rows = size = spec.resized((image.shape[1], image.shape[0]))
-    if not spec.crop_fits(size):
-        raise DataError(f"an image of {size[0]}x{size[1]} pixels does not hold the crop {spec.crop}")
+    columns, rows = _resized(image, spec)
     row = ((np.arange(top, top + height) + 0.5) * image.shape[0] / rows).astype(np.int64)
     column = ((np.arange(left, left + width) + 0.5) * image.shape[1] / columns).astype(np.int64)
     return np.ascontiguousarray(image[np.ix_(row, column)])
@@ -108,8 +109,43 @@ def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec) -> UInt8
         DataError: the crop leaves the image.
     """
     left, top, width, height = spec.crop
+    resized = cv2.resize(image, _resized(image, spec), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(resized[top : top + height, left : left + width])
+
+
+def _resized(image: np.ndarray, spec: ImageSpec) -> tuple[int, int]:
+    """(width, height) of an image before its crop.
+
+    Raises:
+        DataError: the crop leaves the image.
+    """
     size = spec.resized((image.shape[1], image.shape[0]))
     if not spec.crop_fits(size):
         raise DataError(f"an image of {size[0]}x{size[1]} pixels does not hold the crop {spec.crop}")
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(resized[top : top + height, left : left + width])
+    return size
+
+
+def camera_members(dataset: DatasetSpec, record: SampleRecord, jpeg_quality: int) -> dict[str, bytes]:
+    """The network's images of all cameras of a keyframe, as members of a shard.
+
+    Raises:
+        DataError: as `read_image`, or the crop leaves an image.
+    """
+    members = {}
+    for channel in dataset.cameras:
+        image = read_image(dataset.root / record.cameras[channel].path, record.token)
+        network_image = resize_and_crop(image, dataset.image_of(channel))
+        members[image_member(channel)] = encode_image(".jpg", network_image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+    return members
+
+
+def encode_image(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:
+    """An image as a file of its own; ``options`` are OpenCV's.
+
+    Raises:
+        DataError: OpenCV cannot write it.
+    """
+    ok, data = cv2.imencode(suffix, image, options)
+    if not ok:
+        raise DataError(f"cannot encode a {suffix} of shape {image.shape}, dtype {image.dtype}")
+    return bytes(data.tobytes())

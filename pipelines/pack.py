@@ -20,17 +20,24 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.files import write_bytes
-from pipelines.images import read_image, resize_and_crop
+from pipelines.images import camera_members, encode_image
 from pipelines.label_counts import useless_counts
 from pipelines.lidar_depth import PixelPoints, keyframe_pixels, lidar_paths
-from pipelines.own_files import UNIT
 from pipelines.points import require_lidar
 from pipelines.shard_card import CARD, dataset_card
-from pipelines.shard_file import shard_entry, write_shard
+from pipelines.shard_file import (
+    SHARD_INDEX,
+    TAR,
+    dataset_info,
+    files_of_shard,
+    finish_manifest,
+    shard_entry,
+    split_of,
+    write_shard,
+)
 from pipelines.stage import (
     Layout,
     Origin,
-    Piece,
     Runtime,
     Stage,
     StageSummary,
@@ -52,15 +59,9 @@ from schemas.shards import (
     MASKS_MEMBER,
     META_MEMBER,
     OCCUPANCY_MEMBER,
-    WIDS_KIND,
-    DatasetInfo,
     Manifest,
-    image_member,
 )
 from schemas.workfolder import WorkFolder
-
-TAR = f"{UNIT}.tar"
-SHARD_INDEX = f"{UNIT}.index.json"
 
 
 class PackConfig(Frozen):
@@ -114,7 +115,7 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
         work=partial(_pack_shard, dataset, work, config),
         create=lambda folder: folder.mkdir(parents=True),
         finish=partial(_finish, dataset, config, [unit.name for unit in units], dropped),
-        layout=Layout((TAR, SHARD_INDEX, CHECKSUMS, CARD), _files_of_shard, joined=(CHECKSUMS, CARD)),
+        layout=Layout((TAR, SHARD_INDEX, CHECKSUMS, CARD), files_of_shard, joined=(CHECKSUMS, CARD)),
         origin=Origin(
             dataset,
             fields=(
@@ -125,10 +126,6 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
             command=shlex.join(["protoocc", "pack", *options, "--dataset", dataset.name]),
         ),
     )
-
-
-def _files_of_shard(unit: Unit) -> list[Piece]:
-    return [Piece(unit.name, tuple(name.replace(UNIT, unit.name) for name in (TAR, SHARD_INDEX)))]
 
 
 def _stores(work: WorkFolder, config: PackConfig) -> dict[str, Path]:
@@ -163,11 +160,6 @@ def _plan_shards(
     return units
 
 
-def split_of(unit: Unit) -> str:
-    """Split of the unit of a shard."""
-    return unit.name.rpartition("-")[0]
-
-
 def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shards: Path, unit: Unit) -> UnitReport:
     stores = [StoreRows(path, kind) for kind, path in _stores(work, config).items()]
     records = read_records(work.records, unit.entries)
@@ -190,14 +182,9 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
 def _members(
     dataset: DatasetSpec, record: SampleRecord, arrays: Mapping[str, np.ndarray], jpeg_quality: int
 ) -> dict[str, bytes]:
-    members: dict[str, bytes] = {}
-    for channel in dataset.cameras:
-        image = resize_and_crop(
-            read_image(dataset.root / record.cameras[channel].path, record.token), dataset.image_of(channel)
-        )
-        members[image_member(channel)] = _encode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-    segments = arrays["segment_id"]
-    members[MASKS_MEMBER] = _encode(".png", segments.reshape(-1, segments.shape[-1]), [cv2.IMWRITE_PNG_COMPRESSION, 4])
+    members = camera_members(dataset, record, jpeg_quality)
+    segments = arrays["segment_id"].reshape(-1, arrays["segment_id"].shape[-1])
+    members[MASKS_MEMBER] = encode_image(".png", segments, [cv2.IMWRITE_PNG_COMPRESSION, 4])
     occupancy = io.BytesIO()
     np.savez_compressed(
         occupancy,
@@ -236,31 +223,17 @@ def _depth_member(cameras: Sequence[PixelPoints]) -> dict[str, bytes]:
     return {DEPTH_MEMBER: stored.getvalue()}
 
 
-def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:
-    ok, data = cv2.imencode(suffix, image, options)
-    if not ok:
-        raise DataError(f"cannot encode a {suffix} of shape {image.shape}, dtype {image.dtype}")
-    return bytes(data.tobytes())
-
-
 def _finish(
     dataset: DatasetSpec, config: PackConfig, names: Sequence[str], dropped: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
     manifest = Manifest(
         name=dataset.name,
-        dataset=DatasetInfo(
-            name=dataset.name,
-            cameras=dataset.cameras,
-            image_shape=dataset.image.shape,
-            grid=dataset.grid,
-            classes=dataset.classes,
-        ),
+        dataset=dataset_info(dataset),
         masks=config.masks,
         depth=config.depth,
         left_out=dict(dropped),
         shardlist=tuple(shard_entry(folder, name) for name in names),
     )
-    sums = "".join(f"{shard.sha256}  {shard.url}\n" for shard in manifest.shardlist)
-    write_bytes(folder / CHECKSUMS, sums.encode())
+    content = finish_manifest(folder, manifest)
     write_bytes(folder / CARD, dataset_card(manifest).encode())
-    return {"__kind__": WIDS_KIND, "wids_version": 1, **manifest.model_dump(mode="json")}
+    return content

@@ -18,17 +18,23 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from pydantic import Field
 
-from pipelines.files import write_bytes
-from pipelines.images import read_image, resize_and_crop, take_and_crop
+from pipelines.images import camera_members, encode_image, take_and_crop
 from pipelines.lidar_depth import keyframe_pixels, lidar_paths
-from pipelines.own_files import UNIT
 from pipelines.pixel_truth import read_truth, truth_paths
 from pipelines.points import require_lidar
-from pipelines.shard_file import shard_entry, write_shard
+from pipelines.shard_file import (
+    SHARD_INDEX,
+    TAR,
+    dataset_info,
+    files_of_shard,
+    finish_manifest,
+    shard_entry,
+    split_of,
+    write_shard,
+)
 from pipelines.stage import (
     Layout,
     Origin,
-    Piece,
     Runtime,
     Stage,
     StageSummary,
@@ -44,19 +50,9 @@ from schemas.errors import DataError
 from schemas.pixels import encode_depth
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.settings import Frozen
-from schemas.shards import (
-    CHECKSUMS,
-    CLASSES_MEMBER,
-    DEPTH_IMAGE_MEMBER,
-    WIDS_KIND,
-    DatasetInfo,
-    Manifest,
-    image_member,
-)
+from schemas.shards import CHECKSUMS, CLASSES_MEMBER, DEPTH_IMAGE_MEMBER, Manifest
 from schemas.workfolder import WorkFolder
 
-TAR = f"{UNIT}.tar"
-SHARD_INDEX = f"{UNIT}.index.json"
 _SMALL_PNG: Final = (cv2.IMWRITE_PNG_COMPRESSION, 9)
 
 
@@ -95,7 +91,7 @@ def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -
         work=partial(_write_unit, dataset, work, config),
         create=lambda folder: folder.mkdir(parents=True),
         finish=partial(_finish, dataset, config, [unit.name for unit in units]),
-        layout=Layout((TAR, SHARD_INDEX, CHECKSUMS), _files_of_shard, joined=(CHECKSUMS,)),
+        layout=Layout((TAR, SHARD_INDEX, CHECKSUMS), files_of_shard, joined=(CHECKSUMS,)),
         origin=Origin(
             dataset,
             fields=("name", "cameras", "image", "camera_images", "classes", "categories", "splits"),
@@ -105,10 +101,6 @@ def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -
             ),
         ),
     )
-
-
-def _files_of_shard(unit: Unit) -> list[Piece]:
-    return [Piece(unit.name, tuple(name.replace(UNIT, unit.name) for name in (TAR, SHARD_INDEX)))]
 
 
 def _plan(dataset: DatasetSpec, work: WorkFolder) -> list[Unit]:
@@ -134,22 +126,13 @@ def _write_unit(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig, fo
                 targets = _truth_targets(dataset, record)
             else:
                 targets = _lidar_targets(dataset, record, geometry.read(entry.row, entry.token))
-            yield record, {**_images(dataset, config, record), **targets}
+            yield record, {**camera_members(dataset, record, config.jpeg_quality), **targets}
 
-    index = write_shard(folder, unit.name, unit.name.rpartition("-")[0], samples())
+    index = write_shard(folder, unit.name, split_of(unit), samples())
     paths_of = truth_paths if config.source == "truth" else lidar_paths
     read = [dataset.root / record.cameras[name].path for record in records for name in dataset.cameras]
     read += [path for record in records for path in paths_of(dataset, record)]
     return UnitReport(done=len(index.samples), counts={"bytes": float(index.filesize)}, read=tuple(read))
-
-
-def _images(dataset: DatasetSpec, config: PixelsConfig, record: SampleRecord) -> dict[str, bytes]:
-    members = {}
-    for channel in dataset.cameras:
-        image = read_image(dataset.root / record.cameras[channel].path, record.token)
-        network_image = resize_and_crop(image, dataset.image_of(channel))
-        members[image_member(channel)] = _encode(".jpg", network_image, [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality])
-    return members
 
 
 def _truth_targets(dataset: DatasetSpec, record: SampleRecord) -> dict[str, bytes]:
@@ -181,32 +164,17 @@ def _encode_targets(
     classes: Sequence[UInt8[np.ndarray, "H W"]], depths: Sequence[UInt16[np.ndarray, "H W"]]
 ) -> dict[str, bytes]:
     return {
-        CLASSES_MEMBER: _encode(".png", np.concatenate(classes), _SMALL_PNG),
-        DEPTH_IMAGE_MEMBER: _encode(".png", np.concatenate(depths), _SMALL_PNG),
+        CLASSES_MEMBER: encode_image(".png", np.concatenate(classes), _SMALL_PNG),
+        DEPTH_IMAGE_MEMBER: encode_image(".png", np.concatenate(depths), _SMALL_PNG),
     }
-
-
-def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:
-    ok, data = cv2.imencode(suffix, image, options)
-    if not ok:
-        raise DataError(f"cannot encode a {suffix} of shape {image.shape}, dtype {image.dtype}")
-    return bytes(data.tobytes())
 
 
 def _finish(dataset: DatasetSpec, config: PixelsConfig, names: Sequence[str], folder: Path) -> dict[str, Any]:
     manifest = Manifest(
         name=dataset.name,
-        dataset=DatasetInfo(
-            name=dataset.name,
-            cameras=dataset.cameras,
-            image_shape=dataset.image.shape,
-            grid=dataset.grid,
-            classes=dataset.classes,
-        ),
+        dataset=dataset_info(dataset),
         masks=None,
         pixels=config.source,
         shardlist=tuple(shard_entry(folder, name) for name in names),
     )
-    sums = "".join(f"{shard.sha256}  {shard.url}\n" for shard in manifest.shardlist)
-    write_bytes(folder / CHECKSUMS, sums.encode())
-    return {"__kind__": WIDS_KIND, "wids_version": 1, **manifest.model_dump(mode="json")}
+    return finish_manifest(folder, manifest)

@@ -7,14 +7,40 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from pipelines.files import write_bytes, write_json
+from pipelines.own_files import UNIT
+from pipelines.stage import Piece, Unit
+from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord
 from schemas.settings import describe_validation
-from schemas.shards import SampleEntry, ShardEntry, ShardIndex, sample_key
+from schemas.shards import (
+    CHECKSUMS,
+    WIDS_KIND,
+    DatasetInfo,
+    Manifest,
+    SampleEntry,
+    ShardEntry,
+    ShardIndex,
+    sample_key,
+)
+
+TAR = f"{UNIT}.tar"
+SHARD_INDEX = f"{UNIT}.index.json"
+
+
+def files_of_shard(unit: Unit) -> list[Piece]:
+    """What the unit of a shard writes."""
+    return [Piece(unit.name, tuple(name.replace(UNIT, unit.name) for name in (TAR, SHARD_INDEX)))]
+
+
+def split_of(unit: Unit) -> str:
+    """Split of the unit of a shard."""
+    return unit.name.rpartition("-")[0]
 
 
 def write_shard(
@@ -76,6 +102,24 @@ def shard_entry(folder: Path, name: str) -> ShardEntry:
         sha256=index.sha256,
         scenes=tuple(sorted({sample.scene for sample in index.samples})),
     )
+
+
+def dataset_info(dataset: DatasetSpec) -> DatasetInfo:
+    """What the manifest says about the dataset of its shards."""
+    return DatasetInfo(
+        name=dataset.name,
+        cameras=dataset.cameras,
+        image_shape=dataset.image.shape,
+        grid=dataset.grid,
+        classes=dataset.classes,
+    )
+
+
+def finish_manifest(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """Writes the checksums of all shards; returns the content of `manifest.json`, a valid wids-shard-index-v1."""
+    sums = "".join(f"{shard.sha256}  {shard.url}\n" for shard in manifest.shardlist)
+    write_bytes(folder / CHECKSUMS, sums.encode())
+    return {"__kind__": WIDS_KIND, "wids_version": 1, **manifest.model_dump(mode="json")}
 
 
 def _index_path(folder: Path, name: str) -> Path:

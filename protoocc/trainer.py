@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from protoocc.inference import default_device, reader_for
 from protoocc.joint_norm import join_norms
 from protoocc.optimizer import count_steps, length_at, lr_factor
 from protoocc.ranks import Ranks
+from protoocc.reproducible import reproducible
 from protoocc.run_checks import check_run, make_sampler
 from protoocc.run_folder import RunLog, open_run
 from protoocc.run_rows import read_metrics
@@ -71,7 +72,7 @@ def train(
     split = open_shards(shards, config.data.split)
     config = config.model_copy(update={"classes": split.dataset.classes, "image_shape": split.dataset.image_shape})
     validation = None if config.validation.every is None else Validation(config, shards, ranks)
-    with folder_lock(out) if ranks.is_first else nullcontext(), _reproducible(config.seed, device):
+    with folder_lock(out) if ranks.is_first else nullcontext(), reproducible(config.seed, device):
         ranks.first(lambda: open_run(out, config, resume=resume))
         run = _Run(config, split, ranks, device, validation)
         if resume:
@@ -173,16 +174,3 @@ def _summary(state: RunState, out: Path, samples: int, seconds: float) -> TrainS
         best=best,
         best_miou=state.best_miou,
     )
-
-
-@contextmanager
-def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch for a run and gives the caller's random state back; on a CPU every operation is deterministic."""
-    before = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(device.type == "cpu" or before)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -12,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from protoocc.bench.clock import now
 from protoocc.bench.sampling import (
     Inputs,
     Prepared,
@@ -95,11 +95,11 @@ class _Run:
         """One round; keeps the shortest times."""
         leaves, inputs = _with_gradients(self.way.prepare(self.case)[0])
         device = inputs.value.device
-        start = _now(device)
+        start = now(device)
         out = self.way.attend(inputs)
-        middle = _now(device)
+        middle = now(device)
         torch.autograd.grad(out, leaves, inputs.grad_out)
-        end = _now(device)
+        end = now(device)
         self.forward_s, self.backward_s = min(self.forward_s, middle - start), min(self.backward_s, end - middle)
 
 
@@ -238,9 +238,9 @@ def copied_bytes_per_s(device: torch.device) -> float:
     source = torch.zeros(1 << 26, device=device)
     target, shortest = torch.empty_like(source), float("inf")
     for _ in range(5):
-        start = _now(device)
+        start = now(device)
         target.copy_(source)
-        shortest = min(shortest, _now(device) - start)
+        shortest = min(shortest, now(device) - start)
     return 2 * source.numel() * source.element_size() / shortest
 
 
@@ -249,10 +249,3 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, after the GPU has finished what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

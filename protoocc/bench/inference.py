@@ -7,7 +7,6 @@ neither time nor memory depends on them, sampling points are those of an untrain
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from protoocc.batch import Batch
+from protoocc.bench.clock import now
 from protoocc.bench.table3 import Rig, device_name
 from protoocc.export import open_session, write_graph
 from protoocc.export_graph import ExportedNetwork
@@ -93,9 +93,9 @@ class _Run:
         with torch.no_grad(), self.context():
             for name, part in self.parts.items():
                 before = _reset_peak(device)
-                start = _now(device)
+                start = now(device)
                 part()
-                seconds = _now(device) - start
+                seconds = now(device) - start
                 peak = _peak_mb(device)
                 used = None if before is None or peak is None else max(peak - before, 0.0)
                 self.best_s[name] = min(self.best_s.get(name, seconds), seconds)
@@ -257,13 +257,6 @@ def _row(run: _Run, first: _Run) -> InferenceRow:
         ratio=sum(run.best_s.values()) / sum(first.best_s.values()),
         weights_mb=run.weights_mb,
     )
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, after the GPU has finished what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from protoocc.bench.clock import now
 from protoocc.bench.flops import paper_flops, parameters, true_flops, view_transformation
 from protoocc.bench.memory import training_memory_gb
 from protoocc.hosts import build_network
@@ -127,11 +127,10 @@ class _Network:
 
     def seconds(self) -> float:
         """Time of one frame."""
-        _wait(self.hits.row.device)
-        start = time.perf_counter()
+        device = self.hits.row.device
+        start = now(device)
         view_transformation(self.model, self.features, self.hits, self.past)
-        _wait(self.hits.row.device)
-        return time.perf_counter() - start
+        return now(device) - start
 
 
 def measure_table3(
@@ -210,11 +209,6 @@ def _count(network: _Network) -> dict[str, float]:
         "gflops_paper": paper_flops(model, features, hits) / 1e9,
         "gflops_true": true_flops(model, features, hits, network.past) / 1e9,
     }
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def device_name(device: torch.device) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +23,7 @@ from protoocc.pretrain.folder import STATE, claim_folder, save_state
 from protoocc.pretrain.network import PixelNetwork, pixel_losses
 from protoocc.pretrain.scores import PixelScores, score_pixels
 from protoocc.pretrain.targets import PixelBatch, PixelDataset, mirrored, pixel_loader, recoloured
+from protoocc.reproducible import reproducible
 from protoocc.run_folder import RunLog
 from protoocc.version import code_version
 from schemas.errors import CheckpointError, ConfigError, StageError
@@ -83,7 +83,7 @@ def pretrain_images(
     device = default_device()
     train, held_out = (open_shards(targets, split, pixels=True) for split in ("train", "val"))
     _check_classes(config, train)
-    with folder_lock(out), _reproducible(config.seed, device):
+    with folder_lock(out), reproducible(config.seed, device):
         claim_folder(out, config, resume=resume)
         run = _Run(config, train, device)
         run.restore(out / STATE)
@@ -253,16 +253,3 @@ def _card(
         stored_as="float16" if config.half else "float32",
         steps=config.schedule.steps or 0,
     )
-
-
-@contextmanager
-def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch for a run and gives the caller's random state back; on a CPU every operation is deterministic."""
-    before = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(device.type == "cpu" or before)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)

@@ -75,6 +75,7 @@ def test_demo_leaves_summary_and_pictures(demo):
     assert (demo / "run/config.json").is_file()
 
 
+@pytest.mark.slow
 def test_yardstick_is_trained_and_scored_beside_the_demo(demo):
     """A preset of any name stands in for the yardstick's own; one that is not there is refused at once."""
     main = "import cli.demo; cli.demo.YARDSTICK = {!r}; from cli.main import main; main()"

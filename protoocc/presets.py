@@ -8,6 +8,7 @@ from typing import Final
 
 from protoocc import model
 from protoocc.ablations import ABLATIONS
+from protoocc.augment.config import AugmentConfig
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, WeightsConfig
 from protoocc.losses.config import LossConfig
 from protoocc.network import NetworkConfig
@@ -32,8 +33,8 @@ def demo() -> TrainConfig:
             consistency_voxels=4_000,
         ),
         optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
-        schedule=ScheduleConfig(steps=800, warmup_steps=15),
-        data=DataConfig(batch_size=1),
+        schedule=ScheduleConfig(steps=400, warmup_steps=15),
+        data=DataConfig(batch_size=1, augment=AugmentConfig(flip_y=0.5)),
         weights=DEMO_FEATURES,
         checkpoint_every=100,
     )

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
-
-from schemas.errors import StageError
 
 TIMES = ("seconds", "data_seconds", "memory_gb")
 """Columns of `metrics.jsonl` that the machine decides; all others are the same after a kill."""
@@ -73,28 +67,6 @@ class TrainSummary:
     last: Mapping[str, float]
     best: Path | None = None
     best_miou: float | None = None
-
-
-def finite_numbers(values: Mapping[str, Tensor], tokens: Sequence[str], step: int) -> dict[str, float]:
-    """Losses as plain numbers.
-
-    Args:
-        values: scalars by name.
-        tokens: samples of the step.
-        step: number of the step, for the message.
-
-    Raises:
-        StageError: one is NaN or infinite; names it and the samples.
-    """
-    together = torch.stack([value.detach().float() for value in values.values()])
-    numbers = dict(zip(values, together.tolist(), strict=True))
-    broken = [name for name, number in numbers.items() if not math.isfinite(number)]
-    if broken:
-        raise StageError(
-            f"step {step}: {', '.join(broken)} not finite with samples {', '.join(tokens)}. Check their calibration "
-            "and labels, or lower optimizer.lr; the checkpoints so far are whole."
-        )
-    return numbers
 
 
 def mean_losses(rows: Sequence[Mapping[str, int | float]]) -> dict[str, float]:

@@ -77,14 +77,14 @@ def demo() -> ProtoOccConfig:
         strides=(4, 8, 16),
         channels=64,
         pixel_depth=True,
-        frozen_features=True,
-        query_shape=(50, 50, 4),
-        lifted_cells=(2, 2, 1),
+        query_shape=(25, 25, 4),
+        lifted_cells=(4, 4, 1),
         refinement_channels=64,
         encoder_layers=1,
         heads=4,
         points=2,
         ffn_channels=128,
+        augmentations=("dropout",),
         upsample=(UpsampleStage(kernel=(2, 2, 4), stride=(2, 2, 4), channels=32),),
         classifier_channels=32,
     )
@@ -92,7 +92,7 @@ def demo() -> ProtoOccConfig:
 
 def plain() -> PlainConfig:
     """The yardstick of `demo`: the same image features, looked up at the same cells."""
-    return PlainConfig(backbone="resnet18", backbone_width=32, strides=(4, 8, 16), channels=64, frozen_features=True)
+    return PlainConfig(backbone="resnet18", backbone_width=32, strides=(4, 8, 16), channels=64)
 
 
 def _without_prototypes(config: ProtoOccConfig) -> ProtoOccConfig:

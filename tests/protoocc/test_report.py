@@ -84,7 +84,7 @@ def test_missing_things_are_said(trained: Path, shards: Path, tmp_path: Path) ->
 def test_validations_and_scores(tmp_path: Path) -> None:
     """Four validations in a table, the best in the summary; what eval printed has a column for each predictor."""
     run = make_run(tmp_path / "run")
-    model = {"name": "model", "miou": 0.125, "classes": {"car": None, "road": 0.5}}
+    model = {"name": "model", "masks": {"camera": {"miou": 0.125, "classes": {"car": None, "road": 0.5}}}}
     rows = [model, {"name": "frequent_class", "masks": {"camera": {"miou": 0.1, "classes": {"road": 0.25}}}}]
     (run / "eval.json").write_text(json.dumps({"split": "val", "rows": rows}))
     text = write_report(run, None, count=0).read_text()

@@ -44,7 +44,7 @@ def test_kept_scores_are_those_of_the_network(tmp_path: Path) -> None:
     rows = [{"name": "frequent_class", "masks": {"camera": {"miou": 0.4}}}, {"name": "model", "masks": model}]
     (folder / "eval.json").write_text(json.dumps({"split": "val", "samples": 3, "rows": rows}))
     run = read_run(folder)
-    assert (run.evaluated, run.evaluated_split) == ({"miou": 0.2, "iou": None}, "val")
+    assert (run.evaluated, run.evaluated_split) == ({"miou": 0.2, "iou": None, "ray_iou": None}, "val")
 
 
 def test_states(tmp_path: Path) -> None:

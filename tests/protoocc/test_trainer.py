@@ -312,10 +312,10 @@ def test_missing_earlier_frames_are_told(own_shards: Path, tmp_path: Path) -> No
 
 
 def test_fewer_steps_shrink_the_warm_up_of_a_preset() -> None:
-    # 15 of 800 steps: 15 * 400 / 800 = 7.
-    assert read_preset("demo", ["schedule.steps=400"]).schedule.warmup_steps == 7
+    # 15 of 400 steps: 15 * 200 / 400 = 7.
+    assert read_preset("demo", ["schedule.steps=200"]).schedule.warmup_steps == 7
     assert read_preset("demo", ["schedule.steps=1200"]).schedule.warmup_steps == 15
-    assert read_preset("demo", ["schedule.steps=400", "schedule.warmup_steps=300"]).schedule.warmup_steps == 300
+    assert read_preset("demo", ["schedule.steps=200", "schedule.warmup_steps=150"]).schedule.warmup_steps == 150
 
 
 def test_two_trainings_never_share_a_run_folder(base_config: TrainConfig, shards: Path, tmp_path: Path) -> None:

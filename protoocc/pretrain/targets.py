@@ -111,12 +111,22 @@ def collate(batches: Sequence[PixelBatch]) -> PixelBatch:
     )
 
 
+class _Numbered(Dataset[PixelBatch]):
+    """Keyframes by a number that counts through all epochs (see `protoocc.data.EpochSampler`)."""
+
+    def __init__(self, dataset: PixelDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> PixelBatch:
+        return self.dataset[number % len(self.dataset)]
+
+
 def pixel_loader(
     dataset: PixelDataset, batches: Sampler[list[int]] | Sequence[list[int]], *, workers: int, pin_memory: bool
 ) -> DataLoader[PixelBatch]:
     """Loader that reads the given batches in their order; they do not depend on the number of processes."""
     return DataLoader(
-        dataset,
+        _Numbered(dataset),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,

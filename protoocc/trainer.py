@@ -23,7 +23,7 @@ from protoocc.checkpoint import (
 )
 from protoocc.compatibility import check_training
 from protoocc.config import TrainConfig
-from protoocc.data import EpochSampler, ShardSet, make_loader, open_shards
+from protoocc.data import WORKERS, EpochSampler, ShardSet, make_loader, open_shards, reader_deaths
 from protoocc.hosts import build_network
 from protoocc.inference import default_device, reader_for
 from protoocc.losses import choose_voxels, compute_losses
@@ -62,7 +62,8 @@ def train(
         ConfigError: settings do not fit the shards, the device or the run folder, or warm-up takes the whole run.
         DataError: shards are missing or damaged, no voxel of the split is seen and labelled, or the disk is full.
         CheckpointError: no checkpoint to resume from is whole, or the weights to start from do not fit.
-        StageError: a loss or gradient is not finite; names the samples.
+        StageError: a loss or gradient is not finite (names the samples), or a process that reads ahead died.
+        SetupError: shared memory is too small for `data.workers`.
     """
     started = time.monotonic()
     device = device or default_device()
@@ -71,7 +72,7 @@ def train(
     check_training(config, split)
     check_warm_up(config, len(split.samples))
     _check_split(config, split)
-    with folder_lock(out), _reproducible(config.seed, device):
+    with folder_lock(out), _reproducible(config.seed, device), reader_deaths(WORKERS):
         open_run(out, config, resume=resume)
         run = _Run(config, split, device)
         if resume:

@@ -6,13 +6,13 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from protoocc.batch import Batch, stack_batches
 from protoocc.data.decode import (
@@ -24,9 +24,13 @@ from protoocc.data.decode import (
     decode_views,
     join_past,
 )
+from protoocc.data.loader import Loader
 from protoocc.data.shards import ShardSet
 from protoocc.data.tar import open_shard, read_member
 from schemas.shards import META_MEMBER, OCCUPANCY_MEMBER, image_member
+
+WORKERS: Final = "data.workers"
+"""What the number of processes that read ahead is called in the settings."""
 
 
 class ShardDataset(Dataset[Keyframe]):
@@ -167,7 +171,7 @@ def collate(keyframes: Sequence[Keyframe]) -> Batch:
 
 def make_loader(
     dataset: ShardDataset, batches: Sampler[list[int]] | Sequence[list[int]], *, workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> Loader[Batch]:
     """Loader that reads the given batches in their order.
 
     Args:
@@ -176,12 +180,4 @@ def make_loader(
         workers: processes that read ahead; 0 reads in this process. The batches do not depend on it.
         pin_memory: put batches into pinned memory, for copies to a GPU.
     """
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(0),
-    )
+    return Loader(dataset, collate, batches, workers=workers, pin_memory=pin_memory, setting=WORKERS)

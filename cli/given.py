@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from cli.say import end_pipe, say
+from cli.signals import how_to_go_on
 from schemas.errors import ConfigError
 
 FILES: Final = frozenset({"datasets", "checkpoint", "weights", "calibration", "onnx"})
@@ -75,7 +76,7 @@ class Command(TyperCommand):
         except BrokenPipeError:
             end_pipe()
         except KeyboardInterrupt:
-            say("stopped; run again to go on")
+            say(how_to_go_on())  # of programs with signals of their own; `cli.signals` ends this one
             raise SystemExit(130) from None
 
 

@@ -49,17 +49,19 @@ def _root(
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache is read-only, it helps itself
 
 
-for _group in (demo, data, occupancy, pretrain, model, evaluate, runs, predict, export, inspect, bench):
-    _group.register(app)
+with quiet_start():
+    for _group in (demo, data, occupancy, pretrain, model, evaluate, runs, predict, export, inspect, bench):
+        _group.register(app)
 
 
 def main() -> None:
     """Entry point: 0 done, 2 a problem that the user can solve (one message), 1 a bug, 130 Ctrl-C, 143 SIGTERM."""
     with stop_on_signals():
-        _run()
+        run()
 
 
-def _run() -> None:
+def run() -> None:
+    """`main` without its hold on signals, for programs that have their own."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     ready_streams()

@@ -86,17 +86,20 @@ def _watch(reader: int) -> None:
     os.close(reader)
 
 
+def how_to_go_on() -> str:
+    """What whoever stopped the program reads."""
+    again = "run again with --resume" if "train" in sys.argv[1:] and "--resume" not in sys.argv else "run again"
+    return f"stopped; {again} to go on"
+
+
 def _end(number: int) -> None:
     """Says so, kills what was started, gives locks back and ends the process."""
     terminal = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # silences bars, and children that are born meanwhile
     start = f"{_SHOW_CURSOR}\n" if os.isatty(terminal) else ""
-    again = "run again with --resume" if "train" in sys.argv[1:] and "--resume" not in sys.argv else "run again"
     is_other = os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ  # of torchrun: one talks
     with suppress(OSError):
-        os.write(
-            os.open(os.devnull, os.O_WRONLY) if is_other else terminal, f"{start}stopped; {again} to go on\n".encode()
-        )
+        os.write(os.open(os.devnull, os.O_WRONLY) if is_other else terminal, f"{start}{how_to_go_on()}\n".encode())
     _kill_children()
     if lock := sys.modules.get("schemas.lock"):
         lock.release_all()

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from schemas.errors import DataError, describe_os_error
-from schemas.outside import Source, check_characters
+from schemas.errors import DataError, read_errors
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import STAGE_BYTES
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
 from schemas.workfolder import MANIFEST, PLAN, UNITS, PlanFile, StageManifest, StagePlan, UnitMarker
@@ -42,8 +43,8 @@ def read_plan(folder: Path) -> PlanFile:
 def read_marker(folder: Path, unit: str) -> UnitMarker | None:
     """Marker of a unit; None where there is none or where it is empty, half written or damaged."""
     try:
-        return UnitMarker.model_validate_json(marker_path(folder, unit).read_bytes())
-    except (OSError, ValidationError):
+        return UnitMarker.model_validate(_values(marker_path(folder, unit)))
+    except (DataError, ValidationError):
         return None
 
 
@@ -71,19 +72,14 @@ def content_of(manifest: StageManifest) -> str:
 
 
 def _parse(path: Path, model: type[Model], again: str) -> Model:
-    try:
-        data = path.read_bytes()
-        values: Any = json.loads(data)
-    except FileNotFoundError:
+    with read_errors(path):
+        is_there = path.exists()
+    if not is_there:
         raise DataError(
             f"{path.parent} is not finished (no {path.name}). Run the stage that makes it first{_first(path.parent)}."
-        ) from None
-    except OSError as error:
-        raise DataError(f"{describe_os_error(error) or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: {error}. {again}") from error
-    check_characters(Source(str(path), again), data, values)
-    if isinstance(values, dict) and values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        )
+    values = _values(path, again)
+    if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise DataError(
             f"{path} has format version {values['format_version']}, this program reads {FORMAT_VERSION}. {again}"
         )
@@ -91,6 +87,16 @@ def _parse(path: Path, model: type[Model], again: str) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         raise DataError(f"{describe_validation(f'{path} is damaged', error)}\n{again}") from error
+
+
+def _values(path: Path, again: str = AGAIN) -> dict[str, Any]:
+    """A file of a stage as plain values.
+
+    Raises:
+        DataError: it cannot be read, is damaged or beyond the limits of `schemas.outside`.
+    """
+    source = Source(str(path), again)
+    return parse_json(source, read_bytes(source, path, STAGE_BYTES), STAGE_BYTES)
 
 
 def command_of(folder: Path, plan: StagePlan) -> str:
@@ -112,6 +118,6 @@ def _first(folder: Path) -> str:
 def planned_command(folder: Path) -> str:
     """Command line that a folder was begun with; empty where its plan does not tell or cannot be read."""
     try:
-        return command_of(folder, PlanFile.model_validate_json((folder / PLAN).read_bytes()))
-    except (OSError, ValidationError):
+        return command_of(folder, PlanFile.model_validate(_values(folder / PLAN)))
+    except (DataError, ValidationError):
         return ""

@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
 from schemas.errors import ConfigError, StageError
+from schemas.shared_memory import check_shared_memory
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -137,6 +138,7 @@ def run_tasks(
 
     Raises:
         ConfigError: the scheduler's address does not answer.
+        SetupError: shared memory is too small for the local processes.
     """
     is_alone = len(tasks) <= 1 and scheduler.kind == "processes" and scheduler.memory_limit is None
     if scheduler.kind == "sync" or is_alone:
@@ -228,6 +230,7 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
         "set_as_default": False,
     }
     if scheduler.kind == "processes":
+        check_shared_memory(workers, "run in this process alone: --scheduler sync")
         start_resource_tracker()
         try:
             with _unchanged_environment():

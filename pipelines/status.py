@@ -5,7 +5,6 @@ Reads plans, markers, manifests and the configuration of runs as plain JSON: no 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
@@ -22,6 +21,8 @@ from pipelines.lineage import find_stale
 from pipelines.manifests import command_of, content_of, planned_command, read_marker
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import STAGE_BYTES
 from schemas.runs import CONFIG, RunFolder
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
@@ -222,17 +223,12 @@ def _steps(work: WorkFolder, config: Mapping[str, Any]) -> int | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}. {AGAIN}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: it holds no JSON object. {AGAIN}")
-    return value
+    source = Source(str(path), AGAIN)
+    return parse_json(source, read_bytes(source, path, STAGE_BYTES), STAGE_BYTES)
 
 
 def _parse(path: Path, model: type[Model]) -> Model:
     try:
-        return model.model_validate_json(path.read_bytes())
+        return model.model_validate(_read(path))
     except ValidationError as error:
         raise DataError(f"{describe_validation(f'{path} is damaged', error)}\n{AGAIN}") from error

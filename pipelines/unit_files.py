@@ -87,6 +87,6 @@ def write_checksums(folder: Path, digests: bytes) -> None:
 
 
 def read_checksums(folder: Path) -> UInt8[np.ndarray, "N 32"]:
-    """Checksums of all rows, mapped into memory."""
-    values: np.ndarray = np.load(folder / CHECKSUMS, mmap_mode="r", allow_pickle=False)
+    """Checksums of all rows; read, not mapped: a mapped file that someone cuts kills the process."""
+    values: np.ndarray = np.load(folder / CHECKSUMS, allow_pickle=False)
     return values

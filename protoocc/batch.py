@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,7 @@ class Batch:
         return dataclasses.replace(self, **pinned)  # type: ignore[arg-type]
 
 
-def stack_batches(batches: list[Batch]) -> Batch:
+def stack_batches(batches: Sequence[Batch]) -> Batch:
     """Joins batches along B, in their order: the collate function of single samples.
 
     Args:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
@@ -315,7 +315,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     check_safetensors_file(path)
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load(path.read_bytes())  # not mapped: a mapped file that is cut kills the process
     except _LOAD_ERRORS as error:
         raise CheckpointError(f"{path} is no readable file of weights: {error}") from error
     return tensors

@@ -17,7 +17,7 @@ from protoocc.augment import Augmentation
 from protoocc.batch import Batch
 from protoocc.checkpoint import list_checkpoints
 from protoocc.config import TrainConfig
-from protoocc.data import ShardSet, make_loader, open_shards
+from protoocc.data import WORKERS, ShardSet, make_loader, open_shards, reader_deaths
 from protoocc.hosts import build_network
 from protoocc.inference import default_device, reader_for
 from protoocc.joint_norm import join_norms
@@ -64,7 +64,9 @@ def train(
         ConfigError: settings do not fit the shards, the device or the run folder, or warm-up takes the whole run.
         DataError: shards are missing or damaged, no voxel of the split is seen and labelled, or the disk is full.
         CheckpointError: no checkpoint to resume from is whole, or the weights to start from do not fit.
-        StageError: a loss or gradient is not finite (names the samples), no memory is left, or another process ended.
+        StageError: a loss or gradient is not finite (names the samples), no memory is left, another process ended, or
+            one that reads ahead died.
+        SetupError: shared memory is too small for `data.workers`.
     """
     started = time.monotonic()
     device, ranks = device or default_device(), Ranks.current()
@@ -72,7 +74,8 @@ def train(
     split = open_shards(shards, config.data.split)
     config = config.model_copy(update={"classes": split.dataset.classes, "image_shape": split.dataset.image_shape})
     validation = None if config.validation.every is None else Validation(config, shards, ranks)
-    with folder_lock(out) if ranks.is_first else nullcontext(), reproducible(config.seed, device):
+    lock = folder_lock(out) if ranks.is_first else nullcontext()
+    with lock, reproducible(config.seed, device), reader_deaths(WORKERS):
         ranks.first(lambda: open_run(out, config, resume=resume))
         run = _Run(config, split, ranks, device, validation)
         if resume:

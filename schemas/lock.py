@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from schemas.errors import ConfigError, disk_errors
+from schemas.errors import ConfigError, DataError, disk_errors
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import LOCK_BYTES
 
 try:
     import fcntl
@@ -144,9 +146,10 @@ def _create(path: Path) -> bool:
 def _read(path: Path) -> Holder | None:
     """Who holds the lock; None while it is being written, or where it says nothing sensible."""
     try:
-        values = json.loads(path.read_bytes())
+        source = Source(str(path))
+        values = parse_json(source, read_bytes(source, path, LOCK_BYTES), LOCK_BYTES)
         return Holder(str(values["host"]), int(values["pid"]), str(values["start"]), str(values["since"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -8,18 +8,19 @@ bit per pixel, of which the tasks read their own rows.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from pipelines.files import write_bytes
 from pipelines.prepare.source import MapImage, Source
-from schemas.errors import DataError, disk_errors
+from schemas.errors import DataError, disk_errors, read_errors
 from schemas.names import file_key
 from schemas.records import MapWindow, SampleRecord
 from schemas.settings import Frozen
@@ -111,8 +112,8 @@ def cut_window(raster: Raster, records: Sequence[SampleRecord], folder: Path) ->
     if left >= right or bottom >= top:
         return None
     height = raster.size_px[1]
-    bits = np.load(folder / raster.path, mmap_mode="r")
-    rows = np.unpackbits(bits[height - top : height - bottom, left // 8 : -(-right // 8)], axis=1)
+    bits = _read_rows(folder / raster.path, raster, height - top, height - bottom)
+    rows = np.unpackbits(bits[:, left // 8 : -(-right // 8)], axis=1)
     window = rows[:, left % 8 : left % 8 + right - left].astype(bool)
     path = f"{WINDOWS}/{file_key(records[0].scene)}.png"
     png = io.BytesIO()
@@ -120,3 +121,20 @@ def cut_window(raster: Raster, records: Sequence[SampleRecord], folder: Path) ->
     write_bytes(folder / path, png.getvalue())
     x_m, y_m = (low * raster.pixel_m).tolist()
     return MapWindow(path=path, corner_m=(x_m, y_m), pixel_m=raster.pixel_m)
+
+
+def _read_rows(path: Path, raster: Raster, first: int, stop: int) -> UInt8[np.ndarray, "rows bytes"]:
+    """Some rows of a raster, eight pixels to a byte; read, not mapped: a mapped file that is cut kills the process.
+
+    Raises:
+        DataError: the file is cut or cannot be read.
+    """
+    width = -(-raster.size_px[0] // 8)
+    with read_errors(path), path.open("rb") as file:
+        np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+        np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        file.seek(first * width, os.SEEK_CUR)
+        data = file.read((stop - first) * width)
+    if len(data) != (stop - first) * width:
+        raise DataError(f"{path} was cut while it was read. Run `protoocc prepare --overwrite`.")
+    return np.frombuffer(data, np.uint8).reshape(-1, width)

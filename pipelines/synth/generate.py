@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import shutil
@@ -23,6 +22,9 @@ from pipelines.synth.rig import build_rig
 from pipelines.synth.tables import VERSION, KeyframeReport, Row, fixed_tables, scene_tables
 from schemas.classes import OCC3D
 from schemas.errors import DataError, StageError, disk_errors
+from schemas.outside import Source, parse_json, read_bytes
+from schemas.outside.limits import JSON_BYTES
+from schemas.shared_memory import check_shared_memory
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], 
     Raises:
         DataError: ``out`` holds something else, or cannot be written.
         StageError: a worker process died.
+        SetupError: shared memory is too small for the worker processes.
     """
     started = time.monotonic()
     manifest = _finished(out, config)
@@ -78,11 +81,11 @@ def _finished(out: Path, config: SynthConfig) -> dict[str, Any] | None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} exists and is not a generated world. Choose another folder or empty this one.")
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        old = manifest["config"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}). Remove {out} and run again.") from error
+    source = Source(str(path), f"Remove {out} and run again.")
+    manifest = parse_json(source, read_bytes(source, path, JSON_BYTES))
+    old = manifest.get("config")
+    if not isinstance(old, dict):
+        raise source.damaged("it names no `config`")
     new = _bytes_config(config)
     changed = [
         f"{key} is {old.get(key)}, asked for {new.get(key)}"
@@ -99,13 +102,22 @@ def _prepare_partial(partial: Path, config: SynthConfig) -> None:
     marker = partial / _REPORTS / "config.json"
     with disk_errors(partial):
         if partial.exists():
-            if marker.is_file() and json.loads(marker.read_text()) == _bytes_config(config):
+            if _holds(marker, config):
                 remove_partials(partial)
                 return
             if any(partial.iterdir()) and not (partial / _REPORTS).is_dir():
                 raise DataError(f"{partial} is in the way and no unfinished world. Move it or choose another folder.")
             shutil.rmtree(partial)
     write_json(marker, _bytes_config(config))
+
+
+def _holds(marker: Path, config: SynthConfig) -> bool:
+    """Whether an unfinished world is of this configuration."""
+    source = Source(str(marker))
+    try:
+        return parse_json(source, read_bytes(source, marker, JSON_BYTES)) == _bytes_config(config)
+    except DataError:
+        return False
 
 
 def _report_path(partial: Path, scene: int, keyframe: int) -> Path:
@@ -126,6 +138,7 @@ def _run(partial: Path, config: SynthConfig, on_keyframe: Callable[[], None] | N
             if on_keyframe is not None:
                 on_keyframe()
         return
+    check_shared_memory(config.workers, "make it in this process alone: --workers 1")
     start_resource_tracker()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(config.workers, len(open_keyframes)), mp_context=context) as pool:

@@ -6,13 +6,13 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from protoocc.augment import Augmentation
 from protoocc.batch import Batch, stack_batches
@@ -26,9 +26,13 @@ from protoocc.data.decode import (
     decode_views,
     join_past,
 )
+from protoocc.data.loader import Loader
 from protoocc.data.shards import ShardSet
 from protoocc.data.tar import open_shard, read_member
 from schemas.shards import META_MEMBER, OCCUPANCY_MEMBER, image_member
+
+WORKERS: Final = "data.workers"
+"""What the number of processes that read ahead is called in the settings."""
 
 
 class ShardDataset(Dataset[Keyframe]):
@@ -191,7 +195,7 @@ def make_loader(
     workers: int,
     pin_memory: bool,
     augment: Augmentation | None = None,
-) -> DataLoader[Batch]:
+) -> Loader[Batch]:
     """Loader that reads the given batches in their order.
 
     Args:
@@ -201,12 +205,5 @@ def make_loader(
         pin_memory: put batches into pinned memory, for copies to a GPU.
         augment: changes each sample at random, where it is read.
     """
-    return DataLoader(
-        _Numbered(dataset, augment),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=stack_batches,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(0),
-    )
+    numbered = _Numbered(dataset, augment)
+    return Loader(numbered, stack_batches, batches, workers=workers, pin_memory=pin_memory, setting=WORKERS)

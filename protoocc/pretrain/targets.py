@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from protoocc.data import ShardSet
 from protoocc.data.decode import decode_grey, decode_image
+from protoocc.data.loader import Loader
 from protoocc.data.tar import open_shard, read_member
 from protoocc.labels import check_labels
 from schemas.outside import Source
 from schemas.pixels import decode_depth
 from schemas.shards import CLASSES_MEMBER, DEPTH_IMAGE_MEMBER, image_member
 
+WORKERS: Final = "workers"
+"""What the number of processes that read ahead is called in the settings."""
 AGAIN: Final = "Run `protoocc pretrain targets --overwrite` (or fetch the image targets again)."
 
 
@@ -123,17 +126,10 @@ class _Numbered(Dataset[PixelBatch]):
 
 def pixel_loader(
     dataset: PixelDataset, batches: Sampler[list[int]] | Sequence[list[int]], *, workers: int, pin_memory: bool
-) -> DataLoader[PixelBatch]:
+) -> Loader[PixelBatch]:
     """Loader that reads the given batches in their order; they do not depend on the number of processes."""
-    return DataLoader(
-        _Numbered(dataset),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(0),
-    )
+    numbered = _Numbered(dataset)
+    return Loader(numbered, collate, batches, workers=workers, pin_memory=pin_memory, setting=WORKERS)
 
 
 def mirrored(batch: PixelBatch, chosen: Bool[Tensor, " n"]) -> PixelBatch:

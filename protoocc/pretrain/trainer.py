@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from protoocc.checkpoint import load_state
-from protoocc.data import EpochSampler, ShardSet, open_shards
+from protoocc.data import EpochSampler, ShardSet, open_shards, reader_deaths
 from protoocc.inference import default_device
 from protoocc.model.image_config import ImageConfig
 from protoocc.optimizer import lr_factor, set_learning_rate
@@ -22,7 +22,7 @@ from protoocc.pretrain.config import PretrainConfig
 from protoocc.pretrain.folder import STATE, claim_folder, save_state
 from protoocc.pretrain.network import PixelNetwork, pixel_losses
 from protoocc.pretrain.scores import PixelScores, score_pixels
-from protoocc.pretrain.targets import PixelBatch, PixelDataset, mirrored, pixel_loader, recoloured
+from protoocc.pretrain.targets import WORKERS, PixelBatch, PixelDataset, mirrored, pixel_loader, recoloured
 from protoocc.reproducible import reproducible
 from protoocc.run_folder import RunLog
 from protoocc.version import code_version
@@ -77,13 +77,14 @@ def pretrain_images(
         ConfigError: ``out`` holds another run or foreign files, or the classes do not fit the network.
         DataError: targets are missing or damaged, or the disk is full.
         CheckpointError: the state to go on from is damaged.
-        StageError: a loss is not finite.
+        StageError: a loss is not finite, or a process that reads ahead died.
+        SetupError: shared memory is too small for the processes that read ahead.
     """
     started = time.monotonic()
     device = default_device()
     train, held_out = (open_shards(targets, split, pixels=True) for split in ("train", "val"))
     _check_classes(config, train)
-    with folder_lock(out), reproducible(config.seed, device):
+    with folder_lock(out), reproducible(config.seed, device), reader_deaths(WORKERS):
         claim_folder(out, config, resume=resume)
         run = _Run(config, train, device)
         run.restore(out / STATE)

@@ -89,8 +89,9 @@ def check_nesting(source: Source, data: bytes, largest: int = JSON_BYTES) -> Non
     """
     if len(data) > largest:
         raise source.error(f"has {len(data):,} bytes, at most {largest:,} are allowed")
-    if data.count(b",") > JSON_VALUES:
-        raise source.error(f"holds more than {JSON_VALUES:,} values")
+    values = max(JSON_VALUES, JSON_VALUES * largest // JSON_BYTES)
+    if data.count(b",") > values:
+        raise source.error(f"holds more than {values:,} values")
     if _depth(data) > DEPTH:
         raise source.error(f"nested more than {DEPTH} deep")
 

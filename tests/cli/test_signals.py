@@ -41,6 +41,34 @@ def stop(program: subprocess.Popen[str], number: signal.Signals) -> str:
     return errors
 
 
+EARLY = """
+import os, signal, sys
+sys.argv = ["protoocc", "status", "--runs", "."]
+
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == {where!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+def calling(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == {where!r} and frame.f_code.co_filename.endswith("cli/demo.py"):
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Importing())
+sys.setprofile(calling)
+from cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("where", ["typer", "cli.bench", "register", "yaml"])
+def test_ctrl_c_while_the_program_starts(where: str, tmp_path: Path) -> None:
+    """While it is imported, while commands are registered, and in the command's own first lines."""
+    program = start(tmp_path, EARLY.format(where=where))
+    errors = program.communicate(timeout=120)[1]
+    assert (program.returncode, errors) == (130, "stopped; run again to go on\n")
+
+
 BUSY = """
 import sys
 from pathlib import Path

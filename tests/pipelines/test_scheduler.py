@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pipelines.files import write_bytes
 from pipelines.scheduler import MEMORY_SHARE, Scheduler, run_tasks, worker_number
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage
 from schemas.errors import ConfigError, StageError
+from tests.small_memory import run_with
 
 UNITS = [Unit(f"part-{number}", 1) for number in range(6)]
 
@@ -103,6 +105,41 @@ def test_a_single_unit_gets_a_process_where_memory_is_limited(tmp_path: Path) ->
     stage = replace(growing_stage(tmp_path / "toy", "part-0"), units=UNITS[:1])
     with pytest.raises(StageError, match=r"toy, unit part-0: .* The only worker may use 500 MiB"):
         run_stage(stage, Runtime(scheduler=Scheduler(memory_limit="500MiB")))
+
+
+def cut_while_mapped(folder: Path, unit: Unit) -> None:
+    """A bus error, as a file gives that shrinks while it is mapped into memory."""
+    with (folder / unit.name).open("wb+") as file:
+        file.truncate(8192)
+        with mmap.mmap(file.fileno(), 8192) as view:
+            file.truncate(0)
+            view[5000]
+
+
+def test_bus_error_of_a_worker_is_a_death_like_others(tmp_path: Path) -> None:
+    outcomes = dict(run_tasks(partial(cut_while_mapped, tmp_path), UNITS[:2], Scheduler(workers=2)))
+    for unit, outcome in outcomes.items():
+        assert isinstance(outcome, StageError)
+        assert str(outcome).startswith(f"unit {unit.name}: its worker process died")
+
+
+SMALL = """
+from cli.failures import failure_of
+from pipelines.scheduler import Scheduler, run_tasks
+from pipelines.units import Unit
+try:
+    list(run_tasks(repr, [Unit("a", 1), Unit("b", 1)], Scheduler(workers=2)))
+except Exception as error:
+    failure_of(error).print()
+"""
+
+
+def test_no_shared_memory_is_one_message(tmp_path: Path) -> None:
+    """Workers waited for each other for a minute, then said that memory ran out."""
+    said = run_with("4k", tmp_path, SMALL).stderr
+    assert said.startswith("error: worker processes need shared memory, and there is none (No space left on device")
+    assert said.endswith("or run in this process alone: --scheduler sync.\n")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.files import folder_bytes, write_bytes
+from pipelines.manifests import read_marker
 from pipelines.scheduler import Scheduler
 from pipelines.stage import (
     Layout,
@@ -27,6 +28,8 @@ from pipelines.stage import (
     units_of,
 )
 from schemas.errors import ConfigError, DataError, StageError
+from schemas.outside import Source, check_nesting
+from schemas.outside.limits import JSON_BYTES, JSON_VALUES, STAGE_BYTES
 from schemas.records import RecordEntry
 
 NUM_RECORDS = 7
@@ -273,12 +276,34 @@ def test_damaged_manifest_is_named(tmp_path: Path, clean: dict[str, bytes]) -> N
 
 
 def test_damaged_plan_is_named(tmp_path: Path, clean: dict[str, bytes]) -> None:
-    for text in ("{", "", "[]", "null", '{"stage": "toy"}', r'["\ud800"]', "[" * 100_000):
+    digits = '{"stage": ' + "9" * 5000 + "}"
+    for text in ("{", "", "[]", "null", '{"stage": "toy"}', r'["\ud800"]', "[" * 100_000, digits):
         (tmp_path / "clean/plan.json").write_text(text)
-        with pytest.raises(DataError, match=r"(?s)plan.json is damaged: .*--overwrite"):
+        with pytest.raises(DataError, match=r"(?s)plan.json(?: is damaged:|: nested) .*--overwrite"):
             run_stage(toy_stage(tmp_path / "clean"), SYNC)
     run_stage(toy_stage(tmp_path / "clean"), replace(SYNC, overwrite=True))
     assert files_below(tmp_path / "clean") == clean
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"done": ' + "9" * 5000 + "}", r'{"done": "\ud800"}'])
+def test_marker_beyond_the_limits_is_a_unit_to_do(text: str, tmp_path: Path, clean: dict[str, bytes]) -> None:
+    path = min((tmp_path / "clean/units").iterdir())
+    path.write_text(text)
+    assert read_marker(tmp_path / "clean", path.stem) is None
+
+
+def test_stage_files_of_all_of_nuscenes_are_within_the_limits(tmp_path: Path, clean: dict[str, bytes]) -> None:
+    """34,149 keyframes left out, each with a reason; 1.4 million sweeps in the marker of one unit."""
+    manifest = json.loads((tmp_path / "clean/manifest.json").read_text())
+    reason = "sample: image samples/CAM_FRONT/x.jpg cannot be read: it ends early. Copy it again. " * 4
+    manifest["dropped"] = {f"{number:032x}": reason for number in range(34_149)}
+    (tmp_path / "clean/manifest.json").write_text(json.dumps(manifest))
+    assert len(read_manifest(tmp_path / "clean").dropped) == 34_149
+    name = "sweeps/LIDAR_TOP/n015-2018-07-24-11-22-45+0800__LIDAR_TOP__1532402927647951.pcd.bin"
+    row = json.dumps({"read": {name: [700_000, 2**62, "0" * 64]}}, indent=1)
+    assert 1_400_000 * len(row) < STAGE_BYTES
+    assert 1_400_000 * (row.count(",") + 1) < JSON_VALUES * STAGE_BYTES // JSON_BYTES
+    check_nesting(Source("marker"), b",".join([row.encode()] * 200_000), STAGE_BYTES)
 
 
 def test_manifest_knows_the_size_of_the_other_files(tmp_path: Path, clean: dict[str, bytes]) -> None:

@@ -228,6 +228,18 @@ def test_damaged_marker_counts_as_a_unit_to_do(work: Path, tmp_path: Path) -> No
     assert (row.state, row.done, row.detail) == ("partial", 1, "1 units")
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"done": ' + "9" * 5000 + "}"])
+def test_files_beyond_the_limits_are_named(text: str, work: Path, tmp_path: Path) -> None:
+    (work / "records" / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"records/manifest\.json"):
+        stage_rows(work, "mini", runs=[tmp_path / "runs"])
+    (work / "records" / "manifest.json").unlink()
+    (tmp_path / "runs/mini-demo").mkdir(parents=True)
+    (tmp_path / "runs/mini-demo/config.json").write_text(text)
+    with pytest.raises(DataError, match=r"mini-demo/config\.json"):
+        stage_rows(work, "mini", runs=[tmp_path / "runs"])
+
+
 def test_damaged_manifest_is_named(work: Path, tmp_path: Path) -> None:
     (work / "records" / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"records/manifest\.json is damaged"):

@@ -107,5 +107,15 @@ def test_one_of_many_that_start_at_the_same_moment_wins(stale: bool, tmp_path: P
 
 
 def test_start_of_a_process() -> None:
-    assert process_start(os.getpid()) == process_start(os.getpid()) != process_start(os.getppid())
+    assert process_start(os.getpid()) == process_start(os.getpid()) != process_start(1)
     assert process_start(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"pid": ' + "9" * 5000 + "}", " " * 100_000, "null", r'{"host": "\ud800"}']
+)
+def test_lock_that_says_nothing_sensible_is_taken_over(text: str, tmp_path: Path) -> None:
+    """Deep JSON ended in a foreign exception."""
+    (tmp_path / "store.lock").write_text(text)
+    with folder_lock(tmp_path / "store"):
+        assert json.loads((tmp_path / "store.lock").read_text())["pid"] == os.getpid()

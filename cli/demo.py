@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.given import add_command, set_places
-from cli.progress import make_scheduler
 from cli.say import name_of, say
+from cli.world import DATASETS, World, make_shards, make_world
 
 if TYPE_CHECKING:
     from protoocc.evaluate import EvalReport
     from protoocc.training_report import TrainSummary
-    from schemas.datasets import DatasetSpec
 
 ENTRY = "demo"
 YARDSTICK = "plain"
 """Preset of a network without the paper's parts that takes the same time to train."""
-
-
-@dataclass(frozen=True)
-class DemoSize:
-    """How large the demo's world and training are."""
-
-    train_scenes: int
-    val_scenes: int
-    keyframes: int
-    width: int
-    steps: int | None
-    pictures: int
 
 
 def register(app: typer.Typer) -> None:
@@ -68,21 +54,20 @@ def demo(
         protoocc demo --yardstick
     """
     from cli.inspect import draw_with_bar
+    from pipelines.masks import SeedsConfig
     from protoocc import read_preset
-    from schemas.workfolder import WorkFolder
 
     if yardstick:
         read_preset(YARDSTICK)  # refused before minutes of work
     started = time.monotonic()
-    set_places({"name": ENTRY, "datasets": out / "datasets.yaml"})
-    continued = (out / "datasets.yaml").is_file()
-    size = DemoSize(train_scenes, val_scenes, keyframes, width, steps, pictures)
-    dataset = _make_data(out, size, seed)
-    shards = WorkFolder(dataset.work).shards
-    summary, report = _learn("demo", out / "run", shards, size)
+    set_places({"name": ENTRY, "datasets": out / DATASETS})
+    continued = (out / DATASETS).is_file()
+    world = World({"train": train_scenes, "val": val_scenes}, keyframes, width, seed)
+    shards = make_shards(make_world(out, world, {ENTRY: "work"})[ENTRY], SeedsConfig())
+    summary, report = _learn("demo", out / "run", shards, steps)
     (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
-    plain = _learn(YARDSTICK, out / YARDSTICK, shards, size)[1] if yardstick else None
-    paths = draw_with_bar(shards, "val", out / "pictures", run=out / "run", count=size.pictures)
+    plain = _learn(YARDSTICK, out / YARDSTICK, shards, steps)[1] if yardstick else None
+    paths = draw_with_bar(shards, "val", out / "pictures", run=out / "run", count=pictures)
     seconds = time.monotonic() - started
     facts = {"seconds": round(seconds, 1), "continued": continued, "val": val_figures(report, plain)}
     _write_summary(out / "summary.json", facts, summary, paths)
@@ -91,57 +76,14 @@ def demo(
         typer.echo(path)
 
 
-def _make_data(out: Path, size: DemoSize, seed: int) -> DatasetSpec:
-    from cli.data import run_with_bar, synth
-    from pipelines.files import write_bytes
-    from pipelines.masks import SeedsConfig, make_masks
-    from pipelines.occupancy import Occ3dConfig, make_occupancy
-    from pipelines.pack import PackConfig, pack
-    from pipelines.prepare import prepare
-    from schemas.datasets import load_datasets
-
-    scenes = size.train_scenes + size.val_scenes
-    world = out / "world"
-    synth(world, scenes=scenes, keyframes=size.keyframes, seed=seed, width=size.width, sweeps=1, slope=0.0)
-    write_bytes(out / "datasets.yaml", _datasets_yaml(size).encode())
-    dataset = load_datasets(out / "datasets.yaml")[ENTRY]
-    work = dataset.work
-    run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler=make_scheduler("sync"))
-    run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, Occ3dConfig(), runtime))
-    run_with_bar("masks", lambda runtime: make_masks(dataset, work, SeedsConfig(), runtime))
-    run_with_bar("pack", lambda runtime: pack(dataset, work, PackConfig(), runtime))
-    return dataset
-
-
-def _datasets_yaml(size: DemoSize) -> str:
-    import yaml
-
-    names = [f"synth-{number:04d}" for number in range(size.train_scenes + size.val_scenes)]
-    entry: dict[str, Any] = {
-        "format": "nuscenes",
-        "root": "world",
-        "version": "v1.0-synth",
-        "work": "work",
-        "image": {"resize": [288, 162], "crop": [0, 6, 288, 154]},
-        "grid": {"minimum_m": [-40.0, -40.0, -1.0], "voxel_size_m": 0.4, "shape": [200, 200, 16]},
-        "classes": "occ3d",
-        "splits": {
-            "train": {"scenes": names[: size.train_scenes]},
-            "val": {"scenes": names[size.train_scenes :]},
-        },
-    }
-    text: str = yaml.safe_dump({ENTRY: entry}, sort_keys=False)
-    return text
-
-
-def _learn(preset: str, run: Path, shards: Path, size: DemoSize) -> tuple[TrainSummary, EvalReport]:
+def _learn(preset: str, run: Path, shards: Path, steps: int | None) -> tuple[TrainSummary, EvalReport]:
     """Trains a preset, or goes on where it was, and prints its scores on the unseen scenes."""
     from cli.evaluate import evaluate_with_bar
     from cli.model import train_with_bar
     from cli.score_table import print_report
     from protoocc import read_preset
 
-    changes = [] if size.steps is None else [f"schedule.steps={size.steps}"]
+    changes = [] if steps is None else [f"schedule.steps={steps}"]
     summary = train_with_bar(read_preset(preset, changes), shards, run, resume=True)
     report = evaluate_with_bar(run, shards, "val")
     print_report(report)

@@ -15,11 +15,12 @@ from cli.say import end_pipe, say
 from cli.signals import how_to_go_on
 from schemas.errors import ConfigError
 
-FILES: Final = frozenset({"datasets", "checkpoint", "weights", "calibration", "onnx"})
+FILES: Final = frozenset({"datasets", "checkpoint", "weights", "calibration", "onnx", "sam_checkpoint"})
 FOLDERS: Final = frozenset(
     {
         "root",
         "out",
+        "data",
         "labels",
         "write_npz",
         "compare",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
+from typing import Final, Literal
 
 _NO_MAPPING = ("model.prototype_mapping=false", "model.prototype_optimisation=false")
 _NO_OPTIMISATION = ("model.prototype_optimisation=false",)
 _ONE_VIEW = ("model.multi_perspective=false",)
+
+Masks = Literal["seeds-299", "seeds-91", "sam"]
+"""Pseudo masks: SEEDS superpixels and how many an image has, or those of Segment Anything."""
 
 _AUGMENTATIONS: Final = {
     "dropout": '"dropout"',
@@ -26,12 +29,12 @@ class Ablation:
     Attributes:
         changes: `path=value` for `protoocc.config.override`.
         published_miou: Occ3D-nuScenes val mIoU in the paper, percent; None where the printed table is unreadable.
-        masks: the pseudo masks of the shards that the row was trained on.
+        masks: of the shards that the row is trained on.
     """
 
     changes: tuple[str, ...]
     published_miou: float | None
-    masks: str = "seeds --segments 299"
+    masks: Masks = "seeds-299"
 
 
 def _table_5() -> dict[str, Ablation]:
@@ -63,11 +66,18 @@ ABLATIONS: Final[dict[str, Ablation]] = {
     "table6-r4": Ablation(("model.prototype_cell=4",), 37.80),
     "table6-r6": Ablation(("model.prototype_cell=6",), 36.95),
     "table6-r8": Ablation(("model.prototype_cell=8",), 37.07),
-    "table7-seeds-91": Ablation((), 37.14, "seeds --segments 91"),
+    "table7-none": Ablation(_NO_MAPPING, 37.25),
+    "table7-seeds-91": Ablation((), 37.14, "seeds-91"),
+    "table7-seeds-299": Ablation((), 37.80),
     "table7-sam": Ablation((), 37.29, "sam"),
     "table8-r8-seeds-299": Ablation(("model.prototype_cell=8",), 37.07),
     "table8-r8-sam": Ablation(("model.prototype_cell=8",), 37.21, "sam"),
     "table8-r4-seeds-299": Ablation((), 37.80),
     "table8-r4-sam": Ablation((), 37.29, "sam"),
 }
-"""Every row by table and name."""
+"""Every row by table and name. `table7-none` is the row of table 4 that has no prototypes, hence needs no masks."""
+
+
+def rows_of(table: str) -> dict[str, Ablation]:
+    """Rows of a table, such as `table4`, by their names without it; the others are compared with the first one."""
+    return {name.removeprefix(f"{table}-"): row for name, row in ABLATIONS.items() if name.startswith(f"{table}-")}

@@ -49,14 +49,25 @@ def open_run(out: Path, config: TrainConfig, *, resume: bool) -> None:
     """
     path = out / CONFIG
     if path.is_file():
-        _check_same(path, config, resume=resume)
+        check_same(path, config, resume=resume)
     elif foreign := [entry.name for entry in out.glob("*") if entry != lock_path(out)]:
         name = min(foreign)
         raise ConfigError(f"{out} holds '{name}' and no {CONFIG}: it is no run. Choose another folder.")
     write_bytes(path, f"{config.model_dump_json(indent=1)}\n".encode())
 
 
-def _check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
+def check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
+    """Refuses to go on in the folder of a run with other settings.
+
+    Args:
+        path: the stored configuration.
+        config: what is to be trained there.
+        resume: whether the same run may go on.
+
+    Raises:
+        ConfigError: the stored settings are others, or the same and ``resume`` is off.
+        DataError: the stored configuration is damaged.
+    """
     source = Source(str(path), "Choose another folder.")
     stored = parse_json(source, read_bytes(source, path, JSON_BYTES))
     check_version(path, stored)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from protoocc.checkpoint import (
     STATE,
@@ -109,10 +111,7 @@ class RunState:
         """
         check_sums(checkpoint)
         state = load_state(checkpoint / STATE)
-        if state.get("shards", self.shards.fingerprint) != self.shards.fingerprint:
-            raise ConfigError(
-                f"{checkpoint} was trained on other shards than {self.shards.folder}; choose another run folder"
-            )
+        check_trained_on(checkpoint, state, self.shards)
         weights = read_safetensors(checkpoint / WEIGHTS)
         check_fit(checkpoint / WEIGHTS, self.stepper.model, weights)
         try:
@@ -122,3 +121,13 @@ class RunState:
             self.best_step, self.best_miou = state.get("best_step"), state.get("best_miou")
         except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise CheckpointError(f"{checkpoint / STATE} is damaged: no state of this run ({error!r})") from error
+
+
+def check_trained_on(checkpoint: Path, state: Mapping[str, Any], shards: ShardSet) -> None:
+    """Compares the shards of a checkpoint with these.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    if state.get("shards", shards.fingerprint) != shards.fingerprint:
+        raise ConfigError(f"{checkpoint} was trained on other shards than {shards.folder}; choose another run folder")

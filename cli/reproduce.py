@@ -1,0 +1,278 @@
+"""`protoocc reproduce`: the rows of one of the paper's ablation tables, trained on a generated world."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.given import add_command, refuse, set_places
+from cli.options import Changes, Json, expected
+from cli.say import name_of, say
+from cli.world import DATASETS, World, make_shards, make_world
+
+if TYPE_CHECKING:
+    from protoocc.ablations import Ablation, Masks
+    from protoocc.config import TrainConfig
+    from protoocc.reproduce import SeedResult
+    from protoocc.reproduced_table import ReproducedTable, TableFacts
+
+TABLES = ("table4", "table5", "table6", "table7")
+SPLITS = ("test", "val")
+TRAIN = "train"
+MASKS: tuple[Masks, ...] = ("seeds-299", "seeds-91", "sam")
+NEEDS_SAM = "it needs --sam-checkpoint, the published weights of Segment Anything"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for."""
+
+    table: str
+    rows: tuple[str, ...]
+    """Chosen ones; none: all."""
+    steps: int
+    seeds: int
+    split: str
+    changes: tuple[str, ...]
+    world: World
+
+    def command(self) -> str:
+        """The command with all sizes and without folders, so that it means the same when defaults change."""
+        sizes: dict[str, object] = {f"{split}-scenes": count for split, count in self.world.scenes.items()}
+        sizes |= {"keyframes": self.world.keyframes, "width": self.world.width, "world-seed": self.world.seed}
+        sizes |= {"steps": self.steps, "seeds": self.seeds, "split": self.split}
+        repeated = [("row", row) for row in self.rows] + [("set", change) for change in self.changes]
+        words = [word for name, value in (*sizes.items(), *repeated) for word in (f"--{name}", str(value))]
+        return shlex.join(["protoocc", "reproduce", self.table, *words])
+
+
+@dataclass(frozen=True)
+class Training:
+    """One row with one seed."""
+
+    config: TrainConfig
+    run: Path
+    masks: Masks
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command of this module."""
+    add_command(app, reproduce)
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table4, table5, table6 or table7.", metavar="TABLE")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the trainings and the table.")] = Path("reproduce"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder of the generated world and its shards, which several --out may share; `<out>/data` by "
+            "default.",
+            show_default=False,
+        ),
+    ] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option("--row", help="Only this row, such as none. May be repeated; all by default.", show_default=False),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of a row.")] = 400,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each row, with the seeds 0, 1, ...")] = 3,
+    split: Annotated[
+        str, typer.Option("--split", help="Scored scenes: test, or val for a search of settings.")
+    ] = "test",
+    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 16,
+    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes for --split val.")] = 4,
+    test_scenes: Annotated[int, typer.Option("--test-scenes", min=1, help="Unseen scenes for --split test.")] = 8,
+    keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene.")] = 5,
+    width: Annotated[int, typer.Option("--width", min=200, help="Width of the generated images, pixels.")] = 288,
+    world_seed: Annotated[int, typer.Option("--world-seed", help="Seed of the world.")] = 0,
+    sam_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--sam-checkpoint",
+            help="Weights of Segment Anything for the row sam of table7, which is left out without them.",
+            show_default=False,
+        ),
+    ] = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Train the rows of a table of the paper on a generated world, at reduced size, and write the table.
+
+    Rows are changes of the preset `demo`; about ten minutes a row (three trainings) on two CPU cores at the default
+    size. The table has mean and standard deviation over the seeds beside the paper's figures: TABLE.md and TABLE.json
+    in --out, written after each seed. Killed? Run it again: it continues where it was. Rows that mean the same in
+    several tables are trained once. --set changes all rows.
+
+    Examples:
+
+        protoocc reproduce table4
+
+        protoocc reproduce table7 --steps 800 --seeds 5 --sam-checkpoint weights/sam_vit_b_01ec64.pth
+
+        protoocc reproduce table4 --row none --row all --steps 50 --seeds 1
+
+        protoocc reproduce table4 --split val --set loss.lambda_cls=0.5 --data reproduce/data --out search/contrast
+    """
+    from protoocc.reproduce import check_changes
+    from protoocc.reproduced_table import markdown
+
+    _check_words(table, split)
+    refuse(("sam_checkpoint",), table != "table7", "only table7 has a row with masks of Segment Anything")
+    world = World({TRAIN: train_scenes, "val": val_scenes, "test": test_scenes}, keyframes, width, world_seed)
+    plan = Plan(table, tuple(row or ()), steps, seeds, split, tuple(changes or ()), world)
+    rows, left_out = choose_rows(plan, has_sam=sam_checkpoint is not None)
+    check_changes(rows, plan.changes)
+    rounds = [plan_seed(plan, rows, seed, out / "runs") for seed in range(seeds)]
+    shards = make_data(data or out / "data", world, rows, sam_checkpoint)
+    made = train_rounds(rounds, shards, describe(plan, left_out, next(iter(shards.values()))), out)
+    typer.echo(made.model_dump_json(indent=1) if as_json else markdown(made))
+
+
+def _check_words(table: str, split: str) -> None:
+    """Refuses unknown tables and splits.
+
+    Raises:
+        ConfigError: the word is another one.
+    """
+    if table not in TABLES:
+        raise expected("TABLE", table, TABLES)
+    if split not in SPLITS:
+        raise expected("--split", split, SPLITS)
+
+
+def choose_rows(plan: Plan, *, has_sam: bool) -> tuple[dict[str, Ablation], dict[str, str]]:
+    """Rows to train, and those that are left out with the reason.
+
+    Raises:
+        ConfigError: no such row, or none is left.
+    """
+    from protoocc.ablations import rows_of
+    from schemas.errors import ConfigError
+
+    known = rows_of(plan.table)
+    for name in plan.rows:
+        if name not in known:
+            raise expected("--row", name, known)
+    wanted = {name: row for name, row in known.items() if not plan.rows or name in plan.rows}
+    left_out = {name: NEEDS_SAM for name, row in wanted.items() if row.masks == "sam" and not has_sam}
+    rows = {name: row for name, row in wanted.items() if name not in left_out}
+    if not rows:
+        raise ConfigError(f"--row {', '.join(left_out)}: {NEEDS_SAM}")
+    return rows, left_out
+
+
+def plan_seed(plan: Plan, rows: Mapping[str, Ablation], seed: int, runs: Path) -> dict[str, Training]:
+    """The trainings of all rows with one seed; what is there already must have the same settings.
+
+    Raises:
+        ConfigError: a row was trained with other settings, or a change is no setting.
+    """
+    from protoocc.reproduce import check_settings, row_config, run_name
+
+    planned = {}
+    for name, row in rows.items():
+        config = row_config(row, steps=plan.steps, seed=seed, changes=plan.changes)
+        run = runs / run_name(f"{plan.table}-{name}") / f"seed-{seed}"
+        check_settings(run, config)
+        planned[name] = Training(config, run, row.masks)
+    return planned
+
+
+def make_data(
+    folder: Path, world: World, rows: Mapping[str, Ablation], sam_checkpoint: Path | None
+) -> dict[Masks, Path]:
+    """Shards by the masks that they hold, each in a work folder of its own; only those that the rows need."""
+    from pipelines.masks import SamConfig, SeedsConfig
+    from protoocc.inference import default_device
+
+    datasets = make_world(folder, world, {masks: f"work-{masks}" for masks in MASKS})
+    generators: dict[Masks, SeedsConfig | SamConfig] = {
+        "seeds-299": SeedsConfig(segments=299),
+        "seeds-91": SeedsConfig(segments=91),
+        "sam": SamConfig(checkpoint=sam_checkpoint, device=default_device().type),
+    }
+    shards = {}
+    for masks in dict.fromkeys(row.masks for row in rows.values()):
+        set_places({"name": masks, "datasets": folder / DATASETS})
+        shards[masks] = make_shards(datasets[masks], generators[masks])
+    return shards
+
+
+def describe(plan: Plan, left_out: dict[str, str], shards: Path) -> TableFacts:
+    """What all rows have in common."""
+    from cli.model import count_samples
+    from protoocc.reproduced_table import TableFacts
+
+    return TableFacts(
+        table=plan.table,
+        split=plan.split,
+        samples=count_samples(shards, plan.split),
+        train_samples=count_samples(shards, TRAIN),
+        steps=plan.steps,
+        changes=plan.changes,
+        world=dataclasses.asdict(plan.world),
+        left_out=left_out,
+        command=plan.command(),
+    )
+
+
+def train_rounds(
+    rounds: Sequence[Mapping[str, Training]], shards: Mapping[Masks, Path], facts: TableFacts, out: Path
+) -> ReproducedTable:
+    """Trains and scores seed by seed, and writes the table after each of them.
+
+    Args:
+        rounds: for each seed the trainings by row name.
+        shards: by masks.
+        facts: what they have in common.
+        out: where the table goes.
+
+    Returns:
+        The table of all seeds.
+    """
+    from protoocc.reproduce import read_result
+    from protoocc.reproduced_table import make_table
+
+    results: dict[str, list[SeedResult]] = {name: [] for name in rounds[0]}
+    for trainings in rounds:
+        for name, training in trainings.items():
+            seed = training.config.seed
+            say(f"reproduce: {facts.table} {name}, seed {seed} (the last one is {len(rounds) - 1})")
+            learn(training, shards[training.masks], facts.split)
+            results[name].append(read_result(training.run, seed))
+        table = make_table(facts, results)
+        write_table(out, table)
+    return table
+
+
+def learn(training: Training, shards: Path, split: str) -> None:
+    """Trains and scores one row with one seed, as far as that is not done."""
+    from cli.evaluate import evaluate_with_bar
+    from cli.model import train_with_bar
+    from protoocc.data import open_shards
+    from protoocc.reproduce import is_scored, is_trained
+
+    run = training.run
+    if not is_trained(run, training.config, open_shards(shards, TRAIN)):
+        train_with_bar(training.config, shards, run, resume=True)
+    if not is_scored(run, split):
+        evaluate_with_bar(run, shards, split)
+
+
+def write_table(out: Path, table: ReproducedTable) -> None:
+    """Writes the table as Markdown and JSON; scores of a search do not take the place of the table's own."""
+    from protoocc.reproduced_table import markdown
+    from schemas.files import write_bytes
+
+    name = table.table if table.split == SPLITS[0] else f"{table.table}-{table.split}"
+    for suffix, text in ((".md", markdown(table)), (".json", f"{table.model_dump_json(indent=1)}\n")):
+        write_bytes(out / f"{name}{suffix}", text.encode())
+    say(f"reproduce: {len(table.seeds)} seeds of {table.table} in {name_of(out / f'{name}.md')}")

@@ -1,0 +1,133 @@
+"""A generated world and its shards: what `demo` and `reproduce` learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.masks import SamConfig, SeedsConfig
+    from schemas.datasets import DatasetSpec
+
+DATASETS = "datasets.yaml"
+
+
+@dataclass(frozen=True)
+class World:
+    """How large a generated world is.
+
+    Attributes:
+        scenes: number of scenes of each split; they follow each other in this order.
+        keyframes: of each scene.
+        width: of the generated images, pixels.
+        seed: of the world.
+    """
+
+    scenes: Mapping[str, int]
+    keyframes: int
+    width: int
+    seed: int
+
+
+def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str, DatasetSpec]:
+    """Generates a world, or finds it finished, and describes it in `datasets.yaml` beside it.
+
+    Args:
+        folder: where `world` and `datasets.yaml` lie.
+        world: its size.
+        works: entry of `datasets.yaml` -> its work folder below ``folder``.
+
+    Returns:
+        The entries.
+
+    Raises:
+        ConfigError: the folder holds a world whose scenes are in other splits.
+        DataError: it holds another world.
+    """
+    from cli.data import synth
+    from schemas.datasets import load_datasets
+    from schemas.files import write_bytes
+
+    path = folder / DATASETS
+    _check_splits(path, world, works)
+    total = sum(world.scenes.values())
+    synth(
+        folder / "world",
+        scenes=total,
+        keyframes=world.keyframes,
+        seed=world.seed,
+        width=world.width,
+        sweeps=1,
+        slope=0.0,
+    )
+    write_bytes(path, _datasets_yaml(world, works).encode())
+    return load_datasets(path)
+
+
+def make_shards(dataset: DatasetSpec, masks: SeedsConfig | SamConfig) -> Path:
+    """Runs all stages of one entry, or finds them finished; the labels are the exact ones of the world.
+
+    Args:
+        dataset: entry of `make_world`.
+        masks: which pseudo masks are made and packed.
+
+    Returns:
+        The folder of shards.
+    """
+    from cli.data import run_with_bar
+    from cli.progress import make_scheduler
+    from pipelines.masks import SeedsConfig, make_masks
+    from pipelines.occupancy import Occ3dConfig, make_occupancy
+    from pipelines.pack import PackConfig, pack
+    from pipelines.prepare import prepare
+    from schemas.workfolder import WorkFolder
+
+    work, name = dataset.work, "seeds" if isinstance(masks, SeedsConfig) else "sam"
+    run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler=make_scheduler("sync"))
+    run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, Occ3dConfig(), runtime))
+    run_with_bar("masks", lambda runtime: make_masks(dataset, work, masks, runtime))
+    run_with_bar("pack", lambda runtime: pack(dataset, work, PackConfig(masks=name), runtime))
+    return WorkFolder(work).shards
+
+
+def _check_splits(path: Path, world: World, works: Mapping[str, str]) -> None:
+    """Compares the splits of an earlier run with those that are asked for.
+
+    Raises:
+        ConfigError: they differ, or the file is damaged.
+    """
+    from schemas.datasets import load_datasets
+    from schemas.errors import ConfigError
+
+    known = load_datasets(path) if path.is_file() else {}
+    for entry in known.keys() & works.keys():
+        found = {name: len(split.scenes or ()) for name, split in known[entry].splits.items()}
+        if found != dict(world.scenes):
+            raise ConfigError(
+                f"{path}: it has scenes for {_listed(found)}; asked for {_listed(world.scenes)}. Give the same numbers "
+                "or choose another folder."
+            )
+
+
+def _listed(scenes: Mapping[str, int]) -> str:
+    return ", ".join(f"{split} {count}" for split, count in scenes.items())
+
+
+def _datasets_yaml(world: World, works: Mapping[str, str]) -> str:
+    import yaml
+
+    names = iter(f"synth-{number:04d}" for number in range(sum(world.scenes.values())))
+    splits = {split: {"scenes": [next(names) for _ in range(count)]} for split, count in world.scenes.items()}
+    entry: dict[str, Any] = {
+        "format": "nuscenes",
+        "root": "world",
+        "version": "v1.0-synth",
+        "image": {"resize": [288, 162], "crop": [0, 6, 288, 154]},
+        "grid": {"minimum_m": [-40.0, -40.0, -1.0], "voxel_size_m": 0.4, "shape": [200, 200, 16]},
+        "classes": "occ3d",
+        "splits": splits,
+    }
+    text: str = yaml.safe_dump({name: {**entry, "work": work} for name, work in works.items()}, sort_keys=False)
+    return text

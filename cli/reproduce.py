@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,10 +107,10 @@ def reproduce(
 ) -> None:
     """Train the rows of a table of the paper on a generated world, at reduced size, and write the table.
 
-    Rows are changes of the preset `demo`; about ten minutes a row (three trainings) on two CPU cores at the default
-    size. The table has mean and standard deviation over the seeds beside the paper's figures: TABLE.md and TABLE.json
-    in --out, written after each seed. Killed? Run it again: it continues where it was. Rows that mean the same in
-    several tables are trained once. --set changes all rows.
+    Rows are changes of the preset `demo`: a training takes as long as that of `protoocc demo`, and there is one for
+    each row and seed. The table has mean and standard deviation over the seeds beside the paper's figures: TABLE.md
+    and TABLE.json in --out, written after each seed. Killed? Run it again: it continues where it was. Rows that mean
+    the same in several tables are trained once. --set changes all rows.
 
     Examples:
 
@@ -242,10 +243,11 @@ def train_rounds(
     from protoocc.reproduced_table import make_table
 
     results: dict[str, list[SeedResult]] = {name: [] for name in rounds[0]}
+    numbers = count(1)
     for trainings in rounds:
         for name, training in trainings.items():
-            seed = training.config.seed
-            say(f"reproduce: {facts.table} {name}, seed {seed} (the last one is {len(rounds) - 1})")
+            seed, total = training.config.seed, len(rounds) * len(trainings)
+            say(f"reproduce: {facts.table}, training {next(numbers)} of {total}: {name}, seed {seed}")
             learn(training, shards[training.masks], facts.split)
             results[name].append(read_result(training.run, seed))
         table = make_table(facts, results)
@@ -275,4 +277,4 @@ def write_table(out: Path, table: ReproducedTable) -> None:
     name = table.table if table.split == SPLITS[0] else f"{table.table}-{table.split}"
     for suffix, text in ((".md", markdown(table)), (".json", f"{table.model_dump_json(indent=1)}\n")):
         write_bytes(out / f"{name}{suffix}", text.encode())
-    say(f"reproduce: {len(table.seeds)} seeds of {table.table} in {name_of(out / f'{name}.md')}")
+    say(f"reproduce: {table.table} of seeds {', '.join(map(str, table.seeds))} in {name_of(out / f'{name}.md')}")

@@ -46,7 +46,7 @@ def test_first_rows_are_what_others_are_compared_with() -> None:
 
 
 def test_rows_of_table_4_have_the_parts_that_they_name() -> None:
-    """Prototypes are learned lift, scale, shift and dispatch of each layer; X has two scalars; views share a decoder."""
+    """Prototypes are a learned mapping in each layer, X has two scalars, views share one decoder."""
     rows = rows_of("table4")
     none, mapping, optimised, decoding, every = (parameters(row) for row in rows.values())
     assert not [name for name in none if "mapping" in name or "pixel_features" in name]

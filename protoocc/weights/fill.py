@@ -184,7 +184,8 @@ def _check_backbone(config: ImageConfig, weights: WeightsFile) -> None:
     """Same names and shapes can mean another network: compares depth, width, style, deformable stages and stride 64."""
     file, prefix = weights.record.file, backbone_prefix(weights.tensors)
     if weights.record.format == "protoocc":
-        _refuse_other_settings(file, config, settings_that_differ(file, weights.settings, config))
+        differing = settings_that_differ(file, weights.settings, config)
+        _refuse_other_settings(file, config, differing, instead=" (or, to start without it, --set weights=null)")
         return
     stem = weights.tensors.get(f"{prefix}conv1.weight")
     if stem is None:
@@ -205,14 +206,11 @@ def _check_backbone(config: ImageConfig, weights: WeightsFile) -> None:
     )
 
 
-def _refuse_other_settings(file: str, config: ImageConfig, changes: Mapping[str, object]) -> None:
+def _refuse_other_settings(file: str, config: ImageConfig, changes: Mapping[str, object], instead: str = "") -> None:
     if changes:
         present = ", ".join(f"{name} {getattr(config, name)}" for name in changes)
         remedy = " ".join(f"--set {_quoted(name, value)}" for name, value in changes.items())
-        raise CheckpointError(
-            f"{file} holds another image network than the one with {present}: use {remedy} (or, to start without it, "
-            "--set weights=null --set model.frozen_features=false)"
-        )
+        raise CheckpointError(f"{file} holds another image network than the one with {present}: use {remedy}{instead}")
 
 
 def _quoted(name: str, value: object) -> str:

@@ -62,6 +62,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_pretrained_features_start_a_training(demo: Path, tmp_path: Path) -> None:
     """Image targets from the LiDAR of the demo's world, three steps on them, a training that starts from the file."""
     entry = ("--datasets", demo / "datasets.yaml")
@@ -111,6 +112,7 @@ def test_yardstick_is_trained_and_scored_beside_the_demo(demo):
     assert plain["iou"] == summary["val"]["iou"]
 
 
+@pytest.mark.slow
 def test_demo_again_continues_and_changes_nothing(demo):
     before = (demo / "eval.json").read_bytes()
     protoocc("demo", "--out", demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3)

@@ -46,7 +46,10 @@ def test_json_says_what_every_number_belongs_to(report: EvalReport, files: Path)
     assert report.row("predictions").miou == 1
 
 
-def test_table_has_masks_zones_and_rays(report: EvalReport, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_masks_zones_and_rays(
+    report: EvalReport, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     print_report(report)
     lines = capsys.readouterr().out.splitlines()
     assert "tiny, split val: 2 samples, unknown frames" in lines[0]

@@ -94,7 +94,7 @@ def test_records_alone(run: Path, datasets: Path, tmp_path: Path) -> None:
 )
 def test_bad_words_are_one_message(run: Path, photos: Path, words: tuple[str, ...], expected: str) -> None:
     where = ("--run", run, "--calibration", photos, "--predictions", photos.parent / "out")
-    assert expected in one_message(protoocc("predict", *where, *words, expect=2))
+    assert expected in one_message(protoocc("predict", *where, *words, expect=2).stderr)
     assert not (photos.parent / "out").exists()
 
 
@@ -104,5 +104,6 @@ def test_a_camera_that_sees_nothing_is_one_message(run: Path, photos: Path) -> N
     rig["cameras"]["CAM_FRONT"]["ego_from_camera"][0][3] = 900.0
     photos.write_text(yaml.safe_dump(rig))
     out = photos.parent / "out"
-    message = one_message(protoocc("predict", "--run", run, "--calibration", photos, "--predictions", out, expect=2))
+    failed = protoocc("predict", "--run", run, "--calibration", photos, "--predictions", out, expect=2)
+    message = one_message(failed.stderr)
     assert "camera 'CAM_FRONT': it has no voxel of the grid" in message and "Correct ego_from_camera" in message

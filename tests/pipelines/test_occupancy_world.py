@@ -57,6 +57,7 @@ def test_world_agrees_with_its_exact_truth(world_dataset: DatasetSpec, made: Pat
         assert figures["mask_camera_f1"] > 0.94
 
 
+@pytest.mark.slow
 def test_world_gives_the_same_bytes_on_two_threads(world_dataset: DatasetSpec, made: Path, tmp_path: Path) -> None:
     (tmp_path / "records").symlink_to(made / "records")
     make_occupancy(world_dataset, tmp_path, TINY, Runtime(scheduler=Scheduler(kind="threads", workers=2)))

@@ -12,6 +12,7 @@ from schemas.errors import ConfigError
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_parts_add_up() -> None:
     calls: list[tuple[int, int]] = []
     choice = InferenceChoice(models=("demo",), ways=("eager",), width=200, rounds=1)

@@ -73,7 +73,7 @@ def test_override_changes_only_the_named_fields(tiny_config: TrainConfig) -> Non
         ("optimizer.lr=fast", "field 'optimizer.lr' = 'fast'"),
         ("optimizer.lr=-1", "greater than 0"),
         ("schedule.epochs=3", "either steps or epochs"),
-        ("model.query_shape=[4,4,3]", "upsample turns query_shape"),
+        ("model.query_shape=[4,4,3]", r"query_shape \(4, 4, 3\)"),
     ],
 )
 def test_override_refuses_with_the_field_named(tiny_config: TrainConfig, assignment: str, message: str) -> None:

@@ -83,6 +83,7 @@ def test_traces_as_one_operator() -> None:
 
 
 @needs_triton
+@pytest.mark.slow
 def test_kernels_agree_with_the_reference_in_the_interpreter() -> None:
     """Values outside, not a number and far away; float32 and bfloat16."""
     assert run_python(INTERPRETED, TRITON_INTERPRET="1") == "agreed"

@@ -98,7 +98,7 @@ def network() -> ProtoOcc:
         (bevformer_base(), 40_000),
         (bevformer_small(), 10_000),
         (bevformer_tiny(), 2_500),
-        (demo(), 6_400),
+        (demo(), 2_500),
     ],
 )
 def test_presets_build(config: ProtoOccConfig, queries: int) -> None:

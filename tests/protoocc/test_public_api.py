@@ -50,6 +50,7 @@ def test_the_page_names_every_function() -> None:
     assert all(f"`{name}" in page for name in protoocc.__all__)
 
 
+@pytest.mark.slow
 def test_the_tour_is_ten_lines_and_runs(
     packed: Path, world_dataset: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -50,5 +50,7 @@ def test_it_fills_the_image_features_of_its_presets(preset: str) -> None:
 
 def test_another_network_is_told_how_to_go_without() -> None:
     config = read_preset("demo", ["model.channels=32"])
-    with pytest.raises(CheckpointError, match=r"--set weights=null --set model.frozen_features=false"):
+    with pytest.raises(
+        CheckpointError, match=r"--set model.channels=64 \(or, to start without it, --set weights=null\)"
+    ):
         check_weights(config.model, read_weights(FILE))

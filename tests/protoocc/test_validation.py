@@ -45,6 +45,7 @@ def test_scores_are_those_of_eval_and_change_nothing(shards: Path, tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_average_is_scored_in_place_of_the_weights(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
     config = override(tiny_config, ["schedule.steps=3", "validation.every=3", "optimizer.ema=0.999"])
     train(config, shards, tmp_path / "run", device=CPU)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from protoocc.model import ProtoOcc
+from protoocc.network import ImagePrototypes
 from protoocc.prototype_colors import prototype_colors
 from protoocc.view import SampleView, render_sample, sample_title, write_png
 from protoocc.view.images import camera_panel, prototype_panel, segment_borders, spatial_order
@@ -200,16 +201,24 @@ def test_prototype_colours_tint_the_grey_image() -> None:
     assert prototype_panel(image, colors, 20)[3, 4].tolist() == [140, 20, 80]
 
 
-def test_cells_of_one_colour_share_a_prototype() -> None:
-    """An image of two halves: cells within a half look alike, the halves differ; padding is not drawn."""
+def test_cells_that_look_alike_have_one_colour() -> None:
+    """Three directions of features, whatever their length, and one prototype for each: a colour for each."""
+    columns = torch.eye(4)[[0, 0, 1, 1, 2]].T * torch.tensor([1.0, 3.0, 1.0, 0.5, 2.0])
+    features = columns[None, :, None, :].expand(2, -1, 3, -1)
+    colors = prototype_colors(
+        ImagePrototypes(features=features, prototypes=5 * torch.eye(4)[None, :3].expand(2, -1, -1))
+    )
+    assert colors.shape == (2, 3, 5, 3)
+    assert (colors == colors[0, 0]).all()
+    first, same, other, same_as_other, third = colors[0, 0].astype(int)
+    assert (first == same).all() and (other == same_as_other).all()
+    for one, two in ((first, other), (first, third), (other, third)):
+        assert np.abs(one - two).sum() > 100
+
+
+def test_padding_of_images_is_not_drawn() -> None:
     torch.manual_seed(0)
-    model, batch = ProtoOcc(tiny_model()).eval(), make_batch()
-    images = torch.zeros_like(batch.images)
-    images[..., 40:] = 255
     with torch.no_grad():
-        found = model.image_prototypes(dataclasses.replace(batch, images=images))
+        found = ProtoOcc(tiny_model()).eval().image_prototypes(make_batch())
     assert found is not None
-    colors = prototype_colors(found)
-    assert colors.shape == (3, 5, 9, 3)
-    assert np.abs(colors[0, 2, 1].astype(int) - colors[0, 2, 2]).sum() < 60
-    assert np.abs(colors[0, 2, 1].astype(int) - colors[0, 2, 7]).sum() > 100
+    assert prototype_colors(found).shape == (3, 5, 9, 3)

@@ -120,6 +120,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(caught.value.code or 0)
 
 
+@pytest.mark.slow
 def test_command_line(
     shards: Path,
     tmp_path: Path,

@@ -42,12 +42,15 @@ class Plan:
     split: str
     changes: tuple[str, ...]
     world: World
+    sam_checkpoint: Path | None = None
 
     def command(self) -> str:
         """The command with all sizes and without folders, so that it means the same when defaults change."""
         sizes: dict[str, object] = {f"{split}-scenes": count for split, count in self.world.scenes.items()}
         sizes |= {"keyframes": self.world.keyframes, "width": self.world.width, "world-seed": self.world.seed}
         sizes |= {"steps": self.steps, "seeds": self.seeds, "split": self.split}
+        if self.sam_checkpoint is not None:
+            sizes["sam-checkpoint"] = self.sam_checkpoint.name
         repeated = [("row", row) for row in self.rows] + [("set", change) for change in self.changes]
         words = [word for name, value in (*sizes.items(), *repeated) for word in (f"--{name}", str(value))]
         return shlex.join(["protoocc", "reproduce", self.table, *words])
@@ -122,17 +125,21 @@ def reproduce(
 
         protoocc reproduce table4 --split val --set loss.lambda_cls=0.5 --data reproduce/data --out search/contrast
     """
+    from pipelines.masks import SamConfig
+    from pipelines.masks.sam_checkpoint import find_checkpoint
     from protoocc.reproduce import check_changes
     from protoocc.reproduced_table import markdown
 
     _check_words(table, split)
     refuse(("sam_checkpoint",), table != "table7", "only table7 has a row with masks of Segment Anything")
     world = World({TRAIN: train_scenes, "val": val_scenes, "test": test_scenes}, keyframes, width, world_seed)
-    plan = Plan(table, tuple(row or ()), steps, seeds, split, tuple(changes or ()), world)
-    rows, left_out = choose_rows(plan, has_sam=sam_checkpoint is not None)
+    plan = Plan(table, tuple(row or ()), steps, seeds, split, tuple(changes or ()), world, sam_checkpoint)
+    rows, left_out = choose_rows(plan)
+    if sam_checkpoint is not None:
+        find_checkpoint(SamConfig(checkpoint=sam_checkpoint))  # refused before minutes of work
     check_changes(rows, plan.changes)
     rounds = [plan_seed(plan, rows, seed, out / "runs") for seed in range(seeds)]
-    shards = make_data(data or out / "data", world, rows, sam_checkpoint)
+    shards = make_data(plan, rows, data or out / "data")
     made = train_rounds(rounds, shards, describe(plan, left_out, next(iter(shards.values()))), out)
     typer.echo(made.model_dump_json(indent=1) if as_json else markdown(made))
 
@@ -149,7 +156,7 @@ def _check_words(table: str, split: str) -> None:
         raise expected("--split", split, SPLITS)
 
 
-def choose_rows(plan: Plan, *, has_sam: bool) -> tuple[dict[str, Ablation], dict[str, str]]:
+def choose_rows(plan: Plan) -> tuple[dict[str, Ablation], dict[str, str]]:
     """Rows to train, and those that are left out with the reason.
 
     Raises:
@@ -163,7 +170,7 @@ def choose_rows(plan: Plan, *, has_sam: bool) -> tuple[dict[str, Ablation], dict
         if name not in known:
             raise expected("--row", name, known)
     wanted = {name: row for name, row in known.items() if not plan.rows or name in plan.rows}
-    left_out = {name: NEEDS_SAM for name, row in wanted.items() if row.masks == "sam" and not has_sam}
+    left_out = {name: NEEDS_SAM for name, row in wanted.items() if row.masks == "sam" and plan.sam_checkpoint is None}
     rows = {name: row for name, row in wanted.items() if name not in left_out}
     if not rows:
         raise ConfigError(f"--row {', '.join(left_out)}: {NEEDS_SAM}")
@@ -187,18 +194,16 @@ def plan_seed(plan: Plan, rows: Mapping[str, Ablation], seed: int, runs: Path) -
     return planned
 
 
-def make_data(
-    folder: Path, world: World, rows: Mapping[str, Ablation], sam_checkpoint: Path | None
-) -> dict[Masks, Path]:
+def make_data(plan: Plan, rows: Mapping[str, Ablation], folder: Path) -> dict[Masks, Path]:
     """Shards by the masks that they hold, each in a work folder of its own; only those that the rows need."""
     from pipelines.masks import SamConfig, SeedsConfig
     from protoocc.inference import default_device
 
-    datasets = make_world(folder, world, {masks: f"work-{masks}" for masks in MASKS})
+    datasets = make_world(folder, plan.world, {masks: f"work-{masks}" for masks in MASKS})
     generators: dict[Masks, SeedsConfig | SamConfig] = {
         "seeds-299": SeedsConfig(segments=299),
         "seeds-91": SeedsConfig(segments=91),
-        "sam": SamConfig(checkpoint=sam_checkpoint, device=default_device().type),
+        "sam": SamConfig(checkpoint=plan.sam_checkpoint, device=default_device().type),
     }
     shards = {}
     for masks in dict.fromkeys(row.masks for row in rows.values()):

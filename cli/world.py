@@ -78,17 +78,17 @@ def make_shards(dataset: DatasetSpec, masks: SeedsConfig | SamConfig) -> Path:
     """
     from cli.data import run_with_bar
     from cli.progress import make_scheduler
-    from pipelines.masks import SeedsConfig, make_masks
+    from pipelines.masks import generator_name, make_masks
     from pipelines.occupancy import Occ3dConfig, make_occupancy
     from pipelines.pack import PackConfig, pack
     from pipelines.prepare import prepare
     from schemas.workfolder import WorkFolder
 
-    work, name = dataset.work, "seeds" if isinstance(masks, SeedsConfig) else "sam"
+    work, config = dataset.work, PackConfig(masks=generator_name(masks))
     run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler=make_scheduler("sync"))
     run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, Occ3dConfig(), runtime))
     run_with_bar("masks", lambda runtime: make_masks(dataset, work, masks, runtime))
-    run_with_bar("pack", lambda runtime: pack(dataset, work, PackConfig(masks=name), runtime))
+    run_with_bar("pack", lambda runtime: pack(dataset, work, config, runtime))
     return WorkFolder(work).shards
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from protoocc.ablations import ABLATIONS, Ablation
-from protoocc.checkpoint import find_checkpoint, load_state
+from protoocc.checkpoint import STATE, find_checkpoint, load_state
 from protoocc.config import TrainConfig
 from protoocc.data import ShardSet
 from protoocc.environment import read_environment
@@ -18,7 +18,7 @@ from protoocc.run_facts import read_run
 from protoocc.run_folder import check_same
 from protoocc.run_scores import KeptScores, read_scores
 from protoocc.run_state import check_trained_on
-from schemas.errors import ConfigError, DataError
+from schemas.errors import CheckpointError, ConfigError, DataError
 from schemas.runs import EVALUATION, RunFolder
 from schemas.settings import Frozen
 
@@ -115,16 +115,18 @@ def check_settings(run: Path, config: TrainConfig) -> None:
 
 
 def is_trained(run: Path, config: TrainConfig, shards: ShardSet) -> bool:
-    """Whether all steps of a run are done.
+    """Whether all steps of a run are done; where the last checkpoint is damaged, some are to be made again.
 
     Raises:
         ConfigError: they were done on other shards.
-        CheckpointError: the last checkpoint is damaged.
     """
     if RunFolder(run).last_step() < (config.schedule.steps or 0) or not RunFolder(run).config.is_file():
         return False
     checkpoint = find_checkpoint(run)
-    check_trained_on(checkpoint, load_state(checkpoint / "state.pt"), shards)
+    try:
+        check_trained_on(checkpoint, load_state(checkpoint / STATE), shards)
+    except CheckpointError:
+        return False
     return True
 
 

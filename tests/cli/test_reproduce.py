@@ -16,12 +16,14 @@ from typer.testing import CliRunner
 import cli.model
 import cli.runs
 from cli.main import app
-from cli.reproduce import Plan, Training, choose_rows, train_rounds
+from cli.reproduce import Plan, Training, choose_rows, make_data, train_rounds
 from cli.world import World, make_world
+from pipelines.masks import SamConfig, SeedsConfig
 from protoocc.ablations import rows_of
 from protoocc.reproduced_table import ReproducedTable, TableFacts
 from protoocc.training_report import StepReport
-from schemas.errors import ConfigError
+from schemas.datasets import DatasetSpec
+from schemas.errors import ConfigError, ProtoOccError
 from schemas.settings import override
 from tests.protoocc.conftest import make_config, write_shards
 
@@ -155,13 +157,31 @@ def test_command_names_every_size() -> None:
 
 
 def test_row_of_segment_anything_is_left_out_and_said_so() -> None:
-    plan = Plan("table7", (), 400, 3, "test", (), WORLD)
-    rows, left_out = choose_rows(plan, has_sam=False)
+    rows, left_out = choose_rows(Plan("table7", (), 400, 3, "test", (), WORLD))
     assert list(rows) == ["none", "seeds-91", "seeds-299"]
     assert list(left_out) == ["sam"] and "--sam-checkpoint" in left_out["sam"]
-    assert choose_rows(plan, has_sam=True) == (rows_of("table7"), {})
     with pytest.raises(ConfigError, match="--row sam: it needs --sam-checkpoint"):
-        choose_rows(Plan("table7", ("sam",), 400, 3, "test", (), WORLD), has_sam=False)
+        choose_rows(Plan("table7", ("sam",), 400, 3, "test", (), WORLD))
+
+
+def test_each_kind_of_masks_has_shards_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {}
+
+    def make_shards(dataset: DatasetSpec, masks: SeedsConfig | SamConfig) -> Path:
+        made[dataset.name] = masks
+        return dataset.work / "shards"
+
+    monkeypatch.setattr("cli.data.synth", lambda *arguments, **options: None)
+    monkeypatch.setattr("cli.reproduce.make_shards", make_shards)
+    plan = Plan("table7", (), 400, 3, "test", (), WORLD, tmp_path / "sam.pth")
+    rows, left_out = choose_rows(plan)
+    assert (rows, left_out) == (rows_of("table7"), {})
+    shards = make_data(plan, rows, tmp_path)
+    assert shards == {name: tmp_path / f"work-{name}/shards" for name in ("seeds-299", "seeds-91", "sam")}
+    assert (made["seeds-299"], made["seeds-91"]) == (SeedsConfig(segments=299), SeedsConfig(segments=91))
+    assert isinstance(made["sam"], SamConfig) and made["sam"].checkpoint == tmp_path / "sam.pth"
+    assert plan.command().endswith("--split test --sam-checkpoint sam.pth")
+    assert list(make_data(plan, rows_of("table6"), tmp_path)) == ["seeds-299"]
 
 
 @pytest.mark.parametrize(
@@ -172,12 +192,13 @@ def test_row_of_segment_anything_is_left_out_and_said_so() -> None:
         (("table4", "--row", "everything"), "--row everything: expected none, mapping"),
         (("table4", "--set", "seed=1"), "--set seed: the rows of the table, --steps or --seeds decide it"),
         (("table4", "--set", "optimizer.speed=1"), "unknown field 'speed'"),
+        (("table7", "--sam-checkpoint", "sam.pth"), "SAM checkpoint sam.pth does not exist"),
         (("table4", "--sam-checkpoint", "sam.pth"), "--sam-checkpoint does not apply: only table7 has a row"),
     ],
 )
 def test_bad_words_are_refused_before_anything_is_made(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["reproduce", *words, "--out", str(tmp_path / "out")])
-    assert isinstance(result.exception, ConfigError)
+    assert isinstance(result.exception, ProtoOccError)
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()
 

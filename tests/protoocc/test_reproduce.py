@@ -10,6 +10,7 @@ import torch
 
 from protoocc.ablations import ABLATIONS, Ablation, rows_of
 from protoocc.config import TrainConfig
+from protoocc.data import open_shards
 from protoocc.hosts import build_network
 from protoocc.model.prototypes import cluster
 from protoocc.reproduce import check_changes, check_settings, is_scored, is_trained, read_result, row_config, run_name
@@ -162,8 +163,19 @@ def test_scores_count_for_their_split_and_checkpoint(tmp_path: Path) -> None:
 
 
 def test_unfinished_runs_are_to_be_trained(tmp_path: Path, shards: Path, tiny_config: TrainConfig) -> None:
-    from protoocc.data import open_shards
-
     assert not is_trained(tmp_path / "absent", tiny_config, open_shards(shards, "train"))
     run = make_run(tmp_path / "run", rows=7)
     assert not is_trained(run, tiny_config, open_shards(shards, "train"))
+
+
+def test_damaged_checkpoint_is_left_to_the_trainer(tmp_path: Path, shards: Path, tiny_config: TrainConfig) -> None:
+    """Which sets it aside and makes the lost steps again."""
+    run, split = make_run(tmp_path / "run"), open_shards(shards, "train")
+    state = run / "checkpoints/step-000020/state.pt"
+    torch.save({"shards": split.fingerprint}, state)
+    assert is_trained(run, tiny_config, split)
+    torch.save({"shards": "other"}, state)
+    with pytest.raises(ConfigError, match="was trained on other shards"):
+        is_trained(run, tiny_config, split)
+    state.write_bytes(state.read_bytes()[:50])
+    assert not is_trained(run, tiny_config, split)

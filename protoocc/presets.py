@@ -17,7 +17,7 @@ from schemas.settings import override
 
 DEMO_FEATURES: Final = WeightsConfig(
     file=str(Path(__file__).parent / "shipped" / "demo.safetensors"),
-    sha256="6f35ef6829750fdd6841bb55f40683d807d09f7db5da643d4b09719969838c3e",
+    sha256="e731882391de7f7974a51feaaa1a78149f066c698148d392d3549ed78f53641f",
     format="protoocc",
 )
 """Image features of the demo, pretrained on generated worlds of other seeds; `demo.json` beside it says how."""

@@ -15,6 +15,7 @@ with quiet_start():
     from cli.caches import ready_caches
     from cli.failures import failure_of
     from cli.say import ready_streams
+    from cli.threads import ready_threads
 
 app = typer.Typer(
     name="protoocc",
@@ -66,6 +67,7 @@ def run() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     ready_streams()
     ready_caches()
+    ready_threads()
     try:
         app(["--debug", *arguments] if debug else arguments)
     except Exception as error:

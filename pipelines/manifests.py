@@ -43,7 +43,7 @@ def read_plan(folder: Path) -> PlanFile:
 def read_marker(folder: Path, unit: str) -> UnitMarker | None:
     """Marker of a unit; None where there is none or where it is empty, half written or damaged."""
     try:
-        return UnitMarker.model_validate(_values(marker_path(folder, unit)))
+        return UnitMarker.model_validate(read_values(marker_path(folder, unit)))
     except (DataError, ValidationError):
         return None
 
@@ -78,7 +78,7 @@ def _parse(path: Path, model: type[Model], again: str) -> Model:
         raise DataError(
             f"{path.parent} is not finished (no {path.name}). Run the stage that makes it first{_first(path.parent)}."
         )
-    values = _values(path, again)
+    values = read_values(path, again)
     if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise DataError(
             f"{path} has format version {values['format_version']}, this program reads {FORMAT_VERSION}. {again}"
@@ -89,7 +89,7 @@ def _parse(path: Path, model: type[Model], again: str) -> Model:
         raise DataError(f"{describe_validation(f'{path} is damaged', error)}\n{again}") from error
 
 
-def _values(path: Path, again: str = AGAIN) -> dict[str, Any]:
+def read_values(path: Path, again: str = AGAIN) -> dict[str, Any]:
     """A file of a stage as plain values.
 
     Raises:
@@ -118,6 +118,6 @@ def _first(folder: Path) -> str:
 def planned_command(folder: Path) -> str:
     """Command line that a folder was begun with; empty where its plan does not tell or cannot be read."""
     try:
-        return command_of(folder, PlanFile.model_validate(_values(folder / PLAN)))
+        return command_of(folder, PlanFile.model_validate(read_values(folder / PLAN)))
     except (DataError, ValidationError):
         return ""

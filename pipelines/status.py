@@ -18,11 +18,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.files import folder_bytes
 from pipelines.lineage import find_stale
-from pipelines.manifests import command_of, content_of, planned_command, read_marker
+from pipelines.manifests import command_of, content_of, planned_command, read_marker, read_values
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
-from schemas.outside import Source, parse_json, read_bytes
-from schemas.outside.limits import STAGE_BYTES
 from schemas.runs import CONFIG, RunFolder
 from schemas.settings import describe_validation
 from schemas.store import FORMAT_VERSION
@@ -170,7 +168,7 @@ def _run_rows(
     found = 0
     folders = {folder.root.resolve(): folder for parent in runs for folder in _find_runs(parent)}
     for folder in folders.values():
-        trained_on = _read(folder.trained_on) if folder.trained_on.is_file() else {}
+        trained_on = read_values(folder.trained_on, AGAIN) if folder.trained_on.is_file() else {}
         name = folder.root.name
         by_name = folder.root.parent in runs and name.startswith(f"{dataset_name}-") and not name.startswith(longer)
         if trained_on.get("dataset") == dataset_name or (not trained_on and by_name):
@@ -191,7 +189,7 @@ def _find_runs(parent: Path) -> Iterator[RunFolder]:
 
 
 def _run(work: WorkFolder, folder: RunFolder, dataset_name: str, shards: str | None) -> StageRow:
-    total, done = _steps(work, _read(folder.config)), folder.last_step()
+    total, done = _steps(work, read_values(folder.config, AGAIN)), folder.last_step()
     is_done = done > 0 if total is None else done >= total
     is_elsewhere = shards is not None and Path(shards) != work.shards.absolute()
     data = f"--shards {shlex.quote(str(shards))}" if is_elsewhere else f"--dataset {shlex.quote(dataset_name)}"
@@ -217,18 +215,13 @@ def _steps(work: WorkFolder, config: Mapping[str, Any]) -> int | None:
     manifest = work.shards / MANIFEST
     if not manifest.is_file():
         return None
-    shards = _read(manifest).get("shardlist", [])
+    shards = read_values(manifest, AGAIN).get("shardlist", [])
     samples = sum(shard["nsamples"] for shard in shards if shard["split"] == data.get("split", "train"))
     return math.ceil(schedule["epochs"] * samples / data.get("batch_size", 1))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    source = Source(str(path), AGAIN)
-    return parse_json(source, read_bytes(source, path, STAGE_BYTES), STAGE_BYTES)
-
-
 def _parse(path: Path, model: type[Model]) -> Model:
     try:
-        return model.model_validate(_read(path))
+        return model.model_validate(read_values(path, AGAIN))
     except ValidationError as error:
         raise DataError(f"{describe_validation(f'{path} is damaged', error)}\n{AGAIN}") from error

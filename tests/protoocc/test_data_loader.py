@@ -108,7 +108,7 @@ def _kill_the_reader() -> None:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     for child in children:
         os.kill(int(child), signal.SIGKILL)
-    time.sleep(0.5)
+    time.sleep(0.5)  # until the system has told torch, which raises in the main thread
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -80,17 +80,16 @@ class Upsample(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm3d(stage.channels) for stage in stages[:-1])
         self.is_product = stages[-1].kernel == stages[-1].stride
 
-    def forward(self, queries: Float[Tensor, "n h w z d"], voxels: Int64[Tensor, " k"]) -> Float[Tensor, "k C"]:
-        """Features of chosen voxels, positions in the flattened (n, X, Y, Z) volume of all views."""
+    def forward(self, queries: Float[Tensor, "n h w z d"], voxels: Int64[Tensor, " k"] | None) -> Float[Tensor, "k C"]:
+        """Features of chosen voxels, positions in the flattened (n, X, Y, Z) volume of all views; None for all."""
         volume = queries.movedim(-1, 1)
         for stage, norm in zip(self.stages[:-1], self.norms, strict=True):
             volume = functional.relu(norm(stage(volume)))
         last: nn.ConvTranspose3d = self.stages[-1]  # type: ignore[assignment]
-        if self.is_product and not torch.compiler.is_exporting():  # sizes that depend on values fit no exported graph
+        if self.is_product and voxels is not None:
             return _product_at(volume.movedim(1, -1), last, voxels)
-        upsampled: Tensor = last(volume).movedim(1, -1)
-        chosen: Tensor = upsampled.flatten(0, 3).index_select(0, voxels)
-        return chosen
+        upsampled: Tensor = last(volume).movedim(1, -1).flatten(0, 3)
+        return upsampled if voxels is None else upsampled.index_select(0, voxels)
 
 
 def _transposed_convolution(channels: int, stage: UpsampleStage) -> nn.ConvTranspose3d:
@@ -170,6 +169,9 @@ class Decoder(nn.Module):
             augment(queries, name, dropout=self.dropout, noise=self.noise, generators=generators) for name in names
         ]
         per_volume = math.prod(self.grid_shape)
+        if voxels is None and not names:
+            logits: Tensor = self.classifier(self.upsample(queries, None))
+            return logits[None]
         if voxels is None:
             voxels = torch.arange(len(queries) * per_volume, device=queries.device)
         sample = torch.div(voxels, per_volume, rounding_mode="floor") * per_volume
@@ -180,5 +182,4 @@ class Decoder(nn.Module):
             in_view = undo(volume, name).reshape(-1)[place] if name in SPATIAL else place
             indices.append(in_view + sample + number * len(queries) * per_volume)
         features = self.upsample(torch.cat(views), torch.cat(indices))
-        logits: Tensor = self.classifier(features).unflatten(0, (len(views), len(voxels)))
-        return logits
+        return self.classifier(features).unflatten(0, (len(views), len(voxels)))

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +154,13 @@ def _run_pool(
     open_keyframes: list[tuple[int, int]],
     on_keyframe: Callable[[], None] | None,
 ) -> None:
-    futures = {
-        pool.submit(make_keyframe, partial, _report_path(partial, *unit), config, *unit): unit
-        for unit in open_keyframes
-    }
+    parts = _parts(open_keyframes, config.workers)
+    futures = [pool.submit(_make_keyframes, partial, config, part) for part in parts]
     try:
         for future in as_completed(futures):
-            future.result()
-            if on_keyframe is not None:
-                on_keyframe()
+            for _ in range(future.result()):
+                if on_keyframe is not None:
+                    on_keyframe()
     except BrokenProcessPool as error:
         raise StageError(
             "a worker process died, most likely for lack of memory. "
@@ -168,6 +168,24 @@ def _run_pool(
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _parts(open_keyframes: list[tuple[int, int]], workers: int) -> list[list[tuple[int, int]]]:
+    """What one process does in one go: a whole scene, which it then builds once; the last scenes keep all of them busy.
+
+    Args:
+        open_keyframes: (scene, keyframe), in order.
+        workers: number of processes.
+    """
+    scenes = [list(group) for _, group in groupby(open_keyframes, key=itemgetter(0))]
+    whole, last = scenes[:-workers], scenes[-workers:]
+    return whole + [[keyframe] for scene in last for keyframe in scene]
+
+
+def _make_keyframes(partial: Path, config: SynthConfig, keyframes: list[tuple[int, int]]) -> int:
+    for scene, keyframe in keyframes:
+        make_keyframe(partial, _report_path(partial, scene, keyframe), config, scene, keyframe)
+    return len(keyframes)
 
 
 def _write_tables(partial: Path, config: SynthConfig) -> dict[str, Any]:

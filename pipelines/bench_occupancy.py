@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipelines.files import sha256_of, write_bytes
+from pipelines.manifests import read_manifest
 from pipelines.occupancy import LidarConfig, accumulation, completion, ground, make_occupancy, semantics, sweep
 from pipelines.occupancy.carving import count_passes, count_ray_steps, count_segment_steps
 from pipelines.occupancy.frame import camera_views, carving_segments, place_anchor
@@ -102,10 +104,12 @@ def _write_records(folder: Path, source: Path, records: Sequence[SampleRecord]) 
     lines = [record.model_dump_json().encode() + b"\n" for record in records]
     (folder / RECORDS_FILE).write_bytes(b"".join(lines))
     (folder / INDEX_FILE).write_bytes(b"".join(index_lines(zip(records, lines, strict=True))))
-    shutil.copy(source / MANIFEST, folder / MANIFEST)
     for path in {record.map_window.path for record in records if record.map_window is not None}:
         (folder / path).parent.mkdir(exist_ok=True)
         shutil.copy(source / path, folder / path)
+    manifest = read_manifest(source)
+    left = {name: sha256_of([folder / name]) for name in manifest.files if (folder / name).is_file()}
+    write_bytes(folder / MANIFEST, manifest.model_copy(update={"files": left}).model_dump_json().encode())
 
 
 def _measure(dataset: DatasetSpec, scratch: Path, config: LidarConfig) -> OccupancyBench:

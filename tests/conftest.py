@@ -1,7 +1,11 @@
-"""A tiny generated world through the real stages, once per session; the real data where it is present."""
+"""A tiny generated world through the real stages, once for all test processes; the real data where it is present."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,23 +29,40 @@ def sync_runtime() -> Runtime:
     return Runtime(scheduler=Scheduler(kind="sync"))
 
 
+@contextmanager
+def one_process(folder: Path) -> Iterator[None]:
+    """One of the test processes at a time: the first makes what lies in a folder, the others find it finished."""
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all test processes of a run: what is made there is made once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(shared_folder: Path) -> Path:
     """Root of a generated world: 2 scenes of 2 keyframes, images of 400x225. Read-only: copy before you damage it."""
-    root = tmp_path_factory.mktemp("synth") / "world"
     config = SynthConfig(scenes=2, keyframes=2, seed=0, image_width=400, sweeps_per_keyframe=2, depth=True, workers=1)
-    return generate_world(root, config).root
+    with one_process(shared_folder):
+        return generate_world(shared_folder / "world", config).root
 
 
 @pytest.fixture(scope="session")
-def world_dataset(world: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
+def world_dataset(world: Path, shared_folder: Path) -> DatasetSpec:
     """Entry for `world`: one scene to train on, one to validate; network images of 200x104."""
     return DatasetSpec(
         name="tiny",
         format="nuscenes",
         root=world,
         version="v1.0-synth",
-        work=tmp_path_factory.mktemp("tiny"),
+        work=shared_folder / "tiny",
         image=ImageSpec(resize=(200, 112), crop=(0, 8, 200, 104)),
         splits={"train": SplitSpec(scenes=("synth-0000",)), "val": SplitSpec(scenes=("synth-0001",))},
     )
@@ -50,7 +71,8 @@ def world_dataset(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Data
 @pytest.fixture(scope="session")
 def prepared(world_dataset: DatasetSpec, sync_runtime: Runtime) -> Path:
     """Work folder of `world_dataset` with finished `records` and `geometry.zarr`."""
-    prepare(world_dataset, world_dataset.work, sync_runtime)
+    with one_process(world_dataset.root.parent):
+        prepare(world_dataset, world_dataset.work, sync_runtime)
     return world_dataset.work
 
 
@@ -75,12 +97,14 @@ def real_occ3d() -> Path:
 @pytest.fixture(scope="session")
 def stored(world_dataset: DatasetSpec, prepared: Path, sync_runtime: Runtime) -> Path:
     """Work folder with `occupancy.zarr` (the world's own labels) and `masks-seeds.zarr` as well."""
-    make_occupancy(world_dataset, prepared, Occ3dConfig(), sync_runtime)
-    make_masks(world_dataset, prepared, SeedsConfig(), sync_runtime)
+    with one_process(world_dataset.root.parent):
+        make_occupancy(world_dataset, prepared, Occ3dConfig(), sync_runtime)
+        make_masks(world_dataset, prepared, SeedsConfig(), sync_runtime)
     return prepared
 
 
 @pytest.fixture(scope="session")
 def packed(world_dataset: DatasetSpec, stored: Path, sync_runtime: Runtime) -> Path:
     """`shards` folder of the tiny world: splits train and val of two samples each."""
-    return pack(world_dataset, stored, PackConfig(), sync_runtime).folder
+    with one_process(world_dataset.root.parent):
+        return pack(world_dataset, stored, PackConfig(), sync_runtime).folder

@@ -95,13 +95,17 @@ def imported_by(*modules: str, without: tuple[str, ...] = ()) -> set[str]:
 
 
 def test_what_each_room_really_imports():
-    """Contracts read our imports; this one sees what the libraries bring along as well."""
+    """Contracts read our imports; this one and the next see what the libraries bring along as well."""
     light = imported_by("schemas", without=("schemas.voxels",))
     assert not light & {"numba", "scipy", "torch", "dask", "distributed", "zarr", "typer", "rich", "nuscenes", "cv2"}
-    learning = imported_by("protoocc")
-    assert "torch" in learning and not learning & {"dask", "distributed", "zarr", "typer", "rich", "nuscenes"}
     making = imported_by("pipelines", without=("pipelines.masks", "pipelines.bench"))
     assert "zarr" in making and not making & {"torch", "torchvision", "segment_anything", "typer", "rich"}
+
+
+@pytest.mark.slow
+def test_learning_imports_nothing_of_the_pipelines():
+    learning = imported_by("protoocc")
+    assert "torch" in learning and not learning & {"dask", "distributed", "zarr", "typer", "rich", "nuscenes"}
 
 
 def test_python_versions_are_said_once():

@@ -1,11 +1,13 @@
 """The commands as a user types them: the way through on a tiny world, and what bad input says."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from contextvars import copy_context
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 import yaml
 
 from cli import main
+from schemas.settings import override
+from tests.protoocc.conftest import tiny_occ3d_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,28 +37,44 @@ def protoocc(
     return done
 
 
+def in_process(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the command in this process, which saves the seconds of starting one."""
+    command, out, err = ["protoocc", *map(str, arguments)], io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        patch.setenv("COLUMNS", "120")
+        with pytest.raises(SystemExit) as ended:
+            copy_context().run(main.run)
+    assert ended.value.code == expect, f"exit {ended.value.code}\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(command, expect, out.getvalue(), err.getvalue())
+
+
 Say = Callable[..., str]
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs a command in this process, which saves the seconds of starting one; gives what it said on standard error."""
-
-    def run(*arguments: object, expect: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["protoocc", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            copy_context().run(main.run)
-        said = capsys.readouterr().err
-        assert ended.value.code == expect, said
-        return said
-
-    return run
+def here() -> Say:
+    """Runs a command in this process; gives what it said on standard error."""
+    return lambda *arguments, expect=0: in_process(*arguments, expect=expect).stderr
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`protoocc demo` on a tiny world."""
+    """`protoocc demo` in this process, on the smallest world and with a tiny network in place of its preset's."""
     out = tmp_path_factory.mktemp("demo") / "out"
+    size = ("--train-scenes", 1, "--val-scenes", 1, "--keyframes", 1, "--width", 208, "--pictures", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("protoocc.read_preset", lambda name, changes: override(tiny_occ3d_config(), changes))
+        done = in_process("demo", "--out", out, *size, "--steps", 2)
+    assert "mIoU" in done.stdout
+    assert str(out / "pictures") in done.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`protoocc demo` with its own network, in a process of its own."""
+    out = tmp_path_factory.mktemp("whole") / "out"
     size = ("--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3, "--pictures", 1)
     done = protoocc("demo", "--out", out, *size)
     assert "mIoU" in done.stdout
@@ -63,12 +83,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_pretrained_features_start_a_training(demo: Path, tmp_path: Path) -> None:
+def test_pretrained_features_start_a_training(whole_demo: Path, tmp_path: Path) -> None:
     """Image targets from the LiDAR of the demo's world, three steps on them, a training that starts from the file."""
-    entry = ("--datasets", demo / "datasets.yaml")
+    entry = ("--datasets", whole_demo / "datasets.yaml")
     made = protoocc("pretrain", "targets", *entry, "--source", "lidar", "--scheduler", "sync")
     assert "pixels: 4 samples" in made.stderr
-    targets = demo / "work/pixels"
+    targets = whole_demo / "work/pixels"
     few = ("--set", "schedule.steps=3", "--set", "schedule.warmup_steps=1", "--set", "batch_size=1")
     run = tmp_path / "pretrained"
     done = protoocc("pretrain", "images", "--targets", targets, "--run", run, *few, "--json")
@@ -81,7 +101,7 @@ def test_pretrained_features_start_a_training(demo: Path, tmp_path: Path) -> Non
     assert "stored in 16 bits" in protoocc("train", *entry, *start).stderr
     refused = protoocc("pretrain", "targets", *entry, "--source", "lidr", expect=2)
     assert "truth or lidar" in refused.stderr and "Traceback" not in refused.stderr
-    refused = protoocc("pretrain", "images", "--targets", demo / "work/shards", expect=2)
+    refused = protoocc("pretrain", "images", "--targets", whole_demo / "work/shards", expect=2)
     assert "holds occupancy shards" in refused.stderr
 
 
@@ -93,37 +113,37 @@ def test_demo_leaves_summary_and_pictures(demo):
     assert "plain" not in summary["val"]
     assert 0 <= summary["val"]["miou"] <= 1
     assert summary["val"]["all_free_miou"] == 0
-    assert summary["val"]["samples"] == 2
+    assert summary["val"]["samples"] == 1
     assert [(demo / picture).read_bytes()[:4] for picture in summary["pictures"]] == [b"\x89PNG"]
     assert (demo / "run/config.json").is_file()
 
 
 @pytest.mark.slow
-def test_yardstick_is_trained_and_scored_beside_the_demo(demo):
+def test_yardstick_is_trained_and_scored_beside_the_demo(whole_demo):
     """A preset of any name stands in for the yardstick's own; one that is not there is refused at once."""
     main = "import cli.demo; cli.demo.YARDSTICK = {!r}; from cli.main import main; main()"
-    size = ("--out", demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3, "--yardstick")
+    size = ("--out", whole_demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3, "--yardstick")
     message = one_message(protoocc("demo", *size, code=main.format("simple"), expect=2))
     assert "no preset 'simple'" in message
     protoocc("demo", *size, code=main.format("demo"))
-    summary = json.loads((demo / "summary.json").read_text())
+    summary = json.loads((whole_demo / "summary.json").read_text())
     plain = summary["val"]["demo"]
     assert set(plain) == {"miou", "iou", "things_iou"}
     assert plain["iou"] == summary["val"]["iou"]
 
 
 @pytest.mark.slow
-def test_demo_again_continues_and_changes_nothing(demo):
-    before = (demo / "eval.json").read_bytes()
-    protoocc("demo", "--out", demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3)
-    assert (demo / "eval.json").read_bytes() == before
-    assert json.loads((demo / "summary.json").read_text())["continued"]
+def test_demo_again_continues_and_changes_nothing(whole_demo):
+    before = (whole_demo / "eval.json").read_bytes()
+    protoocc("demo", "--out", whole_demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3)
+    assert (whole_demo / "eval.json").read_bytes() == before
+    assert json.loads((whole_demo / "summary.json").read_text())["continued"]
 
 
 @pytest.mark.slow
-def test_each_command_by_itself(demo, tmp_path):
+def test_each_command_by_itself(whole_demo, tmp_path):
     """The same way with single commands, a work folder of its own and labels made from sweeps."""
-    common = ("--datasets", demo / "datasets.yaml", "--out", tmp_path / "work")
+    common = ("--datasets", whole_demo / "datasets.yaml", "--out", tmp_path / "work")
     protoocc("prepare", "demo", *common)
     occupancy = protoocc("occupancy", "--source", "lidar", *common)
     assert "occupied voxels by source" in occupancy.stderr
@@ -208,10 +228,10 @@ def test_read_only_caches():
 
 
 @pytest.mark.slow
-def test_training_that_is_shared_and_prolonged(demo: Path, tmp_path: Path) -> None:
+def test_training_that_is_shared_and_prolonged(whole_demo: Path, tmp_path: Path) -> None:
     """Two processes by `--nproc` and by torchrun give the same losses; one of them is prolonged by one process."""
     few = ("--set", "schedule.steps=2", "--set", "schedule.warmup_steps=1", "--set", "data.batch_size=2")
-    common = ("--shards", demo / "work/shards", "--run", tmp_path / "run")
+    common = ("--shards", whole_demo / "work/shards", "--run", tmp_path / "run")
     done = protoocc("train", *common, *few, "--nproc", 2)
     assert "2 / 2 steps" in done.stderr and "% waiting for data" in done.stderr
     torchrun = ["torchrun", "--nproc-per-node", "2", "--no-python", "--", sys.executable, "-m", "cli.main", "train"]
@@ -242,7 +262,7 @@ def test_sam_without_checkpoint_names_the_published_files(demo, here):
 
 def test_checkpoint_of_another_shape(demo, tmp_path, here):
     other = shutil.copytree(demo / "run", tmp_path / "other")
-    path = other / "checkpoints/step-000003/config.json"
+    path = other / "checkpoints/step-000002/config.json"
     config = json.loads(path.read_text())
     config["model"]["channels"] = 32
     path.write_text(json.dumps(config))

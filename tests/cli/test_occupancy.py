@@ -23,7 +23,7 @@ Command = Callable[..., str]
 @pytest.fixture
 def datasets(world_dataset: DatasetSpec, stored: Path, tmp_path: Path) -> Path:
     """A datasets.yaml for a copy of the tiny world's finished store."""
-    shutil.copytree(stored, tmp_path / "work", ignore=shutil.ignore_patterns("masks-*", "shards"))
+    shutil.copytree(stored, tmp_path / "work", ignore=shutil.ignore_patterns("masks-*", "shards*"))
     fields = json.loads(world_dataset.model_dump_json(exclude_defaults=True, exclude={"name"}))
     path = tmp_path / "datasets.yaml"
     path.write_text(yaml.safe_dump({"tiny": {**fields, "work": str(tmp_path / "work")}}))

@@ -16,17 +16,14 @@ from schemas.datasets import DatasetSpec
 from schemas.geometry import OCC3D_GRID
 from schemas.records import read_index, read_records
 from schemas.workfolder import WorkFolder
-from tests.cli.test_commands import one_message, protoocc
-from tests.protoocc.conftest import make_config
+from tests.cli.test_commands import in_process, one_message
+from tests.protoocc.conftest import tiny_occ3d_config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with an untrained network on the grid of Occ3D, for images of 104 x 200."""
-    config = make_config()
-    fields = config.model.model_dump(mode="json") | {"grid": OCC3D_GRID, "query_shape": (20, 20, 4)}
-    fields["upsample"] = [{"kernel": (10, 10, 4), "stride": (10, 10, 4), "channels": 8}]
-    config = config.model_copy(update={"model": type(config.model).model_validate(fields), "image_shape": (104, 200)})
+    config = tiny_occ3d_config().model_copy(update={"image_shape": (104, 200)})
     folder = tmp_path_factory.mktemp("run") / "run"
     weights = build_network(config.model).state_dict()
     save_checkpoint(folder / "checkpoints", 1, weights=weights, config=config, state={})
@@ -62,20 +59,20 @@ def photos(world_dataset: DatasetSpec, prepared: Path, tmp_path: Path) -> Path:
 def test_six_photos_and_a_file(run: Path, photos: Path) -> None:
     """The photos of 400 x 225 fill 200 x 104: 112 rows, the 8 at the top go."""
     out = photos.parent / "out"
-    done = protoocc("predict", "--run", run, "--calibration", photos, "--predictions", out)
+    done = in_process("predict", "--run", run, "--calibration", photos, "--predictions", out)
     assert "images of 200x104, as the training images" in done.stderr
     assert "CAM_BACK: 400x225 resized to 200x112, columns 0 to 200 and rows 8 to 112 kept; looks 1" in done.stderr
     picture = Path(done.stdout.strip())
     assert picture.read_bytes().startswith(b"\x89PNG")
     with np.load(out / "npz" / f"{picture.stem}.npz") as file:
         assert file["semantics"].shape == OCC3D_GRID.shape and file["seen"].any()
-    again = protoocc("predict", "--run", run, "--calibration", photos, "--predictions", out)
+    again = in_process("predict", "--run", run, "--calibration", photos, "--predictions", out)
     assert "0 samples predicted, 1 were there" in again.stderr
 
 
 def test_records_alone(run: Path, datasets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = protoocc("predict", "--run", run, "--datasets", datasets, "--records", "--predictions", out, "--json")
+    done = in_process("predict", "--run", run, "--datasets", datasets, "--records", "--predictions", out, "--json")
     assert json.loads(done.stdout)["computed"] == 2
     files = sorted((out / "occ3d").iterdir())
     assert len(files) == 2
@@ -94,7 +91,7 @@ def test_records_alone(run: Path, datasets: Path, tmp_path: Path) -> None:
 )
 def test_bad_words_are_one_message(run: Path, photos: Path, words: tuple[str, ...], expected: str) -> None:
     where = ("--run", run, "--calibration", photos, "--predictions", photos.parent / "out")
-    assert expected in one_message(protoocc("predict", *where, *words, expect=2).stderr)
+    assert expected in one_message(in_process("predict", *where, *words, expect=2).stderr)
     assert not (photos.parent / "out").exists()
 
 
@@ -104,6 +101,6 @@ def test_a_camera_that_sees_nothing_is_one_message(run: Path, photos: Path) -> N
     rig["cameras"]["CAM_FRONT"]["ego_from_camera"][0][3] = 900.0
     photos.write_text(yaml.safe_dump(rig))
     out = photos.parent / "out"
-    failed = protoocc("predict", "--run", run, "--calibration", photos, "--predictions", out, expect=2)
+    failed = in_process("predict", "--run", run, "--calibration", photos, "--predictions", out, expect=2)
     message = one_message(failed.stderr)
     assert "camera 'CAM_FRONT': it has no voxel of the grid" in message and "Correct ego_from_camera" in message

@@ -18,15 +18,17 @@ from pipelines.zarr_io import open_store
 from schemas.classes import NUSCENES_CATEGORIES
 from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError, StageError
+from schemas.geometry import VoxelGrid
 from schemas.records import SampleRecord, read_index, read_records
 
 VERSION = "v1.0-synth"
 DRIVEABLE, FREE, IGNORED = 11, 17, 255
+SMALL_GRID = VoxelGrid(minimum_m=(-12.0, -12.0, -1.0), voxel_size_m=0.4, shape=(60, 60, 16))
 
 
 @pytest.fixture
 def copy(world_dataset: DatasetSpec, tmp_path: Path) -> DatasetSpec:
-    """One scene of the tiny world, two keyframes, with files that may be replaced (the others are links)."""
+    """One scene of the tiny world, two keyframes, on 24 m x 24 m; its files are links that may be replaced."""
     root = tmp_path / "copy"
     for path in world_dataset.root.rglob("*"):
         if path.is_file():
@@ -34,7 +36,8 @@ def copy(world_dataset: DatasetSpec, tmp_path: Path) -> DatasetSpec:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(path)
     splits = {"train": SplitSpec(scenes=("synth-0000",))}
-    return world_dataset.model_copy(update={"root": root, "work": tmp_path / "work", "splits": splits})
+    changes = {"root": root, "work": tmp_path / "work", "splits": splits, "grid": SMALL_GRID}
+    return world_dataset.model_copy(update=changes)
 
 
 @pytest.fixture

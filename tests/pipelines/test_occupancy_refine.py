@@ -202,7 +202,8 @@ def test_missing_images_are_counted_a_missing_folder_is_refused(
     for name in ("v1.0-synth", "samples", "sweeps", "lidarseg"):
         (tmp_path / "root" / name).symlink_to(world_dataset.root / name)
     next((tmp_path / "root" / "truth" / "synth-0000" / records[1].token).glob("CAM_*.png")).unlink()
-    dataset = world_dataset.model_copy(update={"root": tmp_path / "root"})
+    small = VoxelGrid(minimum_m=(-12.0, -12.0, -1.0), voxel_size_m=0.4, shape=(60, 60, 16))
+    dataset = world_dataset.model_copy(update={"root": tmp_path / "root", "grid": small})
     config = LidarConfig(image_labels=ImageLabels(folder="truth"))
     parts = read_scene(dataset, config, records, prepared / "records", drop_broken=False)
     counts = [counts["keyframes_without_pictures"] for _, _, counts in label_scene(parts, records, [0, 1])]

@@ -37,7 +37,7 @@ def tree(folder: Path) -> dict[str, str]:
 def work(stored: Path, tmp_path: Path) -> Path:
     """A copy of the stored stages without shards."""
     copy = tmp_path / "work"
-    shutil.copytree(stored, copy, ignore=shutil.ignore_patterns("shards"))
+    shutil.copytree(stored, copy, ignore=shutil.ignore_patterns("shards*"))
     return copy
 
 

@@ -34,7 +34,7 @@ BUILDERS: dict[str, Callable[[DatasetSpec, WorkFolder], Stage]] = {
 def work(stored: Path, tmp_path: Path) -> WorkFolder:
     """A copy of the stored stages in which only the records of the first scene can be read."""
     copy = WorkFolder(tmp_path / "work")
-    shutil.copytree(stored, copy.root, ignore=shutil.ignore_patterns("shards"))
+    shutil.copytree(stored, copy.root, ignore=shutil.ignore_patterns("shards*"))
     path = copy.records / RECORDS_FILE
     data = path.read_bytes()
     start = read_index(copy.records)[2].start

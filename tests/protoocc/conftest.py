@@ -17,7 +17,7 @@ from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainCo
 from protoocc.losses import LossConfig
 from protoocc.model import ProtoOccConfig, UpsampleStage
 from schemas.classes import OCC3D, ClassTable
-from schemas.geometry import VoxelGrid
+from schemas.geometry import OCC3D_GRID, VoxelGrid
 from schemas.shards import (
     CLASSES_MEMBER,
     DEPTH_IMAGE_MEMBER,
@@ -214,6 +214,14 @@ def make_config() -> TrainConfig:
         seed=3,
         checkpoint_every=3,
     )
+
+
+def tiny_occ3d_config() -> TrainConfig:
+    """The same network on the grid of Occ3D."""
+    config = make_config()
+    fields = config.model.model_dump(mode="json") | {"grid": OCC3D_GRID, "query_shape": (20, 20, 4)}
+    fields["upsample"] = [{"kernel": (10, 10, 4), "stride": (10, 10, 4), "channels": 8}]
+    return config.model_copy(update={"model": type(config.model).model_validate(fields)})
 
 
 def _encode(suffix: str, image: np.ndarray) -> bytes:

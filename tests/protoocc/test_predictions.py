@@ -58,9 +58,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_files_hold_what_the_network_says(shards: Path, network: Network, config: TrainConfig, tmp_path: Path) -> None:
     """The tables agree, so all numbers are those of the network; the pictures show the labels beside."""
-    summary = write_predictions(network, config, source_of(shards, config), tmp_path / "out", ALL)
-    assert (summary.samples, summary.computed) == (5, 5)
-    for keyframe, volume in predict(network, open_shards(shards, "train")):
+    source = source_of(shards, config)
+    source.keep([1, 3])
+    summary = write_predictions(network, config, source, tmp_path / "out", ALL)
+    assert (summary.samples, summary.computed) == (2, 2)
+    for keyframe, volume in list(predict(network, open_shards(shards, "train")))[1:4:2]:
         with np.load(tmp_path / "out/occ3d" / f"{keyframe.token}.npz") as file:
             assert file.files == ["arr_0"] and file["arr_0"].dtype == np.uint8
             np.testing.assert_array_equal(file["arr_0"], volume)
@@ -71,7 +73,7 @@ def test_files_hold_what_the_network_says(shards: Path, network: Network, config
         assert file["semantics"].shape == file["seen"].shape == (8, 8, 4)
         assert len(np.unique(file["semantics"])) > 1
     pictures = sorted((tmp_path / "out/pictures").iterdir())
-    assert len(pictures) == 5 and pictures[0].read_bytes().startswith(b"\x89PNG")
+    assert len(pictures) == 2 and pictures[0].read_bytes().startswith(b"\x89PNG")
 
 
 class StoppedError(Exception):

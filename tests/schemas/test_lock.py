@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas import lock
 from schemas.errors import ConfigError
 from schemas.lock import Holder, folder_lock, lock_path, process_start
 
@@ -44,6 +45,12 @@ def first_line(process: subprocess.Popen[str]) -> str:
 def stop(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.communicate()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that says nothing belongs to a dead process after a moment already."""
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.1)
 
 
 def test_second_writer_is_refused_with_host_process_and_start(tmp_path: Path) -> None:
@@ -86,6 +93,7 @@ def test_lock_of_another_host_stays(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"pid": 3}'])
 def test_lock_that_says_nothing_is_taken_over_after_a_while(text: str, tmp_path: Path) -> None:
     lock_path(tmp_path / "store").write_text(text)
@@ -111,6 +119,7 @@ def test_start_of_a_process() -> None:
     assert process_start(2**22 + 1) is None
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"pid": ' + "9" * 5000 + "}", " " * 100_000, "null", r'{"host": "\ud800"}']
 )

@@ -123,7 +123,7 @@ def test_yardstick_is_trained_and_scored_beside_the_demo(whole_demo):
     """A preset of any name stands in for the yardstick's own; one that is not there is refused at once."""
     main = "import cli.demo; cli.demo.YARDSTICK = {!r}; from cli.main import main; main()"
     size = ("--out", whole_demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3, "--yardstick")
-    message = one_message(protoocc("demo", *size, code=main.format("simple"), expect=2))
+    message = one_message(protoocc("demo", *size, code=main.format("simple"), expect=2).stderr)
     assert "no preset 'simple'" in message
     protoocc("demo", *size, code=main.format("demo"))
     summary = json.loads((whole_demo / "summary.json").read_text())
@@ -245,7 +245,7 @@ def test_training_that_is_shared_and_prolonged(whole_demo: Path, tmp_path: Path)
     schedule = json.loads((tmp_path / "run/config.json").read_text())["schedule"]
     assert (schedule["steps"], schedule["extended"]) == (3, [2])
     refused = protoocc("train", *common, "--resume", "--set", "data.batch_size=3", "--nproc", 2, expect=2)
-    assert "multiple of 2" in one_message(refused)
+    assert "multiple of 2" in one_message(refused.stderr)
 
 
 def test_stage_before_its_input(demo, tmp_path, here):

@@ -156,7 +156,7 @@ def test_a_finished_run_reads_nothing(dataset: DatasetSpec, sync_runtime: Runtim
         prepare(dataset, dataset.work, sync_runtime, GeneratedSource(dataset, 4))
 
 
-@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize("kept", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_kill_after_some_scenes_gives_the_same_bytes(
     kept: int, dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:

@@ -84,7 +84,7 @@ def growing_stage(folder: Path, greedy: str) -> Stage:
     return Stage("toy", folder, {}, {}, UNITS, work, create=lambda path: path.mkdir())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_death_of_memory_names_stage_unit_limit_and_flag(workers: int, tmp_path: Path) -> None:
     runtime = Runtime(scheduler=Scheduler(workers=workers, memory_limit="500MiB"))
     with pytest.raises(StageError) as caught:

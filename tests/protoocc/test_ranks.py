@@ -89,7 +89,7 @@ def one_step(folder: Path, shards: Path, config: TrainConfig) -> tuple[Numbers, 
     return losses, gradients, {name: value.numpy() for name, value in model.named_buffers() if "running" in name}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_give_the_gradients_of_the_joint_batch(
     tmp_path: Path, shards: Path, tiny_config: TrainConfig, accumulate: int
 ) -> None:

@@ -51,7 +51,7 @@ except DataError as error:
 @pytest.mark.parametrize(
     ("program", "answer"),
     [
-        pytest.param(WEIGHTS, "100000", id="weights"),
+        pytest.param(WEIGHTS, "100000", id="weights", marks=pytest.mark.slow),
         pytest.param(CHECKSUMS, "100000", id="checksums"),
         pytest.param(RASTER, "map", id="raster"),
     ],

@@ -20,7 +20,7 @@ from tests.mutations.originals import Target, make_originals
 
 SECONDS, EXTRA_MB = 6.0, 300.0
 """Of one mutant. The checks of types in tests look at each value of a list: 2 s without them are up to 6 s here."""
-FAST, SLOW = 6, 200
+FAST, SLOW = 3, 200
 """Mutants of each kind."""
 
 

@@ -139,6 +139,7 @@ def test_bad_words_are_one_message(occupancy: Command, arguments: tuple[str, ...
     assert error.count("error:") == 1 and words in error
 
 
+@pytest.mark.slow
 def test_check_before_any_labels(occupancy: Command, tmp_path: Path) -> None:
     """Without a store --check imports first; without records it says what comes before."""
     shutil.rmtree(tmp_path / "work/occupancy.zarr")

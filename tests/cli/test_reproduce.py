@@ -135,6 +135,7 @@ def test_rows_of_other_settings_or_shards_are_refused(
     assert (tmp_path / "table4.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_search_on_val_leaves_the_table_of_test(tiny: Path, tmp_path: Path, trained: list[tuple[str, int]]) -> None:
     train_rounds(planned(tmp_path, 1), {"seeds-299": tiny}, FACTS, tmp_path)
     before = (tmp_path / "table4.md").read_bytes()

@@ -211,6 +211,7 @@ def test_number_of_torch_threads_is_restored(checkpoint: Path) -> None:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_stage_writes_the_same_bytes_with_threads(
     checkpoint: Path, work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:

@@ -113,7 +113,7 @@ def test_surroundocc_folder_with_samples(
     assert make_occupancy(dataset, work, config, sync_runtime).done == 4
 
 
-@pytest.mark.parametrize("kind", ["surroundocc", "openoccupancy"])
+@pytest.mark.parametrize("kind", ["surroundocc", pytest.param("openoccupancy", marks=pytest.mark.slow)])
 def test_resampled_labels_lie_where_the_points_are_in_the_ego_frame(
     kind: Kind, tables: DatasetSpec, work: Path, tmp_path: Path, sync_runtime: Runtime
 ) -> None:

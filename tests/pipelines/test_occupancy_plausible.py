@@ -136,7 +136,7 @@ def test_the_published_file(real_occ3d: Path, world_dataset: DatasetSpec, prepar
 @pytest.mark.parametrize(
     ("scene", "preset"),
     [
-        ("scene-0061", "default"),
+        pytest.param("scene-0061", "default", marks=pytest.mark.slow),
         pytest.param("scene-0061", "release-like", marks=pytest.mark.slow),
         pytest.param("scene-0916", "default", marks=pytest.mark.slow),
         pytest.param("scene-0916", "release-like", marks=pytest.mark.slow),

@@ -64,6 +64,7 @@ def release_like(world_dataset: DatasetSpec, scene_records: list[SampleRecord]) 
     return labels_of(world_dataset, scene_records, LIDAR_PRESETS["release-like"], [1])[0]
 
 
+@pytest.mark.slow
 def test_few_sweeps_already_agree_with_the_truth(world_dataset: DatasetSpec, scene_records: list[SampleRecord]) -> None:
     figures = means(world_dataset, scene_records, LidarConfig())
     # measured with 4 sweeps in all: 0.869, 0.974, 0.990, 0.969, 0.0003
@@ -74,6 +75,7 @@ def test_few_sweeps_already_agree_with_the_truth(world_dataset: DatasetSpec, sce
     assert figures["trail_share"] < 0.01
 
 
+@pytest.mark.slow
 def test_without_boxes_movers_leave_trails(world_dataset: DatasetSpec, scene_records: list[SampleRecord]) -> None:
     blind = [record.model_copy(update={"boxes": ()}) for record in scene_records]
     (labels,) = labels_of(world_dataset, blind, LidarConfig(), [1])

@@ -84,6 +84,7 @@ def test_keyframes_without_a_split_stay_unlabelled(world_dataset: DatasetSpec, m
     assert np.array_equal(rows[0], with_both[0])  # the sweeps of the unlabelled keyframe still serve this one
 
 
+@pytest.mark.slow
 def test_real_keyframe_without_point_labels(real_nuscenes: Path, tmp_path: Path) -> None:
     dataset = DatasetSpec(
         name="real", format="nuscenes", root=real_nuscenes, version="v1.0-mini", work=tmp_path,

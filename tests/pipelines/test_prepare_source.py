@@ -200,6 +200,7 @@ class Counted(GeneratedSource):
         return ()
 
 
+@pytest.mark.slow
 def test_memory_holds_one_scene(dataset: DatasetSpec, sync_runtime: Runtime) -> None:
     source, before = Counted(dataset, 120), sum(type(thing) is SampleRecord for thing in gc.get_objects())
     prepare(dataset, dataset.work, sync_runtime, source)

@@ -28,6 +28,7 @@ def double(unit: Unit) -> str:
     return 2 * unit.name
 
 
+@pytest.mark.slow
 def test_worker_processes_leave_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask sets OMP_NUM_THREADS=1 for its workers; left in this process it halved the speed of training."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -42,6 +43,7 @@ def number_here(unit: Unit) -> int:
     return worker_number()
 
 
+@pytest.mark.slow
 def test_local_workers_are_numbered() -> None:
     assert {number for _, number in run_tasks(number_here, UNITS, Scheduler(workers=2))} == {0, 1}
     assert worker_number() == 0

@@ -162,6 +162,7 @@ for size in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_small_shared_memory_is_one_message(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
     """None at all, and too little for a batch, one after the other in one process."""
     (tmp_path / "config.json").write_text(override(tiny_config, ["data.workers=2"]).model_dump_json())

@@ -45,7 +45,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("rig", "frames"),
-    [("fixed", "1"), pytest.param("input", "1", marks=SLOW), pytest.param("fixed", "2", marks=SLOW)],
+    [pytest.param(*case, marks=SLOW) for case in (("fixed", "1"), ("input", "1"), ("fixed", "2"))],
 )
 def test_the_file_agrees_with_pytorch(shards: Path, tmp_path: Path, rig: str, frames: str) -> None:
     pytest.importorskip("onnxruntime")

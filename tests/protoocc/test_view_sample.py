@@ -83,6 +83,7 @@ def test_cameras_stand_in_spatial_order(view: SampleView) -> None:
     assert row[:, 0].tolist() == [80, 0, 40]  # front left is image 2, front 0, front right 1; image v has value 40 v
 
 
+@pytest.mark.slow
 def test_sheet_without_prediction_is_shorter(view: SampleView) -> None:
     alone = render_sample(view)
     compared = render_sample(dataclasses.replace(view, prediction=view.semantics))

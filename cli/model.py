@@ -189,6 +189,8 @@ def train(
             config = with_stored_weights(config, run)
         is_going_on = resume or extend is not None
         summary = train_with_bar(config, folder, run, resume=is_going_on, processes=nproc or 1, device=device)
+        if is_first():
+            finish_report(run, folder)
     if as_json and is_first():
         import dataclasses
         import json
@@ -250,6 +252,8 @@ def train_with_bar(
 ) -> TrainSummary:
     """Trains under a progress bar that shows the losses, memory and waiting, and prints how the losses fell.
 
+    The report is left to whoever calls: scores, where they follow, write it.
+
     Args:
         config: complete settings.
         shards: folder of `protoocc pack`.
@@ -285,7 +289,6 @@ def train_with_bar(
         f"train: {summary.steps} steps on {summary.samples} samples in {summary.seconds:.1f} s; {falls}; "
         f"{name_of(summary.checkpoint)}"
     )
-    finish_report(run, shards)
     return summary
 
 

@@ -66,6 +66,7 @@ def test_compare_prints_table_figures_and_picture(occupancy: Command, world_data
     assert "driveable_surface" in occupancy.err and "occupied_iou" in occupancy.err  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_check_prints_table_shares_and_picture(occupancy: Command) -> None:
     said = answer(occupancy("--check", "--json"))
     assert said["lidar_hit_share"] > 0.98

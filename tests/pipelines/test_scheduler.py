@@ -103,6 +103,7 @@ def test_death_of_memory_names_stage_unit_limit_and_flag(workers: int, tmp_path:
     assert {name: (tmp_path / f"toy/{name}.txt").stat().st_mtime_ns for name in finished} == written
 
 
+@pytest.mark.slow
 def test_a_single_unit_gets_a_process_where_memory_is_limited(tmp_path: Path) -> None:
     stage = replace(growing_stage(tmp_path / "toy", "part-0"), units=UNITS[:1])
     with pytest.raises(StageError, match=r"toy, unit part-0: .* The only worker may use 500 MiB"):

@@ -135,8 +135,8 @@ def _run(partial: Path, config: SynthConfig, on_keyframe: Callable[[], None] | N
             elif on_keyframe is not None:
                 on_keyframe()
     if min(config.workers, len(open_keyframes)) <= 1:
-        for scene, keyframe in open_keyframes:
-            make_keyframe(partial, _report_path(partial, scene, keyframe), config, scene, keyframe)
+        for unit in open_keyframes:
+            _make_keyframes(partial, config, [unit])
             if on_keyframe is not None:
                 on_keyframe()
         return
@@ -183,6 +183,7 @@ def _parts(open_keyframes: list[tuple[int, int]], workers: int) -> list[list[tup
 
 
 def _make_keyframes(partial: Path, config: SynthConfig, keyframes: list[tuple[int, int]]) -> int:
+    """Makes keyframes (scene, keyframe) one after the other; says how many they were."""
     for scene, keyframe in keyframes:
         make_keyframe(partial, _report_path(partial, scene, keyframe), config, scene, keyframe)
     return len(keyframes)

@@ -164,14 +164,14 @@ class Decoder(nn.Module):
             undone: entry n of each view is the same voxel of the scene.
         """
         names = self.augmentations if self.training else ()
+        if voxels is None and not names:
+            logits: Tensor = self.classifier(self.upsample(queries, None))
+            return logits[None]
         generators = None if seeds is None else [draw_generator(seed, "views", queries.device) for seed in seeds]
         views = [queries] + [
             augment(queries, name, dropout=self.dropout, noise=self.noise, generators=generators) for name in names
         ]
         per_volume = math.prod(self.grid_shape)
-        if voxels is None and not names:
-            logits: Tensor = self.classifier(self.upsample(queries, None))
-            return logits[None]
         if voxels is None:
             voxels = torch.arange(len(queries) * per_volume, device=queries.device)
         sample = torch.div(voxels, per_volume, rounding_mode="floor") * per_volume
@@ -182,4 +182,5 @@ class Decoder(nn.Module):
             in_view = undo(volume, name).reshape(-1)[place] if name in SPATIAL else place
             indices.append(in_view + sample + number * len(queries) * per_volume)
         features = self.upsample(torch.cat(views), torch.cat(indices))
-        return self.classifier(features).unflatten(0, (len(views), len(voxels)))
+        logits = self.classifier(features)
+        return logits.unflatten(0, (len(views), len(voxels)))

@@ -18,7 +18,10 @@ from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.synth import SynthConfig, generate_world
 from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.geometry import VoxelGrid
 
+SMALL_GRID = VoxelGrid(minimum_m=(-12.0, -12.0, -1.0), voxel_size_m=0.4, shape=(60, 60, 16))
+"""24 m x 24 m around the vehicle, where labels of few voxels prove the same."""
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 """Real data in the shared data folder beside the repository; non-commercial licences keep it out of it."""
 

@@ -21,8 +21,8 @@ from pipelines.status import stage_rows
 from pipelines.verify import verify_stages
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError, StageError
-from schemas.geometry import VoxelGrid
 from schemas.workfolder import WorkFolder
+from tests.conftest import SMALL_GRID
 from tests.pipelines.world_edits import link_tree, replace_file
 
 Change = Callable[[DatasetSpec], DatasetSpec]
@@ -134,8 +134,7 @@ def _lidar_labels_anew(dataset: DatasetSpec, work: Path, config: PackConfig, run
     damaged = path.read_bytes()
     status = path.stat()
     replace_file(path, _flip(damaged))
-    small = VoxelGrid(minimum_m=(-12.0, -12.0, -1.0), voxel_size_m=0.4, shape=(60, 60, 16))
-    dataset = dataset.model_copy(update={"grid": small})
+    dataset = dataset.model_copy(update={"grid": SMALL_GRID})
     make_occupancy(dataset, work, LidarConfig(), replace(runtime, overwrite=True, check_inputs=False))
     replace_file(path, damaged)
     if runtime.check_inputs:

@@ -18,12 +18,11 @@ from pipelines.zarr_io import open_store
 from schemas.classes import NUSCENES_CATEGORIES
 from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError, StageError
-from schemas.geometry import VoxelGrid
 from schemas.records import SampleRecord, read_index, read_records
+from tests.conftest import SMALL_GRID
 
 VERSION = "v1.0-synth"
 DRIVEABLE, FREE, IGNORED = 11, 17, 255
-SMALL_GRID = VoxelGrid(minimum_m=(-12.0, -12.0, -1.0), voxel_size_m=0.4, shape=(60, 60, 16))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.voxels.visibility import View
+from tests.conftest import SMALL_GRID
 
 GRID = VoxelGrid(minimum_m=(0.0, -5.5, -2.5), voxel_size_m=1.0, shape=(20, 11, 5))
 CAR, PERSON, ROAD, MANMADE, VEGETATION, FREE, UNKNOWN = 4, 7, 11, 15, 16, 17, 255
@@ -202,8 +203,7 @@ def test_missing_images_are_counted_a_missing_folder_is_refused(
     for name in ("v1.0-synth", "samples", "sweeps", "lidarseg"):
         (tmp_path / "root" / name).symlink_to(world_dataset.root / name)
     next((tmp_path / "root" / "truth" / "synth-0000" / records[1].token).glob("CAM_*.png")).unlink()
-    small = VoxelGrid(minimum_m=(-12.0, -12.0, -1.0), voxel_size_m=0.4, shape=(60, 60, 16))
-    dataset = world_dataset.model_copy(update={"root": tmp_path / "root", "grid": small})
+    dataset = world_dataset.model_copy(update={"root": tmp_path / "root", "grid": SMALL_GRID})
     config = LidarConfig(image_labels=ImageLabels(folder="truth"))
     parts = read_scene(dataset, config, records, prepared / "records", drop_broken=False)
     counts = [counts["keyframes_without_pictures"] for _, _, counts in label_scene(parts, records, [0, 1])]

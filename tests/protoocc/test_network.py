@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from pydantic import Field

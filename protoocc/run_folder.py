@@ -85,11 +85,11 @@ def check_same(path: Path, config: TrainConfig, *, resume: bool) -> None:
 
 
 def _is_prolonged(stored: dict[str, Any], config: TrainConfig) -> bool:
-    """Whether a configuration goes on where the stored one, as plain values, is over (`prolong`)."""
-    schedule = stored.get("schedule", {})
-    before, now = tuple(schedule.get("extended", ())), config.schedule.extended
-    is_next = len(now) == len(before) + 1 and now[:-1] == before
-    return is_next and schedule.get("steps") in (None, now[-1])
+    """Whether a configuration goes on where the stored one, plain values that may be damaged, is over (`prolong`)."""
+    schedule, now = stored.get("schedule"), list(config.schedule.extended)
+    if not isinstance(schedule, dict) or not now:
+        return False
+    return schedule.get("extended", []) == now[:-1] and schedule.get("steps") in (None, now[-1])
 
 
 def prolong(out: Path, extra: int, shards: Path) -> TrainConfig:

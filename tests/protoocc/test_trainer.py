@@ -261,6 +261,16 @@ def test_run_of_an_older_release_can_be_resumed(tiny_config: TrainConfig, tmp_pa
         open_run(tmp_path / "run", tiny_config, resume=True)
 
 
+@pytest.mark.parametrize("damaged", ['{"schedule": 7}', '{"schedule": {"extended": 7}}'])
+def test_damaged_settings_are_another_run(tiny_config: TrainConfig, tmp_path: Path, damaged: str) -> None:
+    """Settings that are valid JSON of another shape are refused as others, also where a prolonged run might go on."""
+    open_run(tmp_path / "run", tiny_config, resume=False)
+    (tmp_path / "run" / "config.json").write_text(damaged)
+    for config in (tiny_config, override(tiny_config, ["schedule.extended=[4]"])):
+        with pytest.raises(ConfigError, match="holds a run with another configuration"):
+            open_run(tmp_path / "run", config, resume=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -234,7 +234,7 @@ def test_training_that_is_shared_and_prolonged(whole_demo: Path, tmp_path: Path)
     common = ("--shards", whole_demo / "work/shards", "--run", tmp_path / "run")
     done = protoocc("train", *common, *few, "--nproc", 2)
     assert "2 / 2 steps" in done.stderr and "% waiting for data" in done.stderr
-    torchrun = ["torchrun", "--nproc-per-node", "2", "--no-python", "--", sys.executable, "-m", "cli.main", "train"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "cli.main", "train"]
     command = [*torchrun, *map(str, (*common[:3], tmp_path / "other", *few)), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     other = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=True)

@@ -55,7 +55,7 @@ class ExportedNetwork(nn.Module):
         fields: dict[str, Any] = {**self.constants, **dict(zip(self.names, tensors, strict=True))}
         batch, network = Batch(tokens=["exported"], **fields), self.network
         if isinstance(network, ProtoOcc):  # without the pixel features of the mask loss
-            logits = network.decoder(network.encode_scene(batch).queries)[0]
+            logits = network.decode(batch, network.encode_scene(batch))[0]
         else:
             logits = network(batch).logits[0]
         volume = logits.view(*network.config.grid.shape, -1)
@@ -68,16 +68,21 @@ class ExportedNetwork(nn.Module):
         if not isinstance(network, ImageNetwork):
             yield
             return
-        constant, replaced = self._hits, "hits_of" if self._hits is None else "find_hits"
+        constant = self._hits
 
         def find(points: Tensor, size: tuple[int, int], matrices: Tensor, poses: Tensor) -> HitQueries:
             return graph_hits(points, poses, matrices, size)
 
-        setattr(network, replaced, find if constant is None else lambda *calibration: constant)
+        replaced: dict[str, Any] = {"hits_of": find}
+        if constant is not None:
+            replaced["find_hits"] = lambda *calibration: constant
+        for name, function in replaced.items():
+            setattr(network, name, function)
         try:
             yield
         finally:
-            delattr(network, replaced)
+            for name in replaced:
+                delattr(network, name)
 
 
 def _one_calibration(sample: Batch, earlier: int) -> dict[str, Tensor]:

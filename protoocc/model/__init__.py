@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import ClassVar, Final
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from protoocc.batch import Batch
 from protoocc.model.backbone import padded_size
 from protoocc.model.config import ProtoOccConfig, UpsampleStage
 from protoocc.model.decoder import Decoder
+from protoocc.model.detail import Detail, DetailMaps, voxel_centers
 from protoocc.model.plain import Plain, PlainConfig
 from protoocc.model.presets import (
     bevformer_base,
@@ -27,7 +29,7 @@ from protoocc.model.presets import (
     protoocc_small,
     protoocc_tiny,
 )
-from protoocc.model.query_network import QueryNetwork
+from protoocc.model.query_network import QueryNetwork, Scene
 from protoocc.network import ImagePrototypes, NetworkConfig, NetworkOutput
 
 __all__ = [
@@ -50,6 +52,10 @@ __all__ = [
     "protoocc_small",
     "protoocc_tiny",
 ]
+
+
+VOXELS_AT_ONCE: Final = 160_000
+"""Voxels that read the images in one go: what bounds the memory of a prediction."""
 
 
 class ProtoOcc(QueryNetwork):
@@ -79,7 +85,7 @@ class ProtoOcc(QueryNetwork):
             cameras = batch.images.shape[:2]
             pixel_features = cells.view(*cameras, *scene.pixel_grid, -1)
             pixel_seen = seen.view(*cameras, *scene.pixel_grid)
-        logits = self.decoder(scene.queries, voxels, batch.seeds)
+        logits = self.decode(batch, scene, voxels)
         if voxels is None:
             voxels = torch.arange(logits.shape[1], device=logits.device)
         stride = self.config.clustering_stride
@@ -87,8 +93,52 @@ class ProtoOcc(QueryNetwork):
 
     def _classify(self, batch: Batch) -> UInt8[Tensor, " n"]:
         """Sample by sample and without pixel features, which saves memory."""
-        queries = self.encode_scene(batch).queries
-        return torch.cat([self.decoder(sample[None])[0].argmax(-1).to(torch.uint8) for sample in queries])
+        scene = self.encode_scene(batch)
+        classes = []
+        for number, sample in enumerate(scene.queries):
+            detail = self._read_sample(batch, scene, number, self._all_voxels(scene))
+            classes.append(self.decoder(sample[None], None, None, detail)[0].argmax(-1).to(torch.uint8))
+        return torch.cat(classes)
+
+    def decode(self, batch: Batch, scene: Scene, voxels: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "P n L"]:
+        """Class logits of chosen voxels in every view (see `Decoder`), which read their own detail where they may."""
+        return self.decoder(scene.queries, voxels, batch.seeds, self._read_details(batch, scene, voxels))
+
+    def _all_voxels(self, scene: Scene) -> Int64[Tensor, " n"]:
+        return torch.arange(math.prod(self.config.grid.shape), device=scene.queries.device)
+
+    def _read_details(self, batch: Batch, scene: Scene, voxels: Int64[Tensor, " n"] | None) -> Detail | None:
+        """Detail of voxels of the (B, X, Y, Z) volume, flattened; None for all of them."""
+        if scene.maps is None:
+            return None
+        samples, every = len(scene.queries), self._all_voxels(scene)
+        if samples == 1:
+            return self._read_sample(batch, scene, 0, every if voxels is None else voxels)
+        if voxels is None:
+            voxels = torch.arange(samples * len(every), device=every.device)
+        sample = torch.div(voxels, len(every), rounding_mode="floor")
+        order = torch.argsort(sample, stable=True)
+        counts = torch.bincount(sample, minlength=samples).tolist()
+        places = (voxels - sample * len(every))[order].split(counts)
+        found = [self._read_sample(batch, scene, number, place) for number, place in enumerate(places)]
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        joined = zip(*(part for part in found if part is not None), strict=True)
+        return Detail(*(torch.cat(part).index_select(0, back) for part in joined))
+
+    def _read_sample(self, batch: Batch, scene: Scene, number: int, place: Int64[Tensor, " n"]) -> Detail | None:
+        """Detail of voxels of one sample, positions in its flattened (X, Y, Z) volume, in parts that fit in memory."""
+        if scene.maps is None or self.detail is None:
+            return None
+        cameras, height, width = batch.images.shape[1], batch.images.shape[-2], batch.images.shape[-1]
+        first = number * cameras
+        maps = DetailMaps(*(part[first : first + cameras] for part in scene.maps))
+        matrices, poses = batch.image_from_camera[number, None], batch.camera_from_ego[number, None]
+        found = []
+        for part in place.split(VOXELS_AT_ONCE):
+            centers = voxel_centers(self.config.grid, part)[:, None]
+            hits = self.hits_of(centers, (height, width), matrices, poses)
+            found.append(self.detail(maps, hits, len(part)))
+        return Detail(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def image_prototypes(self, batch: Batch) -> ImagePrototypes | None:
         """Cells and prototypes of the clustering map, cells of the padding left out; None without prototype mapping."""

@@ -55,6 +55,11 @@ class ProtoOccConfig(ImageConfig):
     refinement_channels: int | None = Field(
         None, ge=8, description="Width of a U-Net over x and y that refines the encoded queries; null: none."
     )
+    voxel_detail: bool = Field(
+        False,
+        description="Every classified voxel reads image features, depth and class where its own centre lands; needs "
+        "pixel_depth and pixel_classes.",
+    )
     depth_attention: bool = Field(
         False, description="Weigh attention samples by a predicted distribution over depth (DFA3D)."
     )
@@ -117,6 +122,8 @@ class ProtoOccConfig(ImageConfig):
     def _check_shapes(self) -> ProtoOccConfig:
         if self.lifted_cells is not None and self.temporal == "recurrence" and self.frames > 1:
             raise ValueError("lifted_cells and temporal 'recurrence' exclude each other: self attention reads queries")
+        if self.voxel_detail and not (self.pixel_depth and self.pixel_classes):
+            raise ValueError("voxel_detail reads what both pixel heads say: set pixel_depth and pixel_classes to true")
         size = list(self.lifted_shape)
         for stage in self.upsample:
             size = [n * s for n, s in zip(size, stage.stride, strict=True)]

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from protoocc.draws import draw_generator
 from protoocc.model.config import Augmentation, ProtoOccConfig, UpsampleStage
+from protoocc.model.detail import Detail
 
 SPATIAL: tuple[Augmentation, ...] = ("transpose", "flip_x", "flip_y")
 """Augmentations that move voxels and are undone after upsampling."""
@@ -141,6 +142,9 @@ class Decoder(nn.Module):
         self.grid_shape = config.grid.shape
         self.upsample = Upsample(config.channels, config.upsample)
         features = config.upsample[-1].channels
+        if config.voxel_detail:
+            features += features + 3 + config.num_classes
+            self.trust = nn.Parameter(torch.tensor(0.5))
         label = nn.Linear(config.classifier_channels, config.num_classes)
         self.classifier = nn.Sequential(nn.Linear(features, config.classifier_channels), nn.ReLU(), label)
         with torch.no_grad():
@@ -151,6 +155,7 @@ class Decoder(nn.Module):
         queries: Float[Tensor, "B h w z d"],
         voxels: Int64[Tensor, " n"] | None = None,
         seeds: Sequence[int] | None = None,
+        detail: Detail | None = None,
     ) -> Float[Tensor, "views n L"]:
         """Class logits of chosen voxels in every view.
 
@@ -158,6 +163,7 @@ class Decoder(nn.Module):
             queries: encoded voxel queries.
             voxels: positions in the (B, X, Y, Z) volume, flattened; None for all of them.
             seeds: of what each sample draws (`Batch.seeds`).
+            detail: what these voxels read themselves, for a network with ``voxel_detail``.
 
         Returns:
             Logits; view 0 is the original, and the only one outside training. The spatial augmentation of the others is
@@ -165,8 +171,7 @@ class Decoder(nn.Module):
         """
         names = self.augmentations if self.training else ()
         if voxels is None and not names:
-            logits: Tensor = self.classifier(self.upsample(queries, None))
-            return logits[None]
+            return self._classify(self.upsample(queries, None)[None], detail)
         generators = None if seeds is None else [draw_generator(seed, "views", queries.device) for seed in seeds]
         views = [queries] + [
             augment(queries, name, dropout=self.dropout, noise=self.noise, generators=generators) for name in names
@@ -182,5 +187,12 @@ class Decoder(nn.Module):
             in_view = undo(volume, name).reshape(-1)[place] if name in SPATIAL else place
             indices.append(in_view + sample + number * len(queries) * per_volume)
         features = self.upsample(torch.cat(views), torch.cat(indices))
-        logits = self.classifier(features)
-        return logits.unflatten(0, (len(views), len(voxels)))
+        return self._classify(features.unflatten(0, (len(views), len(voxels))), detail)
+
+    def _classify(self, features: Float[Tensor, "views n c"], detail: Detail | None) -> Float[Tensor, "views n L"]:
+        if detail is None:
+            logits: Tensor = self.classifier(features)
+            return logits
+        own = torch.cat(detail, dim=-1).expand(len(features), -1, -1)
+        classified: Tensor = self.classifier(torch.cat([features, own], dim=-1))
+        return classified + self.trust * detail.evidence

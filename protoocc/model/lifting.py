@@ -62,7 +62,8 @@ class Lifting(nn.Module):
         """
         read = read_images(features, hits)
         if depth is not None and self.by_depth is not None:
-            gain, shift = self.by_depth(self._surface(depth, hits)).chunk(2, dim=-1)
+            surface = surface_shares(depth.float().softmax(1), hits, self.bins, self.reach_m).to(read.dtype)
+            gain, shift = self.by_depth(surface).chunk(2, dim=-1)
             read = read * (1.0 + gain) + shift
         cells = mean_of_cameras(read, hits, samples * len(self.cells_ego))
         return cells.view(samples, *self.shape, -1)
@@ -80,18 +81,26 @@ class Lifting(nn.Module):
             queries = queries.repeat_interleave(part, dim=axis)
         return queries
 
-    def _surface(self, depth: Float[Tensor, "cameras bins _ _"], hits: HitQueries) -> Float[Tensor, "n 3"]:
-        """Probability that the surface lies before, in and behind each cell, along the ray of its camera."""
-        shares = depth.float().softmax(1).cumsum(1)
-        before = functional.pad(shares, (0, 0, 0, 0, 1, 0))
-        places, depths = hits.reference[:, 0].split(hits.counts), hits.depth_m[:, 0].split(hits.counts)
-        found = []
-        for camera, (place, depth_m) in enumerate(zip(places, depths, strict=True)):
-            edges = torch.stack([depth_m - self.reach_m, depth_m + self.reach_m]).clamp_min(self.bins.nearest_m)
-            height = self.bins.place(edges) / self.bins.count
-            near, far = _read_volume(before[camera], place, height)
-            found.append(torch.stack([near, far - near, 1.0 - far], dim=-1))
-        return torch.cat(found).to(depth.dtype)
+
+def surface_shares(
+    depth: Float[Tensor, "cameras bins _ _"], hits: HitQueries, bins: DepthBins, reach_m: float
+) -> Float[Tensor, "n 3"]:
+    """Probability that the surface lies before, in and behind the place of each hit, along the ray of its camera.
+
+    Args:
+        depth: probabilities of the bins of depth of image cells.
+        hits: of points with one anchor each.
+        bins: of the depth.
+        reach_m: what lies so much nearer or farther than a point counts as in it, metres.
+    """
+    before = functional.pad(depth.cumsum(1), (0, 0, 0, 0, 1, 0))
+    places, depths = hits.reference[:, 0].split(hits.counts), hits.depth_m[:, 0].split(hits.counts)
+    found = []
+    for camera, (place, depth_m) in enumerate(zip(places, depths, strict=True)):
+        edges = torch.stack([depth_m - reach_m, depth_m + reach_m]).clamp_min(bins.nearest_m)
+        near, far = _read_volume(before[camera], place, bins.place(edges) / bins.count)
+        found.append(torch.stack([near, far - near, 1.0 - far], dim=-1))
+    return torch.cat(found)
 
 
 def read_images(features: Sequence[Float[Tensor, "cameras d _ _"]], hits: HitQueries) -> Float[Tensor, "n d"]:

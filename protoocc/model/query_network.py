@@ -13,6 +13,7 @@ from torch import Tensor
 from protoocc.batch import Batch
 from protoocc.model.config import ProtoOccConfig
 from protoocc.model.depth_attention import DEPTH_BINS, FARTHEST_M, NEAREST_M
+from protoocc.model.detail import DetailMaps, VoxelDetail
 from protoocc.model.encoder import CameraViews, Encoder, MappingTrace, VoxelQueries
 from protoocc.model.image_network import ImageNetwork
 from protoocc.model.lifting import Lifting
@@ -32,6 +33,8 @@ class Scene:
     trace: MappingTrace | None
     hits: HitQueries
     pixel_grid: tuple[int, int]
+    maps: DetailMaps | None = None
+    """What single voxels read from; None for a network whose voxels read nothing themselves."""
     pixels: PixelOutput | None = None
     """What training tells the image features; None outside training and without heads or depth."""
 
@@ -48,6 +51,7 @@ class QueryNetwork(ImageNetwork):
         self.config = config
         self.voxel_queries = VoxelQueries(config.query_shape, config.channels)
         self.lifting = Lifting(config) if config.lifted_cells is not None else None
+        self.detail = VoxelDetail(config) if config.voxel_detail else None
         self.encoder = Encoder(config)
         self.refinement = (
             Refinement(config, config.refinement_channels) if config.refinement_channels is not None else None
@@ -118,7 +122,16 @@ class QueryNetwork(ImageNetwork):
         queries, trace = self.transform_view(features, hits, len(images), earlier, depth, logits)
         grid = features[self.config.strides.index(self.config.clustering_stride)].shape[-2:]
         learns = self.training and torch.is_grad_enabled() and not self.config.frozen_features
-        return Scene(queries, trace, hits, (grid[0], grid[1]), self._pixels(logits, depth) if learns else None)
+        pixels = self._pixels(logits, depth) if learns else None
+        return Scene(queries, trace, hits, (grid[0], grid[1]), self._maps(features), pixels)
+
+    def _maps(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> DetailMaps | None:
+        """What single voxels read from; the heads read the finest scale for it."""
+        if self.detail is None or self.pixel_heads is None:
+            return None
+        told = self.pixel_heads(features[0], self.config.strides[0])
+        maps: DetailMaps = self.detail.maps([_normalised(scale) for scale in features], told)
+        return maps
 
     def _pixels(
         self, logits: PixelLogits | None, depth: Float[Tensor, "cameras bins _ _"] | None

@@ -15,7 +15,7 @@ from protoocc.hosts import build_network
 from protoocc.losses import choose_voxels, compute_losses
 from protoocc.model import Plain, PlainConfig, ProtoOcc
 from protoocc.model.config import ProtoOccConfig, UpsampleStage
-from protoocc.model.lifting import Lifting, mean_of_cameras, read_images
+from protoocc.model.lifting import Lifting, mean_of_cameras, read_images, surface_shares
 from protoocc.model.projection import HitQueries
 from protoocc.model.refinement import Refinement
 from schemas.classes import OCC3D
@@ -74,7 +74,7 @@ def test_surface_lies_before_in_or_behind_a_cell(lifted: ProtoOccConfig) -> None
     near, far = (lifting.bins.nearest_m * math.exp(i * math.log(72.0) / 48) for i in (20, 21))
     middle = (near + far) / 2
     hits = hits_at([(0.5, 0.5)] * 4, [middle, middle - 3.0, middle + 3.0, 500.0], [0, 1, 2, 3])
-    shares = lifting._surface(logits, hits)
+    shares = surface_shares(logits.softmax(1), hits, lifting.bins, lifting.reach_m)
     expected = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
 

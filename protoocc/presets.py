@@ -17,7 +17,7 @@ from schemas.settings import override
 
 DEMO_FEATURES: Final = WeightsConfig(
     file=str(Path(__file__).parent / "shipped" / "demo.safetensors"),
-    sha256="e731882391de7f7974a51feaaa1a78149f066c698148d392d3549ed78f53641f",
+    sha256="2e6be2d262900ecddebb9e792d88d762d1a2c3113ecdcabd0fe1d81ffca44ea8",
     format="protoocc",
 )
 """Image features of the demo, pretrained on generated worlds of other seeds; `demo.json` beside it says how."""
@@ -28,7 +28,7 @@ def demo() -> TrainConfig:
     return TrainConfig(
         model=model.demo(),
         loss=LossConfig(
-            lambda_lovasz=10.0,
+            lambda_lovasz=3.0,
             supervised_voxels=20_000,
             consistency_voxels=4_000,
         ),

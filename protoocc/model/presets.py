@@ -6,10 +6,20 @@ convolutions from it to the 200 x 200 x 16 voxels of Occ3D.
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from protoocc.model.config import ProtoOccConfig, UpsampleStage
 from protoocc.model.plain import PlainConfig
 
 _FRAMES = 4
+_DEMO_FEATURES: Final[dict[str, Any]] = {
+    "backbone": "resnet34",
+    "backbone_width": 28,
+    "strides": (4, 8, 16),
+    "channels": 64,
+    "frozen_features": True,
+}
+"""Those of the weights that ship with the package (`protoocc.presets.DEMO_FEATURES`)."""
 _TWICE_WIDE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=256)
 _TWICE = UpsampleStage(kernel=(4, 4, 1), stride=(2, 2, 1), channels=32)
 _PILLAR_TO_VOXELS = UpsampleStage(kernel=(1, 1, 16), stride=(1, 1, 16), channels=32)
@@ -72,11 +82,10 @@ def bevformer_tiny() -> ProtoOccConfig:
 def demo() -> ProtoOccConfig:
     """The smallest network with all parts, for images of about 150 x 290; trains in minutes on two CPU cores."""
     return ProtoOccConfig(
-        backbone="resnet18",
-        backbone_width=32,
-        strides=(4, 8, 16),
-        channels=64,
+        **_DEMO_FEATURES,
         pixel_depth=True,
+        pixel_classes=True,
+        voxel_detail=True,
         query_shape=(25, 25, 4),
         lifted_cells=(4, 4, 1),
         refinement_channels=64,
@@ -92,7 +101,7 @@ def demo() -> ProtoOccConfig:
 
 def plain() -> PlainConfig:
     """The yardstick of `demo`: the same image features, looked up at the same cells."""
-    return PlainConfig(backbone="resnet18", backbone_width=32, strides=(4, 8, 16), channels=64)
+    return PlainConfig(**_DEMO_FEATURES)
 
 
 def _without_prototypes(config: ProtoOccConfig) -> ProtoOccConfig:

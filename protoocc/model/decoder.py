@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from protoocc.draws import draw_generator
 from protoocc.model.config import Augmentation, ProtoOccConfig, UpsampleStage
-from protoocc.model.detail import Detail
+from protoocc.model.detail import SHARES, Detail
 
 SPATIAL: tuple[Augmentation, ...] = ("transpose", "flip_x", "flip_y")
 """Augmentations that move voxels and are undone after upsampling."""
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
         self.upsample = Upsample(config.channels, config.upsample)
         features = config.upsample[-1].channels
         if config.voxel_detail:
-            features += features + 3 + config.num_classes
+            features += features + SHARES + config.num_classes
             self.trust = nn.Parameter(torch.tensor(0.5))
         label = nn.Linear(config.classifier_channels, config.num_classes)
         self.classifier = nn.Sequential(nn.Linear(features, config.classifier_channels), nn.ReLU(), label)

@@ -22,6 +22,10 @@ from schemas.geometry import VoxelGrid
 
 _LEAST = 1e-3
 """Share below which evidence for a class counts as none."""
+_REACHES = (0.5, 1.5, 3.5)
+"""Voxels before and behind the centre that count as in: the voxel itself, then with one and three neighbours."""
+SHARES = 3 * len(_REACHES)
+"""Features of a voxel that tell where the surface lies."""
 
 
 class Detail(NamedTuple):
@@ -52,14 +56,14 @@ class VoxelDetail(nn.Module):
         self.channels = config.upsample[-1].channels
         self.free = config.free_class
         self.bins = DepthBins(*config.depth_range_m, config.depth_bins)
-        self.reach_m = config.grid.voxel_size_m / 2
+        self.reaches_m = [reach * config.grid.voxel_size_m for reach in _REACHES]
         self.narrow = nn.Conv2d(config.channels, self.channels, 1)
-        self.by_depth = nn.Linear(3, 2 * self.channels)
+        self.by_depth = nn.Linear(SHARES, 2 * self.channels)
 
     @property
     def outputs(self) -> int:
         """Channels of `Detail.features`."""
-        return self.channels + 3
+        return self.channels + SHARES
 
     def maps(self, features: Sequence[Float[Tensor, "cameras d _ _"]], told: PixelLogits) -> DetailMaps:
         """Maps to read from: all scales summed at the finest.
@@ -86,7 +90,7 @@ class VoxelDetail(nn.Module):
             hits: of the centres of the voxels.
             voxels: how many these are.
         """
-        surface = surface_shares(maps.depth, hits, self.bins, self.reach_m)
+        surface = torch.cat([surface_shares(maps.depth, hits, self.bins, reach) for reach in self.reaches_m], dim=-1)
         read = read_images([maps.features], hits)
         gain, shift = self.by_depth(surface.to(read.dtype)).chunk(2, dim=-1)
         features = torch.cat([read * (1.0 + gain) + shift, surface.to(read.dtype)], dim=-1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from protoocc import model as networks
 from protoocc.batch import stack_batches
 from protoocc.model import ProtoOcc, ProtoOccConfig
-from protoocc.model.detail import Detail, DetailMaps, VoxelDetail, voxel_centers
+from protoocc.model.detail import SHARES, Detail, DetailMaps, VoxelDetail, voxel_centers
 from protoocc.model.projection import HitQueries
 from protoocc.network import NetworkOutput
 from schemas.classes import OCC3D
@@ -48,7 +48,7 @@ def read_along_ray(label: int) -> Detail:
     detail = VoxelDetail(config)
     edges = [math.exp(i * math.log(72.0) / config.depth_bins) for i in (20, 21)]
     middle = sum(edges) / 2
-    read: Detail = detail(painted_maps(config, 20, label), hits_at([middle - 4.0, middle, middle + 4.0]), 4)
+    read: Detail = detail(painted_maps(config, 20, label), hits_at([middle - 9.0, middle, middle + 9.0]), 4)
     return read
 
 
@@ -72,9 +72,10 @@ def test_sky_is_free_at_every_depth() -> None:
 
 
 def test_shares_of_the_surface_are_features() -> None:
-    """Behind, in, before: the last three features; an unseen voxel reads zeros."""
+    """Before, in and behind the voxel for each reach: the last features; an unseen voxel reads zeros."""
     features = read_along_ray(CAR).features
-    torch.testing.assert_close(features[:3, -3:], torch.eye(3)[[2, 1, 0]], atol=1e-5, rtol=0)
+    for reach in features[:3, -SHARES:].split(3, dim=-1):
+        torch.testing.assert_close(reach, torch.eye(3)[[2, 1, 0]], atol=1e-5, rtol=0)
     assert not features[3].any()
 
 

@@ -21,7 +21,7 @@ from protoocc.model.image_config import ImageConfig
 from protoocc.model.image_network import ImageNetwork
 from protoocc.model.lifting import mean_of_cameras, read_images
 from protoocc.model.projection import HitQueries, query_centers
-from protoocc.model.unet import UNet, heights_as_channels
+from protoocc.model.unet import UNet
 from protoocc.network import NetworkConfig, NetworkOutput
 
 
@@ -97,7 +97,7 @@ class Plain(ImageNetwork):
 
     def _volume(self, cells: Float[Tensor, "B X Y Z d"]) -> Float[Tensor, "voxels c"]:
         """Features of all voxels of the (B, X, Y, Z) volume of the grid, flattened."""
-        plane = self.unet(heights_as_channels(cells))
+        plane = self.unet(cells.flatten(3))
         x, y, z = self.config.parts
-        parts = plane.unflatten(1, (cells.shape[3], x, y, z, -1))  # (B, layer, part x, part y, part z, c, X, Y)
-        return parts.permute(0, 6, 2, 7, 3, 1, 4, 5).flatten(0, 6)
+        parts = plane.unflatten(3, (cells.shape[3], x, y, z, -1))  # (B, X, Y, layer, part x, part y, part z, c)
+        return parts.permute(0, 1, 4, 2, 5, 3, 6, 7).flatten(0, 6)

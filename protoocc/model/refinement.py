@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from protoocc.model.config import ProtoOccConfig
-from protoocc.model.unet import UNet, heights_as_channels
+from protoocc.model.unet import UNet
 
 
 class Refinement(nn.Module):
@@ -21,6 +21,6 @@ class Refinement(nn.Module):
 
     def forward(self, cells: Float[Tensor, "B X Y Z d"]) -> Float[Tensor, "B X Y Z d"]:
         """Refined features of the same cells."""
-        change = self.unet(heights_as_channels(cells)).unflatten(1, cells.shape[3:]).permute(0, 3, 4, 1, 2)
+        change = self.unet(cells.flatten(3)).unflatten(3, cells.shape[3:])
         refined: Tensor = self.norm(cells + change)
         return refined

@@ -14,28 +14,31 @@ class UNet(nn.Module):
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
         """Channels of what goes in, of the finest resolution, and of what comes out."""
         super().__init__()
-        self.into = nn.Conv2d(inputs, width, 1)
+        self.into = nn.Linear(inputs, width)
         self.fine = _block(width, width)
         self.middle = nn.Sequential(_block(width, 2 * width, stride=2), _block(2 * width, 2 * width))
         self.coarse = nn.Sequential(_block(2 * width, 2 * width, stride=2), _block(2 * width, 2 * width))
-        self.middle_up = nn.Sequential(nn.Conv2d(4 * width, 2 * width, 1), _block(2 * width, 2 * width))
-        self.fine_up = nn.Sequential(nn.Conv2d(3 * width, width, 1), _block(width, width))
-        self.out = nn.Conv2d(width, outputs, 1)
+        self.middle_up = nn.Sequential(_Mix(4 * width, 2 * width), _block(2 * width, 2 * width))
+        self.fine_up = nn.Sequential(_Mix(3 * width, width), _block(width, width))
+        self.out = nn.Linear(width, outputs)
 
-    def forward(self, plane: Float[Tensor, "B inputs X Y"]) -> Float[Tensor, "B outputs X Y"]:
+    def forward(self, plane: Float[Tensor, "B X Y inputs"]) -> Float[Tensor, "B X Y outputs"]:
         """Any size of four cells or more along each axis."""
-        fine = self.fine(self.into(plane))
+        fine = self.fine(self.into(plane).movedim(-1, 1))
         middle = self.middle(fine)
         coarse = self.coarse(middle)
         middle = self.middle_up(torch.cat([_resized(coarse, middle), middle], dim=1))
         fine = self.fine_up(torch.cat([_resized(middle, fine), fine], dim=1))
-        result: Tensor = self.out(fine)
+        result: Tensor = self.out(fine.movedim(1, -1))
         return result
 
 
-def heights_as_channels(cells: Float[Tensor, "B X Y Z d"]) -> Float[Tensor, "B Z*d X Y"]:
-    """The planes of a volume one after the other."""
-    return cells.permute(0, 3, 4, 1, 2).flatten(1, 2)
+class _Mix(nn.Linear):
+    """A 1 x 1 convolution as a matrix product: torch's own copies its input on a CPU and takes several times longer."""
+
+    def forward(self, features: Float[Tensor, "B c X Y"]) -> Float[Tensor, "B _ X Y"]:
+        """Channels of each cell alone."""
+        return super().forward(features.movedim(1, -1)).movedim(-1, 1)
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -28,7 +28,7 @@ def demo() -> TrainConfig:
     return TrainConfig(
         model=model.demo(),
         loss=LossConfig(
-            lambda_lovasz=3.0,
+            lambda_lovasz=2.0,
             supervised_voxels=20_000,
             consistency_voxels=4_000,
         ),

@@ -95,7 +95,7 @@ def demo() -> ProtoOccConfig:
         ffn_channels=128,
         augmentations=("dropout",),
         upsample=(UpsampleStage(kernel=(2, 2, 4), stride=(2, 2, 4), channels=32),),
-        classifier_channels=32,
+        classifier_channels=64,
     )
 
 

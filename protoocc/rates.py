@@ -37,9 +37,10 @@ class Rate:
 
 
 _EPYC: Final = "2 cores of an AMD EPYC server"
+_XEON: Final = "2 cores of an Intel Xeon server"
 
 RATES: Final = (
-    Rate(preset="demo", hardware="cpu", device=_EPYC, seconds=0.67, commit="23c221d"),
+    Rate(preset="demo", hardware="cpu", device=_XEON, seconds=0.67, commit="23c221d"),
     Rate(preset="protoocc-small", hardware="cpu", device=_EPYC, memory_gb=15.2, commit="4fb7688"),
     Rate(preset="protoocc-tiny", hardware="cpu", device=_EPYC, memory_gb=11.4, commit="4fb7688"),
     Rate(preset="panoocc-small", hardware="cpu", device=_EPYC, memory_gb=10.9, commit="4fb7688"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -41,10 +43,14 @@ class ExportedNetwork(nn.Module):
         fields = [*PRESENT, *(PAST if network.config.frames > 1 else ())]
         self.names = [name for name in fields if has_calibration or name not in MATRICES]
         self.constants = {} if has_calibration else _one_calibration(sample, network.config.frames - 1)
-        self._hits: HitQueries | None = None
+        self._constant: dict[str, HitQueries] = {}
         if not has_calibration and isinstance(network, ImageNetwork):
             height, width = sample.images.shape[-2:]
-            self._hits = network.find_hits((height, width), sample.image_from_camera, sample.camera_from_ego)
+            calibration = (height, width), sample.image_from_camera, sample.camera_from_ego
+            self._constant["find_hits"] = network.find_hits(*calibration)
+            if isinstance(network, ProtoOcc) and network.detail is not None:
+                every = torch.arange(math.prod(network.config.grid.shape))
+                self._constant["voxel_hits"] = network.voxel_hits(every, *calibration)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Inputs of the graph by name, in their order."""
@@ -68,14 +74,13 @@ class ExportedNetwork(nn.Module):
         if not isinstance(network, ImageNetwork):
             yield
             return
-        constant = self._hits
 
         def find(points: Tensor, size: tuple[int, int], matrices: Tensor, poses: Tensor) -> HitQueries:
             return graph_hits(points, poses, matrices, size)
 
-        replaced: dict[str, Any] = {"hits_of": find}
-        if constant is not None:
-            replaced["find_hits"] = lambda *calibration: constant
+        replaced: dict[str, Any] = {"hits_of": find, "voxels_at_once": math.prod(network.config.grid.shape)}
+        replaced |= {name: partial(_always, hits) for name, hits in self._constant.items()}
+        before = {name: vars(network)[name] for name in replaced if name in vars(network)}
         for name, function in replaced.items():
             setattr(network, name, function)
         try:
@@ -83,6 +88,13 @@ class ExportedNetwork(nn.Module):
         finally:
             for name in replaced:
                 delattr(network, name)
+            for name, value in before.items():
+                setattr(network, name, value)
+
+
+def _always(hits: HitQueries, *_: object) -> HitQueries:
+    """The same hits, whatever is asked for."""
+    return hits
 
 
 def _one_calibration(sample: Batch, earlier: int) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from protoocc.model.presets import (
     protoocc_small,
     protoocc_tiny,
 )
+from protoocc.model.projection import HitQueries
 from protoocc.model.query_network import QueryNetwork, Scene
 from protoocc.network import ImagePrototypes, NetworkConfig, NetworkOutput
 
@@ -67,6 +68,7 @@ class ProtoOcc(QueryNetwork):
         """Builds all parts with random weights."""
         super().__init__(config)
         self.decoder = Decoder(config)
+        self.voxels_at_once = VOXELS_AT_ONCE
 
     def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> NetworkOutput:
         """Logits of all views and, for the mask loss, X of equation (2) on the clustering grid.
@@ -134,11 +136,21 @@ class ProtoOcc(QueryNetwork):
         maps = DetailMaps(*(part[first : first + cameras] for part in scene.maps))
         matrices, poses = batch.image_from_camera[number, None], batch.camera_from_ego[number, None]
         found = []
-        for part in place.split(VOXELS_AT_ONCE):
-            centers = voxel_centers(self.config.grid, part)[:, None]
-            hits = self.hits_of(centers, (height, width), matrices, poses)
+        for part in place.split(self.voxels_at_once):
+            hits = self.voxel_hits(part, (height, width), matrices, poses)
             found.append(self.detail(maps, hits, len(part)))
         return Detail(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def voxel_hits(
+        self,
+        place: Int64[Tensor, " n"],
+        image_size: tuple[int, int],
+        image_from_camera: Float[Tensor, "B V 3 3"],
+        camera_from_ego: Float[Tensor, "B V 4 4"],
+    ) -> HitQueries:
+        """Which of some voxels, positions in the flattened (X, Y, Z) volume, each camera sees."""
+        centers = voxel_centers(self.config.grid, place)[:, None]
+        return self.hits_of(centers, image_size, image_from_camera, camera_from_ego)
 
     def image_prototypes(self, batch: Batch) -> ImagePrototypes | None:
         """Cells and prototypes of the clustering map, cells of the padding left out; None without prototype mapping."""

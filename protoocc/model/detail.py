@@ -90,7 +90,7 @@ class VoxelDetail(nn.Module):
             hits: of the centres of the voxels.
             voxels: how many these are.
         """
-        surface = torch.cat([surface_shares(maps.depth, hits, self.bins, reach) for reach in self.reaches_m], dim=-1)
+        surface = surface_shares(maps.depth, hits, self.bins, self.reaches_m)
         read = read_images([maps.features], hits)
         gain, shift = self.by_depth(surface.to(read.dtype)).chunk(2, dim=-1)
         features = torch.cat([read * (1.0 + gain) + shift, surface.to(read.dtype)], dim=-1)

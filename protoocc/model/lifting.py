@@ -62,7 +62,7 @@ class Lifting(nn.Module):
         """
         read = read_images(features, hits)
         if depth is not None and self.by_depth is not None:
-            surface = surface_shares(depth.float().softmax(1), hits, self.bins, self.reach_m).to(read.dtype)
+            surface = surface_shares(depth.float().softmax(1), hits, self.bins, [self.reach_m]).to(read.dtype)
             gain, shift = self.by_depth(surface).chunk(2, dim=-1)
             read = read * (1.0 + gain) + shift
         cells = mean_of_cameras(read, hits, samples * len(self.cells_ego))
@@ -83,23 +83,27 @@ class Lifting(nn.Module):
 
 
 def surface_shares(
-    depth: Float[Tensor, "cameras bins _ _"], hits: HitQueries, bins: DepthBins, reach_m: float
-) -> Float[Tensor, "n 3"]:
+    depth: Float[Tensor, "cameras bins _ _"], hits: HitQueries, bins: DepthBins, reaches_m: Sequence[float]
+) -> Float[Tensor, "n shares"]:
     """Probability that the surface lies before, in and behind the place of each hit, along the ray of its camera.
 
     Args:
         depth: probabilities of the bins of depth of image cells.
         hits: of points with one anchor each.
         bins: of the depth.
-        reach_m: what lies so much nearer or farther than a point counts as in it, metres.
+        reaches_m: what lies so much nearer or farther than a point counts as in it, metres.
+
+    Returns:
+        Before, in and behind for the first reach, then for the next one: 3 for each, n in all.
     """
     before = functional.pad(depth.cumsum(1), (0, 0, 0, 0, 1, 0))
     places, depths = hits.reference[:, 0].split(hits.counts), hits.depth_m[:, 0].split(hits.counts)
     found = []
     for camera, (place, depth_m) in enumerate(zip(places, depths, strict=True)):
-        edges = torch.stack([depth_m - reach_m, depth_m + reach_m]).clamp_min(bins.nearest_m)
-        near, far = _read_volume(before[camera], place, bins.place(edges) / bins.count)
-        found.append(torch.stack([near, far - near, 1.0 - far], dim=-1))
+        edges = torch.stack([depth_m + side * reach for reach in reaches_m for side in (-1, 1)])
+        shares = _read_volume(before[camera], place, bins.place(edges.clamp_min(bins.nearest_m)) / bins.count)
+        near, far = shares[0::2], shares[1::2]
+        found.append(torch.stack([near, far - near, 1.0 - far], dim=1).flatten(0, 1).mT)
     return torch.cat(found)
 
 

@@ -9,7 +9,6 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from protoocc import model as networks
 from protoocc.batch import stack_batches
 from protoocc.model import ProtoOcc, ProtoOccConfig
 from protoocc.model.detail import SHARES, Detail, DetailMaps, VoxelDetail, voxel_centers
@@ -98,13 +97,13 @@ def test_chosen_voxels_have_the_logits_of_all() -> None:
 
 
 @torch.no_grad()
-def test_prediction_is_the_most_probable_class(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_is_the_most_probable_class() -> None:
     """Also where voxels read the images in several parts."""
     torch.manual_seed(0)
     network = ProtoOcc(detailed()).eval()
     batch = stack_batches([make_batch(0), make_batch(1)])
     wanted = network(batch).logits[0].argmax(-1)
-    monkeypatch.setattr(networks, "VOXELS_AT_ONCE", 100)
+    network.voxels_at_once = 100
     assert torch.equal(network.predict(batch).flatten().long(), wanted)
 
 

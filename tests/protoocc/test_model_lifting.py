@@ -74,7 +74,7 @@ def test_surface_lies_before_in_or_behind_a_cell(lifted: ProtoOccConfig) -> None
     near, far = (lifting.bins.nearest_m * math.exp(i * math.log(72.0) / 48) for i in (20, 21))
     middle = (near + far) / 2
     hits = hits_at([(0.5, 0.5)] * 4, [middle, middle - 3.0, middle + 3.0, 500.0], [0, 1, 2, 3])
-    shares = surface_shares(logits.softmax(1), hits, lifting.bins, lifting.reach_m)
+    shares = surface_shares(logits.softmax(1), hits, lifting.bins, [lifting.reach_m])
     expected = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
@@ -27,6 +28,8 @@ _DEATH: Final = re.compile(
 )
 """What torch says; the rest of it is advice for programmers."""
 _BUS_ERROR: Final = "Bus error"
+_SIGNAL_S: Final = 2.0
+"""Longest time from a broken connection to the signal that says why."""
 
 Loaded = TypeVar("Loaded")
 
@@ -96,14 +99,24 @@ def reader_deaths(setting: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        deaths = [found[1] for told in (error.__cause__, error) if (found := _DEATH.match(str(told)))]
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        answer = error if isinstance(error, RuntimeError) else _told_later(error)
+        deaths = [found[1] for told in (answer.__cause__, answer) if (found := _DEATH.match(str(told)))]
         if not deaths:
             raise
         raise StageError(
             f"a process that reads ahead died ({deaths[0]}), {_cause(deaths[0])}. Read with fewer of them, or "
             f"{READ_HERE.format(setting=setting)}. Finished steps that were stored are kept."
         ) from error
+
+
+def _told_later(error: Exception) -> Exception:
+    """What torch says of a process whose connection broke: its handler of the signal may run a moment after that."""
+    try:
+        time.sleep(_SIGNAL_S)
+    except RuntimeError as later:
+        return later
+    return error
 
 
 def _cause(death: str) -> str:

@@ -81,7 +81,7 @@ def test_report(runs: Path) -> None:
 
 def test_plan() -> None:
     text = answer("train", "--plan", "--samples", 80)
-    assert "400 steps of 1 samples" in text and "4c1f072" in text
+    assert "400 steps of 1 samples" in text and "23c221d" in text
     plan = json.loads(answer("train", "--plan", "--preset", "panoocc-small", "--samples", 28130, "--json"))
     assert (plan["steps"], plan["costs"][0]["memory_gb"], plan["costs"][0]["hours"]) == (42195, 10.9, None)
     with pytest.raises(ConfigError, match="--hardware does not apply"):

@@ -97,6 +97,23 @@ def test_bus_error_names_shared_memory_and_cut_files(tmp_path: Path) -> None:
         assert words in str(caught.value)
 
 
+def test_connection_may_break_before_the_signal_of_the_death() -> None:
+    """What a dead process was sending is found out first now and then; other broken connections stay what they are."""
+
+    def die(signum: int, frame: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. Advice.")
+
+    before = signal.signal(signal.SIGALRM, die)
+    try:
+        with pytest.raises(StageError, match="killed by signal: Bus error"), reader_deaths("data.workers"):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            raise ConnectionResetError(104, "Connection reset by peer")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(ConnectionResetError), reader_deaths("data.workers"):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+
 def test_death_interrupts_whatever_runs(shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
     """The signal of a dead process arrives in the middle of a step as well."""
     with pytest.raises(StageError, match=r"a process that reads ahead died \(killed by signal: Killed"):

@@ -116,7 +116,8 @@ def test_bfloat16_stays_finite_on_real_images(tmp_path: Path, real_nuscenes: Pat
     pack(dataset, tmp_path, PackConfig(), sync_runtime)
     changes = ["precision=bfloat16", "schedule.steps=200", "schedule.warmup_steps=10", "loss.supervised_voxels=4000"]
     # Narrow: a CPU without instructions for bfloat16 takes 10 s for a step of the demo's widths.
-    narrow = ["model.backbone_width=16", "model.channels=32", "model.refinement_channels=16", "weights=null"]
+    narrow = ["model.backbone_width=16", "model.channels=32", "model.refinement_channels=16"]
+    narrow += ["weights=null", "model.frozen_features=false"]
     config = override(PRESETS["demo"](), [*changes, *narrow, "loss.consistency_voxels=2000"])
     train(config, tmp_path / "shards", tmp_path / "run")
     rows = read_metrics(tmp_path / "run")

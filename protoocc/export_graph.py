@@ -80,7 +80,6 @@ class ExportedNetwork(nn.Module):
 
         replaced: dict[str, Any] = {"hits_of": find, "voxels_at_once": math.prod(network.config.grid.shape)}
         replaced |= {name: partial(_always, hits) for name, hits in self._constant.items()}
-        before = {name: vars(network)[name] for name in replaced if name in vars(network)}
         for name, function in replaced.items():
             setattr(network, name, function)
         try:
@@ -88,8 +87,6 @@ class ExportedNetwork(nn.Module):
         finally:
             for name in replaced:
                 delattr(network, name)
-            for name, value in before.items():
-                setattr(network, name, value)
 
 
 def _always(hits: HitQueries, *_: object) -> HitQueries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -55,20 +55,17 @@ __all__ = [
 ]
 
 
-VOXELS_AT_ONCE: Final = 160_000
-"""Voxels that read the images in one go: what bounds the memory of a prediction."""
-
-
 class ProtoOcc(QueryNetwork):
     """Image features -> prototypes -> voxel queries -> occupancy."""
 
     Config: ClassVar[type[NetworkConfig]] = ProtoOccConfig
+    voxels_at_once: int = 160_000
+    """Voxels that read the images in one go: what bounds the memory of a prediction."""
 
     def __init__(self, config: ProtoOccConfig) -> None:
         """Builds all parts with random weights."""
         super().__init__(config)
         self.decoder = Decoder(config)
-        self.voxels_at_once = VOXELS_AT_ONCE
 
     def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> NetworkOutput:
         """Logits of all views and, for the mask loss, X of equation (2) on the clustering grid.

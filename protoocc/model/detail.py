@@ -53,17 +53,12 @@ class VoxelDetail(nn.Module):
     def __init__(self, config: ProtoOccConfig) -> None:
         """Reads as many channels as the decoder's upsampled voxels have."""
         super().__init__()
-        self.channels = config.upsample[-1].channels
+        channels = config.upsample[-1].channels
         self.free = config.free_class
         self.bins = DepthBins(*config.depth_range_m, config.depth_bins)
         self.reaches_m = [reach * config.grid.voxel_size_m for reach in _REACHES]
-        self.narrow = nn.Conv2d(config.channels, self.channels, 1)
-        self.by_depth = nn.Linear(SHARES, 2 * self.channels)
-
-    @property
-    def outputs(self) -> int:
-        """Channels of `Detail.features`."""
-        return self.channels + SHARES
+        self.narrow = nn.Conv2d(config.channels, channels, 1)
+        self.by_depth = nn.Linear(SHARES, 2 * channels)
 
     def maps(self, features: Sequence[Float[Tensor, "cameras d _ _"]], told: PixelLogits) -> DetailMaps:
         """Maps to read from: all scales summed at the finest.
@@ -99,7 +94,7 @@ class VoxelDetail(nn.Module):
         free = 1.0 - surface[:, 1] * (1.0 - classes[:, self.free])
         shares = torch.cat([shares[:, : self.free], free[:, None], shares[:, self.free + 1 :]], dim=1)
         both = mean_of_cameras(torch.cat([features, (shares + _LEAST).log().to(read.dtype)], dim=-1), hits, voxels)
-        return Detail(*both.split([self.outputs, shares.shape[1]], dim=-1))
+        return Detail(*both.split([features.shape[1], shares.shape[1]], dim=-1))
 
 
 def voxel_centers(grid: VoxelGrid, place: Int64[Tensor, " n"]) -> Float[Tensor, "n 3"]:

@@ -147,8 +147,7 @@ def test_plain_network_puts_voxels_in_their_place(plain: PlainConfig) -> None:
     network = Plain(plain)
     assert plain.parts == (2, 2, 2)
     numbers = torch.arange(2 * 8 * 4.0).view(1, -1, 1, 1) + 1000.0 * torch.arange(16.0).view(1, 1, 4, 4)
-    numbers = numbers.movedim(1, -1)
-    network.unet = _Constant(numbers)  # type: ignore[assignment]
+    network.unet = _Constant(numbers.movedim(1, -1))  # type: ignore[assignment]
     volume = network._volume(torch.zeros(1, 4, 4, 2, 16)).view(8, 8, 4, 4)
     x, y, z = 5, 2, 3  # cell (2, 1, 1), part (1, 0, 1)
     expected = 1000.0 * (2 * 4 + 1) + ((1 * 8 + (1 * 2 + 0) * 2 + 1) * 4 + torch.arange(4.0))

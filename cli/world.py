@@ -127,6 +127,7 @@ def _datasets_yaml(world: World, works: Mapping[str, str]) -> str:
         "image": {"resize": [288, 162], "crop": [0, 6, 288, 154]},
         "grid": {"minimum_m": [-40.0, -40.0, -1.0], "voxel_size_m": 0.4, "shape": [200, 200, 16]},
         "classes": "occ3d",
+        "licence": "CC0-1.0",
         "splits": splits,
     }
     text: str = yaml.safe_dump({name: {**entry, "work": work} for name, work in works.items()}, sort_keys=False)

@@ -19,19 +19,19 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipelines.files import write_bytes
 from pipelines.images import camera_members, encode_image
 from pipelines.label_counts import useless_counts
 from pipelines.lidar_depth import PixelPoints, keyframe_pixels, lidar_paths
 from pipelines.points import require_lidar
-from pipelines.shard_card import CARD, dataset_card
+from pipelines.shard_card import dataset_card
+from pipelines.shard_croissant import croissant
 from pipelines.shard_file import (
+    DALI_INDEX,
     SHARD_INDEX,
     TAR,
-    dataset_info,
     files_of_shard,
-    finish_manifest,
-    shard_entry,
+    finish_shards,
+    make_manifest,
     split_of,
     write_shard,
 )
@@ -53,13 +53,15 @@ from schemas.errors import ConfigError, DataError
 from schemas.records import RecordEntry, SampleRecord, read_index, read_records
 from schemas.settings import Frozen
 from schemas.shards import (
+    CARD,
     CHECKSUMS,
+    CROISSANT,
     DEPTH_ARRAYS,
     DEPTH_MEMBER,
     MASKS_MEMBER,
     META_MEMBER,
     OCCUPANCY_MEMBER,
-    Manifest,
+    sample_members,
 )
 from schemas.workfolder import WorkFolder
 
@@ -102,6 +104,7 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
     stores = {"records": work.records, **_stores(work, config)}
     dropped = {token: why for folder in stores.values() for token, why in read_manifest(folder).dropped.items()}
     units = _plan_shards(dataset, entries, dropped, config.samples_per_shard)
+    joined = (CHECKSUMS, CARD, CROISSANT)
     options = ["--masks", config.masks, "--samples-per-shard", str(config.samples_per_shard)]
     if config.depth:
         require_lidar(dataset, "--depth")
@@ -115,12 +118,13 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
         work=partial(_pack_shard, dataset, work, config),
         create=lambda folder: folder.mkdir(parents=True),
         finish=partial(_finish, dataset, config, [unit.name for unit in units], dropped),
-        layout=Layout((TAR, SHARD_INDEX, CHECKSUMS, CARD), files_of_shard, joined=(CHECKSUMS, CARD)),
+        layout=Layout((TAR, SHARD_INDEX, DALI_INDEX, *joined), files_of_shard, joined=joined),
         origin=Origin(
             dataset,
             fields=(
                 *("name", "cameras", "image", "camera_images", "grid", "classes", "splits"),
                 *(("categories",) if config.depth else ()),
+                *(name for name in ("licence", "attribution") if getattr(dataset, name) is not None),
             ),
             stores=stores,
             command=shlex.join(["protoocc", "pack", *options, "--dataset", dataset.name]),
@@ -164,13 +168,16 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
     stores = [StoreRows(path, kind) for kind, path in _stores(work, config).items()]
     records = read_records(work.records, unit.entries)
     useless: Counter[str] = Counter()
+    order = sample_members(dataset.cameras, masks=True, depth=config.depth)
 
     def samples() -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:
         for entry, record in zip(unit.entries, records, strict=True):
             arrays = {name: array for store in stores for name, array in store.read(entry.row, entry.token).items()}
             useless.update(useless_counts(arrays["semantics"], arrays["mask_camera"], dataset.classes.ignored))
-            depth = _depth_member(keyframe_pixels(dataset, record, arrays)) if config.depth else {}
-            yield record, {**_members(dataset, record, arrays, config.jpeg_quality), **depth}
+            members = _members(dataset, record, arrays, config.jpeg_quality)
+            if config.depth:
+                members[DEPTH_MEMBER] = _depth_member(keyframe_pixels(dataset, record, arrays))
+            yield record, {name: members[name] for name in order}
 
     index = write_shard(shards, unit.name, split_of(unit), samples())
     images = [dataset.root / record.cameras[name].path for record in records for name in dataset.cameras]
@@ -208,7 +215,7 @@ def _members(
     return members
 
 
-def _depth_member(cameras: Sequence[PixelPoints]) -> dict[str, bytes]:
+def _depth_member(cameras: Sequence[PixelPoints]) -> bytes:
     """`depth.npz`: the points of all cameras, one after the other."""
     parts: dict[str, list[Any]] = {
         "count": [[len(points.row)] for points in cameras],
@@ -220,20 +227,11 @@ def _depth_member(cameras: Sequence[PixelPoints]) -> dict[str, bytes]:
     stored = io.BytesIO()
     arrays = {name: np.concatenate(parts[name]).astype(dtype) for name, dtype in DEPTH_ARRAYS.items()}
     np.savez_compressed(stored, **arrays)
-    return {DEPTH_MEMBER: stored.getvalue()}
+    return stored.getvalue()
 
 
 def _finish(
     dataset: DatasetSpec, config: PackConfig, names: Sequence[str], dropped: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
-    manifest = Manifest(
-        name=dataset.name,
-        dataset=dataset_info(dataset),
-        masks=config.masks,
-        depth=config.depth,
-        left_out=dict(dropped),
-        shardlist=tuple(shard_entry(folder, name) for name in names),
-    )
-    content = finish_manifest(folder, manifest)
-    write_bytes(folder / CARD, dataset_card(manifest).encode())
-    return content
+    manifest = make_manifest(dataset, folder, names, masks=config.masks, depth=config.depth, left_out=dict(dropped))
+    return finish_shards(folder, manifest, {CARD: dataset_card(manifest), CROISSANT: croissant(manifest)})

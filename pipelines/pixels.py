@@ -23,12 +23,12 @@ from pipelines.lidar_depth import keyframe_pixels, lidar_paths
 from pipelines.pixel_truth import read_truth, truth_paths
 from pipelines.points import require_lidar
 from pipelines.shard_file import (
+    DALI_INDEX,
     SHARD_INDEX,
     TAR,
-    dataset_info,
     files_of_shard,
-    finish_manifest,
-    shard_entry,
+    finish_shards,
+    make_manifest,
     split_of,
     write_shard,
 )
@@ -50,7 +50,7 @@ from schemas.errors import DataError
 from schemas.pixels import encode_depth
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.settings import Frozen
-from schemas.shards import CHECKSUMS, CLASSES_MEMBER, DEPTH_IMAGE_MEMBER, Manifest
+from schemas.shards import CHECKSUMS, CLASSES_MEMBER, DEPTH_IMAGE_MEMBER
 from schemas.workfolder import WorkFolder
 
 _SMALL_PNG: Final = (cv2.IMWRITE_PNG_COMPRESSION, 9)
@@ -91,7 +91,7 @@ def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -
         work=partial(_write_unit, dataset, work, config),
         create=lambda folder: folder.mkdir(parents=True),
         finish=partial(_finish, dataset, config, [unit.name for unit in units]),
-        layout=Layout((TAR, SHARD_INDEX, CHECKSUMS), files_of_shard, joined=(CHECKSUMS,)),
+        layout=Layout((TAR, SHARD_INDEX, DALI_INDEX, CHECKSUMS), files_of_shard, joined=(CHECKSUMS,)),
         origin=Origin(
             dataset,
             fields=("name", "cameras", "image", "camera_images", "classes", "categories", "splits"),
@@ -170,11 +170,4 @@ def _encode_targets(
 
 
 def _finish(dataset: DatasetSpec, config: PixelsConfig, names: Sequence[str], folder: Path) -> dict[str, Any]:
-    manifest = Manifest(
-        name=dataset.name,
-        dataset=dataset_info(dataset),
-        masks=None,
-        pixels=config.source,
-        shardlist=tuple(shard_entry(folder, name) for name in names),
-    )
-    return finish_manifest(folder, manifest)
+    return finish_shards(folder, make_manifest(dataset, folder, names, masks=None, pixels=config.source), {})

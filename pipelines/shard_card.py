@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+import json
 
-from schemas.shards import CHECKSUMS, MEMBERS, Manifest
+from schemas.shards import CHECKSUMS, DEPTH_MEMBER, MEMBERS, Manifest
 
-CARD: Final = "README.md"
-"""Its file name, where data hubs look for it."""
+UNKNOWN_LICENCE = (
+    "Nobody said under which licence the images are: ask whoever made the raw data before you pass these shards on."
+)
 
 
 def dataset_card(manifest: Manifest) -> str:
@@ -23,9 +24,12 @@ def dataset_card(manifest: Manifest) -> str:
     ]
     height, width = dataset.image_shape
     voxels = " x ".join(map(str, dataset.grid.shape))
+    members = {name: meaning for name, meaning in MEMBERS.items() if manifest.depth or name != DEPTH_MEMBER}
     lines = [
         "---",
-        "license: other",
+        *_licence_fields(manifest.licence),
+        f"pretty_name: {json.dumps(manifest.name)}",
+        "tags: [occupancy, autonomous-driving, webdataset]",
         "configs:",
         "- config_name: default",
         "  data_files:",
@@ -35,7 +39,7 @@ def dataset_card(manifest: Manifest) -> str:
         "",
         f"{len(dataset.cameras)} cameras of {width} x {height} pixels, pseudo masks by {manifest.masks}, "
         f"occupancy {voxels} at {dataset.grid.voxel_size_m} m, ego frame.",
-        "The images keep the licence and terms of their source dataset: check them before you pass these shards on.",
+        *_terms(manifest),
         "",
         "| split | shards | samples | size |",
         "| --- | --- | --- | --- |",
@@ -45,7 +49,19 @@ def dataset_card(manifest: Manifest) -> str:
         "",
         "| member | content |",
         "| --- | --- |",
-        *(f"| `{name}` | {meaning} |" for name, meaning in MEMBERS.items()),
+        *(f"| `{name}` | {meaning} |" for name, meaning in members.items()),
         "",
     ]
     return "\n".join(lines)
+
+
+def _licence_fields(licence: str | None) -> list[str]:
+    """Fields of the YAML header; data hubs know licences by the small letters of their SPDX identifiers."""
+    if licence is None:
+        return ["license: unknown"]
+    return [f"license: {json.dumps(licence.lower())}"]
+
+
+def _terms(manifest: Manifest) -> list[str]:
+    licence = f"Licence of the images: {manifest.licence}." if manifest.licence is not None else UNKNOWN_LICENCE
+    return [licence] if manifest.attribution is None else [licence, manifest.attribution]

@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
         AttributeError: there is no such name.
     """
     if name == "__version__":
-        value: Any = import_module("protoocc.version").release()
+        value: Any = import_module("schemas.version").release()
     elif name in _HOMES:
         value = getattr(import_module(f"protoocc.{_HOMES[name]}"), name)
     else:

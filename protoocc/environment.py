@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from protoocc.version import code_version
 from schemas.files import write_bytes
 from schemas.outside import Source, parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
 from schemas.runs import ENVIRONMENT
+from schemas.version import code_version
 
 
 def write_environment(out: Path) -> None:

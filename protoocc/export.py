@@ -24,9 +24,9 @@ from protoocc.export_card import Difference, ModelCard, describe_tensor
 from protoocc.export_graph import ExportedNetwork
 from protoocc.network import Network
 from protoocc.predictions_folder import weights_digest
-from protoocc.version import code_version
 from schemas.errors import CheckpointError, ConfigError, SetupError, disk_errors
 from schemas.files import PARTIAL, write_bytes
+from schemas.version import code_version
 
 Calibration = Literal["fixed", "input"]
 

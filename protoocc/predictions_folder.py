@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError
 from protoocc.config import TrainConfig, changed_fields
 from protoocc.network import Network
 from protoocc.predictions_source import Source
-from protoocc.version import code_version
 from schemas.classes import ClassTable
 from schemas.errors import ConfigError
 from schemas.files import PARTIAL, write_bytes
@@ -22,6 +21,7 @@ from schemas.outside import parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
 from schemas.settings import Frozen, describe_validation
 from schemas.store import FORMAT_VERSION
+from schemas.version import code_version
 
 PREDICTIONS: Final = "predictions.json"
 _REMEDY: Final = "Choose another folder with --predictions, or remove this one."

@@ -19,9 +19,9 @@ from protoocc.metrics import AbsentRule
 from protoocc.ray_iou import cast_rays
 from protoocc.ray_places import RayPlaces
 from protoocc.tally import MASKS, Tally, Truth
-from protoocc.version import code_version
 from protoocc.zones import Zones
 from schemas.settings import Frozen
+from schemas.version import code_version
 
 WAITING: Final = 2
 """Samples that wait or are counted for each thread; memory does not grow with the split."""

@@ -104,6 +104,18 @@ class DatasetSpec(Frozen):
     categories: dict[str, str] = Field({}, description="Further box or point categories: category name -> class name.")
     labels: str = Field("gts", description="Folder of Occ3D labels below root (<labels>/<scene>/<token>/labels.npz).")
     splits: dict[str, SplitSpec] = Field(description="Named splits; training uses `train`, evaluation `val`.")
+    licence: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="Licence of the images as an SPDX identifier, such as CC-BY-NC-SA-4.0; travels with shards.",
+    )
+    attribution: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Whom and what the licence asks to name, one line; travels with shards.",
+    )
 
     @field_validator("root", "work")
     @classmethod

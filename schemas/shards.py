@@ -2,6 +2,7 @@
 
 `manifest.json` is a wids-shard-index-v1 with further keys. Each shard is a POSIX tar of samples with an index of
 (offset, size) per member. A sample's key is `<scene>-<frame:04d>`, the scene as `schemas.names.file_key` writes it.
+docs/shards.md is the specification.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from schemas.geometry import VoxelGrid
 from schemas.names import file_key
 from schemas.outside.limits import CAMERA_PIXELS, CAMERAS, GRID_VOXELS, MEMBER_FACTOR, MEMBER_SLACK, META_BYTES
 
+SHARD_FORMAT: Final = 2
+"""Version of the format; docs/shards.md says what each one has."""
 WIDS_KIND: Final = "wids-shard-index-v1"
 CHECKSUMS: Final = "SHA256SUMS"
+CARD: Final = "README.md"
+"""Dataset card, called as data hubs look for it."""
+CROISSANT: Final = "croissant.json"
+"""The same for programs: Croissant JSON-LD."""
 MASKS_MEMBER: Final = "masks.png"
 OCCUPANCY_MEMBER: Final = "occupancy.npz"
 META_MEMBER: Final = "meta.json"
@@ -66,9 +73,12 @@ def image_member(channel: str) -> str:
 
 
 def sample_members(cameras: Sequence[str], *, masks: bool, depth: bool = False) -> tuple[str, ...]:
-    """Members that every sample has, in the order of the tar."""
-    before, after = [MASKS_MEMBER] if masks else [], [DEPTH_MEMBER] if depth else []
-    return (*map(image_member, cameras), *before, OCCUPANCY_MEMBER, META_MEMBER, *after)
+    """Members that every sample has, in the order of the tar.
+
+    Images stand last: a reader that finds the npz, a zip file, near the end of a tar may take the tar for one.
+    """
+    labels = [OCCUPANCY_MEMBER, *([DEPTH_MEMBER] if depth else []), *([MASKS_MEMBER] if masks else [])]
+    return (META_MEMBER, *labels, *map(image_member, cameras))
 
 
 def pixel_members(cameras: Sequence[str]) -> tuple[str, ...]:
@@ -85,6 +95,11 @@ class _Stored(BaseModel):
     """Other programs may add keys of their own, so unknown ones are no error here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def padded(size: int) -> int:
+    """Bytes that a member of so many takes in a tar: the next multiple of `TAR_BLOCK`."""
+    return -(-size // TAR_BLOCK) * TAR_BLOCK
 
 
 class DatasetInfo(_Stored):
@@ -132,6 +147,7 @@ class ShardEntry(_Stored):
 
     url: str = Field(description="File name of the tar.")
     index: str = Field(description="File name of its offset index.")
+    index_sha256: str | None = Field(None, description="SHA-256 of the index, hexadecimal; None in format 1.")
     split: str = Field(description="Split that all its samples belong to.")
     nsamples: int = Field(ge=1, description="Number of samples.")
     filesize: int = Field(ge=1, description="Size of the tar, bytes.")
@@ -143,8 +159,12 @@ class ShardEntry(_Stored):
 class Manifest(_Stored):
     """`manifest.json`: what a reader needs; the stage's plan and counts stand beside it."""
 
+    shard_format: int = Field(1, ge=1, description="Version of the format, `SHARD_FORMAT`; format 1 did not say it.")
     name: str = Field(description="Entry of datasets.yaml that was packed.")
     dataset: DatasetInfo = Field(description="Shapes and names.")
+    licence: str | None = Field(None, description="Licence of the images, an SPDX identifier; None: nobody said it.")
+    attribution: str | None = Field(None, description="Whom the licence asks to name; None: nobody said it.")
+    code_version: str | None = Field(None, description="Release and commit of the program that packed them.")
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
     depth: bool = Field(False, description="Whether the shards hold sparse depth, `depth.npz`.")
     pixels: Literal["truth", "lidar"] | None = Field(
@@ -171,6 +191,13 @@ class SampleEntry(_Stored):
     scene: str = Field(description="Scene name.")
     frame: int = Field(description="Number of the keyframe within its scene.")
     members: dict[str, tuple[int, int]] = Field(description="Extension -> (offset, size) in the tar, bytes.")
+    sha256: str | None = Field(None, description="SHA-256 of the bytes of its `span`, hexadecimal; None in format 1.")
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its first byte in the tar, of a header, and the one after its last."""
+        places = self.members.values()
+        return min(offset for offset, _ in places) - TAR_BLOCK, max(offset + padded(size) for offset, size in places)
 
 
 class ShardIndex(_Stored):

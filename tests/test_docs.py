@@ -18,7 +18,7 @@ from schemas.workfolder import MANIFEST, PLAN, UNITS, StageManifest, UnitMarker,
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
-FORMATS = (ROOT / "docs/formats.md").read_text()
+FORMATS = (ROOT / "docs/formats.md").read_text() + (ROOT / "docs/shards.md").read_text()
 LONGEST_LINE = 120
 
 
@@ -94,7 +94,8 @@ def test_formats_name_every_file() -> None:
     work = WorkFolder(Path("work"))
     folders = [folder.name for folder in (*work.inputs("<generator>").values(), work.shards, work.pixels)]
     files = [PLAN, MANIFEST, f"{UNITS}/<unit>.json", records.RECORDS_FILE, records.INDEX_FILE]
-    members = [*shards.MEMBERS, *shards.PIXEL_MEMBERS, shards.CHECKSUMS, "README.md"]
+    members = [*shards.MEMBERS, *shards.PIXEL_MEMBERS, shards.CHECKSUMS, shards.CARD, shards.CROISSANT]
     runs = [CONFIG, METRICS, f"{CHECKPOINTS}/step-<number>/"]
     assert not [name for name in (*folders, *files, *members, *runs) if f"`{name}`" not in FORMATS]
     assert f"The format version is {FORMAT_VERSION} " in FORMATS
+    assert f"Format {shards.SHARD_FORMAT}, which" in FORMATS

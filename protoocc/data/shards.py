@@ -6,6 +6,7 @@ Format: `schemas.shards`. Here sizes, names and places must agree; `verify_shard
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +19,16 @@ from schemas.errors import DataError
 from schemas.outside import Source, parse_json, read_bytes, shorten
 from schemas.outside.limits import JSON_BYTES, NAME_BYTES
 from schemas.settings import describe_validation
-from schemas.shards import TAR_BLOCK, WIDS_KIND, DatasetInfo, Manifest, SampleEntry, ShardEntry, ShardIndex
+from schemas.shards import (
+    SHARD_FORMAT,
+    TAR_BLOCK,
+    WIDS_KIND,
+    DatasetInfo,
+    Manifest,
+    SampleEntry,
+    ShardEntry,
+    ShardIndex,
+)
 from schemas.store import FORMAT_VERSION
 from schemas.workfolder import MANIFEST
 
@@ -34,7 +44,7 @@ class ShardSet:
     split: str
     manifest: Manifest
     fingerprint: str
-    """SHA-256 of manifest.json, which holds the checksums of all shards."""
+    """SHA-256 over what all splits hold, whatever it was made from and wherever it lies."""
     samples: tuple[tuple[Path, SampleEntry], ...]
 
     @property
@@ -54,7 +64,7 @@ def read_shard_manifest(folder: Path) -> Manifest:
 
 
 def _read_manifest(folder: Path) -> tuple[Manifest, str]:
-    """The manifest and the SHA-256 of its file."""
+    """The manifest and the fingerprint of all shards."""
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder} holds no finished shards (no {MANIFEST}). Run `protoocc pack` first.")
@@ -68,12 +78,26 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
             f"'{WIDS_KIND}', {FORMAT_VERSION}. {PACK_AGAIN}"
         )
     manifest = _validate(Manifest, raw, path)
+    if manifest.shard_format > SHARD_FORMAT:
+        raise DataError(
+            f"{path} has shard format {manifest.shard_format}, this program reads up to {SHARD_FORMAT}: a newer one "
+            "packed the shards. Update protoocc."
+        )
     for fault in manifest.dataset.faults():
         raise source.error(fault)
     _refuse_twice(source, "file", [name for shard in manifest.shardlist for name in (shard.url, shard.index)])
     for name in [*manifest.extensions, *(name for shard in manifest.shardlist for name in (shard.url, shard.index))]:
         _check_name(name, path)
-    return manifest, hashlib.sha256(data).hexdigest()
+    return manifest, _fingerprint(manifest, data)
+
+
+def _fingerprint(manifest: Manifest, data: bytes) -> str:
+    """Of format 1 the SHA-256 of the file, by which the checkpoints of its time know their shards."""
+    if manifest.shard_format > 1:
+        shards = [(shard.url, shard.split, shard.sha256) for shard in manifest.shardlist]
+        shared = manifest.model_dump(mode="json", include={"dataset", "masks", "depth", "pixels"})
+        data = json.dumps([shared, shards], sort_keys=True).encode()
+    return hashlib.sha256(data).hexdigest()
 
 
 def open_shards(folder: Path, split: str, *, pixels: bool = False) -> ShardSet:
@@ -130,7 +154,10 @@ def _shard_samples(folder: Path, shard: ShardEntry, manifest: Manifest) -> tuple
     if size != shard.filesize:
         raise DataError(f"{tar} has {size} bytes, {MANIFEST} says {shard.filesize}: truncated or changed. {PACK_AGAIN}")
     source = Source(str(index_path), PACK_AGAIN)
-    index = _validate(ShardIndex, parse_json(source, read_bytes(source, index_path, JSON_BYTES)), index_path)
+    data = read_bytes(source, index_path, JSON_BYTES)
+    if shard.index_sha256 not in (None, found := hashlib.sha256(data).hexdigest()):
+        raise source.error(f"has sha256 {found}, {MANIFEST} says {shard.index_sha256}: changed")
+    index = _validate(ShardIndex, parse_json(source, data), index_path)
     if len(index.samples) != shard.nsamples:
         raise source.error(f"lists {len(index.samples)} samples, {MANIFEST} says {shard.nsamples}")
     of_index, of_manifest = (index.shard, index.split, index.sha256), (shard.url, shard.split, shard.sha256)

@@ -25,9 +25,9 @@ from protoocc.pretrain.scores import PixelScores, score_pixels
 from protoocc.pretrain.targets import WORKERS, PixelBatch, PixelDataset, mirrored, pixel_loader, recoloured
 from protoocc.reproducible import reproducible
 from protoocc.run_folder import RunLog
-from protoocc.version import code_version
 from schemas.errors import CheckpointError, ConfigError, StageError
 from schemas.lock import folder_lock
+from schemas.version import code_version
 
 _COUNTED: Final = 100
 """Keyframes whose pixels say how rare each class is."""

@@ -25,10 +25,20 @@ def test_samples_stand_in_order_of_shards(shards: Path) -> None:
     assert read_shard_manifest(shards).name == "tiny"
 
 
-def test_fingerprint_is_that_of_the_manifest(shards: Path, own_shards: Path) -> None:
+def test_fingerprint_of_format_1_is_that_of_the_manifest(shards: Path, own_shards: Path) -> None:
     assert open_shards(shards, "train").fingerprint == open_shards(own_shards, "val").fingerprint
     edit(own_shards / "manifest.json", lambda manifest: manifest.update(name="other"))
     assert open_shards(shards, "train").fingerprint != open_shards(own_shards, "train").fingerprint
+
+
+def test_fingerprint_of_format_2_is_that_of_the_contents(own_shards: Path) -> None:
+    """Not of what they were made from, by which program or when."""
+    edit(own_shards / "manifest.json", lambda manifest: manifest.update(shard_format=2))
+    before = open_shards(own_shards, "train").fingerprint
+    edit(own_shards / "manifest.json", lambda manifest: manifest.update(code_version="2", licence="CC0-1.0"))
+    assert open_shards(own_shards, "train").fingerprint == before
+    edit(own_shards / "manifest.json", lambda manifest: manifest["shardlist"][2].update(sha256="0" * 64))
+    assert open_shards(own_shards, "train").fingerprint != before
 
 
 def test_refuses_a_folder_without_manifest(tmp_path: Path) -> None:
@@ -50,6 +60,8 @@ def test_refuses_an_unknown_split(shards: Path) -> None:
         (lambda m: m["shardlist"][0].update(nsamples=9), "lists 3 samples, manifest.json says 9"),
         (lambda m: m["dataset"].pop("cameras"), "'dataset.cameras' is missing"),
         (lambda m: m["shardlist"][0].update(index="none.json"), "none.json is missing"),
+        (lambda m: m.update(shard_format=3), "shard format 3, this program reads up to 2: a newer one"),
+        (lambda m: m["shardlist"][0].update(index_sha256="0" * 64), "index.json: has sha256 .* manifest.json says 000"),
     ],
 )
 def test_refuses_a_bad_manifest(own_shards: Path, change: Callable[[Any], object], message: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from protoocc.data import ShardDataset, open_shards
-from protoocc.data.tar import open_shard, read_member
+from protoocc.shards.members import open_shard, read_member
 from schemas.settings import Frozen
 from schemas.shards import OCCUPANCY_MEMBER
 from schemas.store import OCCUPANCY

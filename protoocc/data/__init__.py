@@ -4,7 +4,7 @@ from protoocc.data.dataset import WORKERS, ShardDataset, collate, make_loader
 from protoocc.data.decode import Keyframe
 from protoocc.data.loader import reader_deaths
 from protoocc.data.sampler import EpochSampler
-from protoocc.data.shards import ShardSet, open_shards, read_shard_manifest, verify_shard
+from protoocc.shards import ShardSet, open_shards, read_shard_manifest, verify_shard
 from schemas.shards import DatasetInfo, Manifest, SampleEntry
 
 __all__ = [

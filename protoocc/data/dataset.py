@@ -27,8 +27,8 @@ from protoocc.data.decode import (
     join_past,
 )
 from protoocc.data.loader import Loader
-from protoocc.data.shards import ShardSet
-from protoocc.data.tar import open_shard, read_member
+from protoocc.shards import ShardSet
+from protoocc.shards.members import open_shard, read_member
 from schemas.shards import META_MEMBER, OCCUPANCY_MEMBER, image_member
 
 WORKERS: Final = "data.workers"

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8, UInt16
 
 from protoocc.data.depth import decode_depth_points
-from protoocc.data.shards import PACK_AGAIN
 from protoocc.labels import check_labels
+from protoocc.shards import PACK_AGAIN
 from schemas.errors import DataError
 from schemas.outside import Source, check_intrinsics, check_jpeg, check_png, check_poses, parse_json, read_npz, shorten
 from schemas.outside.limits import META_BYTES, PLANET_M, VEHICLE_M

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from protoocc.data.shards import PACK_AGAIN
 from protoocc.labels import check_labels
+from protoocc.shards import PACK_AGAIN
 from schemas.errors import DataError
 from schemas.outside import Source, read_npz
 from schemas.outside.limits import LIDAR_M

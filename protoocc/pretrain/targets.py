@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, Sampler
 from protoocc.data import ShardSet
 from protoocc.data.decode import decode_grey, decode_image
 from protoocc.data.loader import Loader
-from protoocc.data.tar import open_shard, read_member
 from protoocc.labels import check_labels
+from protoocc.shards.members import open_shard, read_member
 from schemas.outside import Source
 from schemas.pixels import decode_depth
 from schemas.shards import CLASSES_MEMBER, DEPTH_IMAGE_MEMBER, image_member

@@ -60,7 +60,7 @@ def test_refuses_an_unknown_split(shards: Path) -> None:
         (lambda m: m["shardlist"][0].update(nsamples=9), "lists 3 samples, manifest.json says 9"),
         (lambda m: m["dataset"].pop("cameras"), "'dataset.cameras' is missing"),
         (lambda m: m["shardlist"][0].update(index="none.json"), "none.json is missing"),
-        (lambda m: m.update(shard_format=3), "shard format 3, this program reads up to 2: a newer one"),
+        (lambda m: m.update(shard_format=3), "shard format 3, this program reads up to 2: a newer"),
         (lambda m: m["shardlist"][0].update(index_sha256="0" * 64), "index.json: has sha256 .* manifest.json says 000"),
     ],
 )

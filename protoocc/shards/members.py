@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from protoocc.data.shards import PACK_AGAIN
+from protoocc.shards.manifest import PACK_AGAIN
 from schemas.errors import DataError
 from schemas.outside import shorten
 from schemas.shards import TAR_BLOCK, SampleEntry

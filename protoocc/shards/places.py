@@ -1,0 +1,248 @@
+"""Where sets of shards lie: a folder, or an address that fsspec opens. Reads are bounded and tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+from fsspec.core import url_to_fs
+from fsspec.exceptions import FSTimeoutError
+from fsspec.implementations.local import LocalFileSystem
+
+from schemas.errors import ConfigError, SetupError, StageError
+from schemas.outside import Source
+
+TRIES: Final = 6
+"""Failures in a row of one file before it is given up; about half a minute of waiting lies between them."""
+FIRST_WAIT_S: Final = 0.5
+BLOCK_BYTES: Final = 2**20
+PROTOCOLS: Final = {"file": "", "memory": "", "http": "", "https": "", "s3": "s3", "gs": "gs", "hf": "hf"}
+"""What an address may start with, and the extra of this package that it needs."""
+_WEB: Final = ("http", "https")
+_OPTIONS: Final[dict[str, Any]] = {
+    "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)}
+}
+_LATER: Final = (408, 425, 429)
+"""Answers below 500 of servers that ask to be tried again."""
+Wait = Callable[[float], None]
+
+
+class Place:
+    """A folder of files here or elsewhere.
+
+    Credentials come from what the libraries read (`~/.aws`, `HF_TOKEN` and so on), never from here.
+
+    Args:
+        address: a path, or `https://`, `s3://`, `gs://` or `hf://` and where the folder lies.
+        wait: pauses before a file is tried again.
+    """
+
+    def __init__(self, address: str, *, wait: Wait = time.sleep) -> None:
+        """Opens nothing yet.
+
+        Raises:
+            ConfigError: an address of another kind, or one with a name and password or a query.
+            SetupError: its library is not installed.
+        """
+        protocol = address.split("://")[0] if "://" in address else "file"
+        self.address = address.rstrip("/") if "://" in address else str(Path(address))
+        if protocol not in PROTOCOLS or "::" in address:
+            known = ", ".join(f"{name}://" for name in PROTOCOLS if name not in ("file", "memory"))
+            raise ConfigError(f"{_public(address)}: expected a folder or an address that starts with {known}")
+        parts = urlsplit(self.address)
+        if "://" in address and ("@" in parts.netloc or parts.query or parts.fragment):
+            raise ConfigError(
+                f"{_public(address)}: an address holds no name, password or query; give credentials as the library of "
+                f"{protocol}:// reads them"
+            )
+        self._wait, self._is_web = wait, protocol in _WEB
+        try:
+            self._files, self._root = url_to_fs(self.address, **(_OPTIONS if self._is_web else {}))
+        except ImportError as error:
+            extra = PROTOCOLS[protocol]
+            raise SetupError(f"{protocol}:// needs a library: pip install 'protoocc[{extra}]'") from error
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, where it lies on this machine."""
+        return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+
+    def source(self, name: str, remedy: str = "") -> Source:
+        """A file of the folder, for messages."""
+        return Source(f"{self.address}/{name}", remedy)
+
+    def read(self, name: str, largest: int) -> bytes | None:
+        """A whole small file; None where there is none.
+
+        Raises:
+            DataError: it may not be read, or is larger than so many bytes.
+            StageError: it could not be read after `TRIES` tries.
+        """
+
+        def take() -> bytes:
+            with closing(self._open(name, 0)) as file:
+                parts, count = [], 0
+                while count <= largest and (part := file.read(min(BLOCK_BYTES, largest + 1 - count))):
+                    parts.append(part)
+                    count += len(part)
+                return b"".join(parts)
+
+        try:
+            data = self._retry(name, take)
+        except FileNotFoundError:
+            return None
+        if len(data) > largest:
+            raise self.source(name).error(f"is larger than the {largest:,} bytes that such a file may have")
+        return data
+
+    def blocks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` of a file, block by block; after a failure it goes on where it was.
+
+        Raises:
+            DataError: there is no such file, or it may not be read.
+            StageError: `TRIES` tries in a row brought nothing.
+        """
+        position, failures = start, 0
+        while position < stop:
+            try:
+                for block in self._stream(name, position, stop):
+                    position, failures = position + len(block), 0
+                    yield block
+                if position < stop:
+                    raise ConnectionError(f"ended after {position:,} of {stop:,} bytes")
+            except FileNotFoundError as error:
+                raise self.source(name).error("not found") from error
+            except Exception as error:
+                failures += 1
+                self._pause(name, error, failures)
+
+    def size(self, name: str) -> int | None:
+        """Size of a file, bytes; None where there is none.
+
+        Raises:
+            DataError: it may not be read.
+            StageError: it could not be asked for.
+        """
+        self._files.invalidate_cache()
+        try:
+            found = self._retry(name, lambda: self._files.info(self._path(name)))
+        except FileNotFoundError:
+            return None
+        return None if found.get("type") == "directory" else found.get("size")
+
+    def put(self, name: str, path: Path) -> None:
+        """Copies a file of this machine there, whole or not at all as far as the service can.
+
+        Raises:
+            ConfigError: nothing can be written to such an address.
+            DataError: it may not be written.
+            StageError: it could not be written after `TRIES` tries.
+        """
+        if self._is_web:
+            raise ConfigError(f"{self.address}: web servers are read only; push to a folder, s3://, gs:// or hf://")
+        if (folder := self.folder) is not None:
+            self._copy(folder / name, path)
+            return
+        self._retry(name, lambda: self._files.put_file(str(path), self._path(name)))
+
+    def _copy(self, target: Path, path: Path) -> None:
+        from schemas.files import write_blocks
+
+        with path.open("rb") as file:
+            write_blocks(target, iter(lambda: file.read(BLOCK_BYTES), b""))
+
+    def _stream(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        with closing(self._open(name, start)) as file:
+            left = stop - start
+            while left > 0 and (block := file.read(min(BLOCK_BYTES, left))):
+                left -= len(block)
+                yield block
+
+    def _open(self, name: str, start: int) -> Any:
+        """An open file at a position; a server that ignores ranges is read from its start."""
+        path = self._path(name)
+        if not self._is_web:
+            file = self._files.open(path, "rb")
+            file.seek(start)
+            return file
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        file = self._files.open(path, "rb", block_size=0, size=1, headers={"Accept-Encoding": "identity", **headers})
+        if start and file.r.status != 206:
+            _skip(file, start)
+        return file
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _retry(self, name: str, work: Callable[[], Any]) -> Any:
+        for failures in range(1, TRIES + 1):
+            try:
+                return work()
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                self._pause(name, error, failures)
+        raise AssertionError("the last failure is raised by _pause")
+
+    def _pause(self, name: str, error: Exception, failures: int) -> None:
+        """Waits before the next try.
+
+        Raises:
+            DataError: trying again would not help.
+            StageError: it was tried often enough.
+        """
+        if not _may_pass(error):
+            raise self.source(name).error(f"cannot be opened ({_reason(error)})") from error
+        if failures >= TRIES:
+            raise StageError(
+                f"{self.address}/{name}: given up after {failures} tries in a row ({_reason(error)}). Run the same "
+                "command again: it goes on where it was."
+            ) from error
+        self._wait(FIRST_WAIT_S * 2 ** (failures - 1) * random.uniform(1.0, 1.5))
+
+
+def _skip(file: Any, count: int) -> None:
+    while count > 0 and (block := file.read(min(BLOCK_BYTES, count))):
+        count -= len(block)
+    if count:
+        raise ConnectionError("ended before the place that was asked for")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status >= 500 or error.status in _LATER
+    if isinstance(error, PermissionError):
+        return False
+    return isinstance(error, OSError | aiohttp.ClientError | FSTimeoutError | asyncio.TimeoutError)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the address, which the message has and which may carry secrets."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the server answered {error.status} {error.message}".rstrip()
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "no connection"
+    if isinstance(error, FSTimeoutError | asyncio.TimeoutError):
+        return "no answer in time"
+    return (error.strerror or str(error)) if isinstance(error, OSError) and error.strerror else _short(error)
+
+
+def _short(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}{f': {text}' if isinstance(error, ConnectionError) and text else ''}"
+
+
+def _public(address: str) -> str:
+    """An address without name, password and query."""
+    parts = urlsplit(address)
+    if not parts.scheme or not parts.netloc:
+        return address.split("?")[0]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

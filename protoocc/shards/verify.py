@@ -1,0 +1,145 @@
+"""Reading a whole set of shards, here or elsewhere, and comparing every byte with what manifest and indexes say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from protoocc.shards.manifest import parse_index
+from protoocc.shards.places import Place
+from protoocc.shards.pull import choose_shards, read_remote_manifest
+from schemas.errors import ProtoOccError
+from schemas.outside import Source
+from schemas.outside.limits import JSON_BYTES
+from schemas.shards import Manifest, SampleEntry, ShardEntry, ShardIndex
+from schemas.workfolder import MANIFEST
+
+_REMEDY: Final = "Fetch it again, or ask whoever published the shards."
+Update = Callable[[int, int], None]
+"""Takes read and total bytes."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found.
+
+    Attributes:
+        manifest: of the set.
+        shards: number of them that were read.
+        faults: what is wrong, a sentence each that names the file; empty where all is right.
+    """
+
+    manifest: Manifest
+    shards: int
+    faults: tuple[str, ...]
+
+
+def verify(
+    place: Place,
+    *,
+    splits: tuple[str, ...] = (),
+    numbers: range | None = None,
+    update: Update = lambda done, total: None,
+) -> Verified:
+    """Reads shards from end to end: checksums of tars, indexes and samples, and that a tar holds what its index says.
+
+    Args:
+        place: where they lie.
+        splits: which ones; none for all.
+        numbers: of the shards of each split; None for all.
+        update: told how many bytes were read.
+
+    Raises:
+        ConfigError: no such shards.
+        DataError: there is no manifest, or it is damaged or unsafe.
+        StageError: the line broke too often.
+    """
+    manifest, _ = read_remote_manifest(place)
+    shards = choose_shards(manifest, splits, numbers)
+    total, done, faults = sum(shard.filesize for shard in shards), 0, []
+    for shard in shards:
+        try:
+            for count in _read_shard(place, shard, manifest):
+                update(done + count, total)
+        except ProtoOccError as error:
+            faults.append(str(error))
+        done += shard.filesize
+        update(done, total)
+    return Verified(manifest, len(shards), tuple(faults))
+
+
+def _read_shard(place: Place, shard: ShardEntry, manifest: Manifest) -> Iterator[int]:
+    """Yields how many bytes of the tar were read.
+
+    Raises:
+        DataError: something is not as it should be.
+    """
+    source = place.source(shard.index, _REMEDY)
+    data = place.read(shard.index, JSON_BYTES)
+    if data is None:
+        raise source.error(f"not found, {MANIFEST} lists it")
+    index = parse_index(source, data, shard, manifest)
+    tar = place.source(shard.url, _REMEDY)
+    size = place.size(shard.url)
+    if size is None or size != shard.filesize:
+        found = "not found" if size is None else f"has {size:,} bytes"
+        raise tar.error(f"{found}, {MANIFEST} says {shard.filesize:,} bytes")
+    whole, position = hashlib.sha256(), 0
+    layout = _Layout(tar, index)
+    for block in place.blocks(shard.url, 0, shard.filesize):
+        whole.update(block)
+        layout.feed(block)
+        position += len(block)
+        yield position
+    if whole.hexdigest() != shard.sha256:
+        layout.explain()
+        raise tar.error(f"has sha256 {whole.hexdigest()}, {MANIFEST} says {shard.sha256}: changed")
+    layout.finish()
+
+
+class _Layout:
+    """The bytes of a tar as they come, held against its index: samples one after the other, nothing in between."""
+
+    def __init__(self, source: Source, index: ShardIndex) -> None:
+        self.source = source
+        self.samples: list[SampleEntry] = sorted(index.samples, key=lambda sample: sample.span)
+        self.faults: list[str] = []
+        self._position, self._number, self._digest = 0, 0, hashlib.sha256()
+
+    def feed(self, block: bytes) -> None:
+        """Takes the next bytes."""
+        while block:
+            if self._number == len(self.samples):
+                if any(block):
+                    self.faults.append("holds bytes behind its last sample that its index does not list")
+                return
+            sample = self.samples[self._number]
+            start, stop = sample.span
+            if self._position < start:
+                self.faults.append(f"holds bytes before sample {sample.key} that its index does not list")
+                skipped = min(len(block), start - self._position)
+                self._position, block = self._position + skipped, block[skipped:]
+                continue
+            part = block[: stop - self._position]
+            self._digest.update(part)
+            self._position, block = self._position + len(part), block[len(part) :]
+            if self._position == stop:
+                self._end(sample)
+
+    def explain(self) -> None:
+        """Raises the first fault that names a sample, where there is one."""
+        if self.faults:
+            raise self.source.error(self.faults[0])
+
+    def finish(self) -> None:
+        """Raises whatever is not as the index says, though the tar is the one of the manifest."""
+        self.explain()
+        if self._number < len(self.samples):
+            raise self.source.error(f"ends before sample {self.samples[self._number].key}")
+
+    def _end(self, sample: SampleEntry) -> None:
+        if sample.sha256 not in (None, found := self._digest.hexdigest()):
+            self.faults.append(f"sample {sample.key} has sha256 {found}, its index says {sample.sha256}: changed")
+        self._number, self._digest = self._number + 1, hashlib.sha256()

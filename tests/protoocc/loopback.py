@@ -1,0 +1,103 @@
+"""A web server on this machine that serves a folder, with ranges and, on request, with faults."""
+
+import socket
+import struct
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+@dataclass
+class Loopback:
+    """What a server does and what it was asked.
+
+    Attributes:
+        folder: that it serves.
+        address: of the folder.
+        faults: file name -> what its next answers suffer, one entry each: a status such as 503, `reset` (the line
+            breaks half way), `short` (half of the bytes, and the line is closed as if that was all), `wrong` (a byte is
+            another one).
+        ranges: whether it knows them.
+        asked: requests by file name.
+        sent: bytes of files that left it.
+    """
+
+    folder: Path
+    address: str = ""
+    faults: dict[str, list[int | str]] = field(default_factory=lambda: defaultdict(list))
+    ranges: bool = True
+    asked: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Loopback]:
+    """Serves a folder at `http://127.0.0.1:PORT/set`."""
+    state = Loopback(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.answer(is_head=True)
+
+        def do_GET(self) -> None:
+            self.answer(is_head=False)
+
+        def answer(self, *, is_head: bool) -> None:
+            name = self.path.removeprefix("/set/")
+            path = state.folder / name
+            state.asked[name] += 1
+            fault = state.faults[name].pop(0) if state.faults[name] and not is_head else None
+            if isinstance(fault, int) or not path.is_file():
+                self.send_response(fault if isinstance(fault, int) else 404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            data, start = path.read_bytes(), 0
+            if state.ranges and (asked := self.headers.get("Range")):
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                start, stop = int(first), int(last) + 1 if last else len(data)
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+                data = data[start:stop]
+            else:
+                self.send_response(200)
+            if state.ranges:
+                self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if not is_head:
+                self.send_body(data, fault)
+
+        def send_body(self, data: bytes, fault: str | None) -> None:
+            if fault == "wrong":
+                data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+            if fault in ("reset", "short"):
+                data = data[: len(data) // 2]
+            state.sent += len(data)
+            self.wfile.write(data)
+            self.wfile.flush()
+            if fault == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if fault in ("reset", "short"):
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.address = f"http://127.0.0.1:{server.server_port}/set"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

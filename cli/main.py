@@ -11,7 +11,21 @@ with quiet_start():
 
     import typer
 
-    from cli import bench, data, demo, evaluate, export, inspect, model, occupancy, predict, pretrain, reproduce, runs
+    from cli import (
+        bench,
+        data,
+        demo,
+        evaluate,
+        export,
+        inspect,
+        model,
+        occupancy,
+        predict,
+        pretrain,
+        reproduce,
+        runs,
+        share,
+    )
     from cli.caches import ready_caches
     from cli.failures import failure_of
     from cli.say import ready_streams
@@ -51,7 +65,9 @@ def _root(
 
 
 with quiet_start():
-    for _group in (demo, data, occupancy, pretrain, model, evaluate, reproduce, runs, predict, export, inspect, bench):
+    for _group in (
+        *(demo, data, occupancy, pretrain, model, evaluate, reproduce, runs, predict, export, inspect, share, bench),
+    ):
         _group.register(app)
 
 

@@ -31,6 +31,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 _LATER: Final = (408, 425, 429)
 """Answers below 500 of servers that ask to be tried again."""
+_CREDENTIALS: Final = "Check the address, and the credentials that its library reads from files or variables."
 Wait = Callable[[float], None]
 
 
@@ -199,7 +200,8 @@ class Place:
             StageError: it was tried often enough.
         """
         if not _may_pass(error):
-            raise self.source(name).error(f"cannot be opened ({_reason(error)})") from error
+            remedy = "" if self.folder or self._is_web else _CREDENTIALS
+            raise self.source(name, remedy).error(f"cannot be opened ({_reason(error)})") from error
         if failures >= TRIES:
             raise StageError(
                 f"{self.address}/{name}: given up after {failures} tries in a row ({_reason(error)}). Run the same "

@@ -26,13 +26,13 @@ class Verified:
     """What was found.
 
     Attributes:
-        manifest: of the set.
-        shards: number of them that were read.
+        name: of the set.
+        shards: those that were read.
         faults: what is wrong, a sentence each that names the file; empty where all is right.
     """
 
-    manifest: Manifest
-    shards: int
+    name: str
+    shards: tuple[ShardEntry, ...]
     faults: tuple[str, ...]
 
 
@@ -67,7 +67,7 @@ def verify(
             faults.append(str(error))
         done += shard.filesize
         update(done, total)
-    return Verified(manifest, len(shards), tuple(faults))
+    return Verified(manifest.name, tuple(shards), tuple(faults))
 
 
 def _read_shard(place: Place, shard: ShardEntry, manifest: Manifest) -> Iterator[int]:

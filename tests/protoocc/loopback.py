@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ class Loopback:
         ranges: whether it knows them.
         asked: requests by file name.
         sent: bytes of files that left it.
+        pause_s: between blocks of 4096 bytes.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class Loopback:
     ranges: bool = True
     asked: Counter[str] = field(default_factory=Counter)
     sent: int = 0
+    pause_s: float = 0.0
 
 
 @contextmanager
@@ -79,9 +82,16 @@ def serve(folder: Path) -> Iterator[Loopback]:
                 data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
             if fault in ("reset", "short"):
                 data = data[: len(data) // 2]
-            state.sent += len(data)
-            self.wfile.write(data)
-            self.wfile.flush()
+            size = 4096 if state.pause_s else len(data)
+            try:
+                for start in range(0, len(data), size or 1):
+                    self.wfile.write(data[start : start + size])
+                    self.wfile.flush()
+                    state.sent += len(data[start : start + size])
+                    time.sleep(state.pause_s)
+            except ConnectionError:  # who asked is gone
+                self.close_connection = True
+                return
             if fault == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if fault in ("reset", "short"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.given import add_command, is_typed, refuse
+from cli.mirrors import mirrored
 from cli.options import DATASETS_YAML, Changes, Dataset, Datasets, Json, load_dataset
 from cli.processes import Processes, is_first, shared_process
 from cli.progress import progress_bar
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from protoocc.training_report import StepReport, TrainSummary
 
 Shards = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--shards", help="Folder of `protoocc pack`; `<work>/shards` of the dataset by default.", show_default=False
+        "--shards",
+        help="Folder of `protoocc pack`, or an address to stream from (https://, s3://, gs://, hf://); `<work>/shards` "
+        "of the dataset by default.",
+        show_default=False,
     ),
 ]
 Run = Annotated[
@@ -74,8 +78,10 @@ def register(app: typer.Typer) -> None:
     add_command(app, train)
 
 
-def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
-    """The shard folder: given, or that of the dataset's entry; checked against what it was packed from.
+def find_shards(shards: str | None, datasets: Path, name: str | None) -> Path:
+    """The shard folder: given, a mirror of the given address, or that of the dataset's entry.
+
+    A folder is checked against what it was packed from.
 
     Raises:
         ConfigError: the entry, a store or a raw file is another one than the shards were made from.
@@ -84,9 +90,11 @@ def find_shards(shards: Path | None, datasets: Path, name: str | None) -> Path:
     from schemas.workfolder import WorkFolder
 
     refuse(("name", "datasets"), shards is not None, "--shards names the folder already")
+    if shards is not None and "://" in shards:
+        return mirrored(shards)
     if shards is not None:
-        check_packed(shards, None)
-        return shards
+        check_packed(Path(shards), None)
+        return Path(shards)
     dataset = load_dataset(datasets, name, None)
     folder = WorkFolder(dataset.work).shards
     check_packed(folder, dataset)

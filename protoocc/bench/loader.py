@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from protoocc.data import ShardDataset, open_shards
-from protoocc.shards.members import open_shard, read_member
+from protoocc.shards.members import MemberReader
 from schemas.settings import Frozen
 from schemas.shards import OCCUPANCY_MEMBER
 from schemas.store import OCCUPANCY
@@ -60,7 +59,9 @@ def measure_loader(
     dataset = ShardDataset(open_shards(shards, split))
     open_s = time.perf_counter() - started
     count = min(samples, len(dataset))
-    stored = [_members(dataset, index) for index in range(count)]
+    reader = MemberReader(dataset.shards)
+    stored = [reader.read(index, dataset.shards.manifest.extensions) for index in range(count)]
+    reader.close()
     reader_s, limit_s = [], []
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
@@ -87,15 +88,6 @@ def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _members(dataset: ShardDataset, index: int) -> dict[str, bytes]:
-    shard, sample = dataset.shards.samples[index]
-    descriptor = open_shard(shard)
-    try:
-        return {name: read_member(shard, sample, name, descriptor) for name in dataset.shards.manifest.extensions}
-    finally:
-        os.close(descriptor)
 
 
 def _decode(members: dict[str, bytes]) -> list[np.ndarray]:

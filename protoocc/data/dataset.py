@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from protoocc.augment import Augmentation
 from protoocc.batch import Batch, stack_batches
+from protoocc.data.ahead import FetchedAhead
 from protoocc.data.decode import (
     Keyframe,
     Past,
@@ -28,7 +27,7 @@ from protoocc.data.decode import (
 )
 from protoocc.data.loader import Loader
 from protoocc.shards import ShardSet
-from protoocc.shards.members import open_shard, read_member
+from protoocc.shards.members import MemberReader
 from schemas.shards import META_MEMBER, OCCUPANCY_MEMBER, image_member
 
 WORKERS: Final = "data.workers"
@@ -49,7 +48,7 @@ class ShardDataset(Dataset[Keyframe]):
         self.shards = shards
         self.steps = tuple(interval * number for number in range(1, frames))
         self._places = {(sample.scene, sample.frame): index for index, (_, sample) in enumerate(shards.samples)}
-        self._descriptors: dict[Path, int] = {}
+        self._reader = MemberReader(shards)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -63,7 +62,7 @@ class ShardDataset(Dataset[Keyframe]):
         """
         shard, sample = self.shards.samples[index]
         keyframe = decode_keyframe(
-            shard, sample, self._members(index, self.shards.manifest.extensions), self.shards.dataset
+            shard, sample, self._reader.read(index, self.shards.manifest.extensions), self.shards.dataset
         )
         if not self.steps:
             return keyframe
@@ -102,43 +101,33 @@ class ShardDataset(Dataset[Keyframe]):
     def occupancy(self, index: int) -> dict[str, UInt8[np.ndarray, "X Y Z"]]:
         """Only the label arrays of one sample: semantics, mask_lidar, mask_camera."""
         shard, sample = self.shards.samples[index]
-        data = read_member(shard, sample, OCCUPANCY_MEMBER, self._descriptor(shard))
+        data = self._reader.read(index, [OCCUPANCY_MEMBER])[OCCUPANCY_MEMBER]
         return decode_occupancy(f"{shard}, sample {sample.key}", data, self.shards.dataset)
 
     def poses(self, index: int) -> tuple[Float64[np.ndarray, "4 4"], Float64[np.ndarray, "4 4"] | None]:
         """Only `global_from_ego` and, where the shards hold it, `ego_from_lidar` of one sample."""
         shard, sample = self.shards.samples[index]
-        meta = read_member(shard, sample, META_MEMBER, self._descriptor(shard))
+        meta = self._reader.read(index, [META_MEMBER])[META_MEMBER]
         return decode_poses(shard, sample, meta, self.shards.dataset)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Open files stay in this process: a spawned worker opens its own."""
-        return {**self.__dict__, "_descriptors": {}}
+    def fetch(self, index: int) -> None:
+        """Brings a sample and its earlier keyframes here, where the shards lie elsewhere.
 
-    def __del__(self) -> None:
-        """Closes the shards."""
-        self.close()
+        Raises:
+            DataError: their bytes are not those of the index.
+            StageError: the line broke too often.
+        """
+        for number in dict.fromkeys([index, *self.earlier(index)]):
+            self._reader.fetch(number)
 
     def close(self) -> None:
         """Closes all shards that this process opened; reading opens them again."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
+        self._reader.close()
 
     def _views(self, index: int) -> Views:
         shard, sample = self.shards.samples[index]
         names = (*map(image_member, self.shards.dataset.cameras), META_MEMBER)
-        return decode_views(shard, sample, self._members(index, names), self.shards.dataset)
-
-    def _members(self, index: int, names: Sequence[str]) -> dict[str, bytes]:
-        shard, sample = self.shards.samples[index]
-        descriptor = self._descriptor(shard)
-        return {name: read_member(shard, sample, name, descriptor) for name in names}
-
-    def _descriptor(self, shard: Path) -> int:
-        if shard not in self._descriptors:
-            self._descriptors[shard] = open_shard(shard)
-        return self._descriptors[shard]
+        return decode_views(shard, sample, self._reader.read(index, names), self.shards.dataset)
 
 
 def to_batch(keyframe: Keyframe) -> Batch:
@@ -206,4 +195,5 @@ def make_loader(
         augment: changes each sample at random, where it is read.
     """
     numbered = _Numbered(dataset, augment)
-    return Loader(numbered, stack_batches, batches, workers=workers, pin_memory=pin_memory, setting=WORKERS)
+    given = batches if dataset.shards.remote is None else FetchedAhead(batches, dataset)
+    return Loader(numbered, stack_batches, given, workers=workers, pin_memory=pin_memory, setting=WORKERS)

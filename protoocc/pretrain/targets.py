@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +16,7 @@ from protoocc.data import ShardSet
 from protoocc.data.decode import decode_grey, decode_image
 from protoocc.data.loader import Loader
 from protoocc.labels import check_labels
-from protoocc.shards.members import open_shard, read_member
+from protoocc.shards.members import MemberReader
 from schemas.outside import Source
 from schemas.pixels import decode_depth
 from schemas.shards import CLASSES_MEMBER, DEPTH_IMAGE_MEMBER, image_member
@@ -58,7 +57,7 @@ class PixelDataset(Dataset[PixelBatch]):
 
     def __init__(self, shards: ShardSet) -> None:
         """Opens nothing yet."""
-        self.shards = shards
+        self.shards, self._reader = shards, MemberReader(shards)
 
     def __len__(self) -> int:
         """Number of keyframes."""
@@ -95,13 +94,7 @@ class PixelDataset(Dataset[PixelBatch]):
 
     def _members(self, index: int, names: Sequence[str]) -> tuple[str, dict[str, bytes]]:
         """How messages call a keyframe, and some of its members."""
-        shard, sample = self.shards.samples[index]
-        descriptor = open_shard(shard)
-        try:
-            members = {name: read_member(shard, sample, name, descriptor) for name in names}
-        finally:
-            os.close(descriptor)
-        return f"{shard}, sample {sample.key}", members
+        return self._reader.where(index), self._reader.read(index, names)
 
 
 def collate(batches: Sequence[PixelBatch]) -> PixelBatch:

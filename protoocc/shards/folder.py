@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protoocc.shards.manifest import PACK_AGAIN, fingerprint, parse_index, parse_manifest, refuse_twice
+from protoocc.shards.remote import Remote, read_remote
 from schemas.errors import DataError
 from schemas.outside import Source, read_bytes
 from schemas.outside.limits import JSON_BYTES
@@ -27,6 +28,9 @@ class ShardSet:
     fingerprint: str
     """SHA-256 over what all splits hold, whatever it was made from and wherever it lies."""
     samples: tuple[tuple[Path, SampleEntry], ...]
+    """Each with its tar, which lies elsewhere in a mirror."""
+    remote: Remote | None = None
+    """Where the tars of a mirror lie; None where they lie in the folder."""
 
     @property
     def dataset(self) -> DatasetInfo:
@@ -78,10 +82,14 @@ def open_shards(folder: Path, split: str, *, pixels: bool = False) -> ShardSet:
     if not shards:
         known = ", ".join(sorted({shard.split for shard in manifest.shardlist}))
         raise DataError(f"{folder / MANIFEST} has no split '{split}'; known: {known}")
+    remote = read_remote(folder)
+    if remote is None:
+        for shard in shards:
+            _check_tar(folder, shard)
     samples = [(folder / shard.url, sample) for shard in shards for sample in _shard_samples(folder, shard, manifest)]
     refuse_twice(source, f"split '{split}': sample", [sample.token for _, sample in samples])
     refuse_twice(source, f"split '{split}': keyframe", [(sample.scene, sample.frame) for _, sample in samples])
-    return ShardSet(folder, split, manifest, known_by, tuple(samples))
+    return ShardSet(folder, split, manifest, known_by, tuple(samples), remote)
 
 
 def verify_shard(folder: Path, shard: ShardEntry) -> None:
@@ -100,13 +108,18 @@ def verify_shard(folder: Path, shard: ShardEntry) -> None:
         raise DataError(f"{path} has sha256 {found}, {MANIFEST} says {shard.sha256}: changed. {PACK_AGAIN}")
 
 
-def _shard_samples(folder: Path, shard: ShardEntry, manifest: Manifest) -> tuple[SampleEntry, ...]:
-    tar, index_path = folder / shard.url, folder / shard.index
-    for file in (tar, index_path):
-        if not file.is_file():
-            raise DataError(f"{file} is missing, {MANIFEST} lists it. {PACK_AGAIN}")
+def _check_tar(folder: Path, shard: ShardEntry) -> None:
+    tar = folder / shard.url
+    if not tar.is_file():
+        raise DataError(f"{tar} is missing, {MANIFEST} lists it. {PACK_AGAIN}")
     size = tar.stat().st_size
     if size != shard.filesize:
         raise DataError(f"{tar} has {size} bytes, {MANIFEST} says {shard.filesize}: truncated or changed. {PACK_AGAIN}")
-    source = Source(str(index_path), PACK_AGAIN)
-    return parse_index(source, read_bytes(source, index_path, JSON_BYTES), shard, manifest).samples
+
+
+def _shard_samples(folder: Path, shard: ShardEntry, manifest: Manifest) -> tuple[SampleEntry, ...]:
+    path = folder / shard.index
+    if not path.is_file():
+        raise DataError(f"{path} is missing, {MANIFEST} lists it. {PACK_AGAIN}")
+    source = Source(str(path), PACK_AGAIN)
+    return parse_index(source, read_bytes(source, path, JSON_BYTES), shard, manifest).samples

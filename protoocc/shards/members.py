@@ -3,59 +3,124 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from protoocc.shards.folder import ShardSet
 from protoocc.shards.manifest import PACK_AGAIN
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.outside import shorten
 from schemas.shards import TAR_BLOCK, SampleEntry
+
+if TYPE_CHECKING:
+    from protoocc.shards.cache import SampleCache
 
 _NAME, _SIZE, _KIND = slice(0, 100), slice(124, 136), slice(156, 157)
 _PLAIN_FILES = (b"0", b"\0")
 
 
-def open_shard(shard: Path) -> int:
-    """Opens a shard for `read_member`; the caller closes the descriptor.
+class MemberReader:
+    """Members of the samples of a split, out of tars here or out of a cache of samples whose tars lie elsewhere."""
 
-    Raises:
-        DataError: it cannot be opened.
-    """
-    try:
-        return os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        raise DataError(f"cannot open {shard}: {error.strerror}") from error
+    def __init__(self, shards: ShardSet) -> None:
+        """Opens nothing yet: files are opened in the process that reads them."""
+        self.shards = shards
+        self._descriptors: dict[Path, int] = {}
+        self._cache: SampleCache | None = None
+
+    def where(self, index: int) -> str:
+        """How messages call a sample."""
+        shard, sample = self.shards.samples[index]
+        remote = self.shards.remote
+        return f"{shard if remote is None else f'{remote.address}/{shard.name}'}, sample {sample.key}"
+
+    def read(self, index: int, names: Iterable[str]) -> dict[str, bytes]:
+        """Some members of a sample, each checked against the header in front of it.
+
+        Args:
+            index: number of the sample.
+            names: of its members.
+
+        Raises:
+            DataError: the shard cannot be read or ends early, or holds another file than the index says there.
+            StageError: the line to it broke too often.
+        """
+        shard, sample = self.shards.samples[index]
+        if self.shards.remote is None:
+            return {
+                name: self._member(index, name, self._pread(index, self._descriptor(shard), name)) for name in names
+            }
+        data, start = memoryview(self.cache.read(shard.name, sample)), sample.span[0]
+        places = {name: sample.members[name] for name in names}
+        return {
+            name: self._member(index, name, bytes(data[offset - TAR_BLOCK - start : offset + size - start]))
+            for name, (offset, size) in places.items()
+        }
+
+    def fetch(self, index: int) -> None:
+        """Brings a sample whose tar lies elsewhere here, if it is not here yet; raises as `read`."""
+        shard, sample = self.shards.samples[index]
+        if self.shards.remote is not None:
+            self.cache.fetch(shard.name, sample)
+
+    def close(self) -> None:
+        """Closes all shards that this process opened; reading opens them again."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    @property
+    def cache(self) -> SampleCache:
+        """Samples from elsewhere."""
+        from protoocc.shards.cache import SampleCache
+
+        if self._cache is None:
+            if self.shards.remote is None:
+                raise ConfigError(f"{self.shards.folder} lies here and has no cache")
+            self._cache = SampleCache(self.shards.remote)
+        return self._cache
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay in this process: a spawned worker opens its own."""
+        return {**self.__dict__, "_descriptors": {}, "_cache": None}
+
+    def __del__(self) -> None:
+        """Closes the shards."""
+        self.close()
+
+    def _descriptor(self, shard: Path) -> int:
+        if shard not in self._descriptors:
+            try:
+                self._descriptors[shard] = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except OSError as error:
+                raise DataError(f"cannot open {shard}: {error.strerror}") from error
+        return self._descriptors[shard]
+
+    def _pread(self, index: int, descriptor: int, name: str) -> bytes:
+        """A member and its header; read by position, so threads and forked processes may share the file."""
+        offset, size = self.shards.samples[index][1].members[name]
+        try:
+            return os.pread(descriptor, TAR_BLOCK + size, offset - TAR_BLOCK)
+        except OSError as error:
+            raise DataError(f"{self.where(index)}: '{name}' cannot be read: {error.strerror}") from error
+
+    def _member(self, index: int, name: str, block: bytes) -> bytes:
+        sample = self.shards.samples[index][1]
+        size = sample.members[name][1]
+        if len(block) != TAR_BLOCK + size:
+            found = max(len(block) - TAR_BLOCK, 0)
+            raise DataError(f"{self.where(index)}: '{name}' ends after {found} of {size} bytes")
+        _check_header(self.where(index), sample, name, block)
+        return block[TAR_BLOCK:]
 
 
-def read_member(shard: Path, sample: SampleEntry, extension: str, descriptor: int) -> bytes:
-    """Bytes of one member of a sample, read together with its header.
-
-    Args:
-        shard: path of the tar, for messages.
-        sample: where its members lie.
-        extension: which member.
-        descriptor: open file of the shard; it is read by position, so threads and forked processes may share it.
-
-    Raises:
-        DataError: the shard cannot be read or ends early, or holds another file than the index says there.
-    """
-    offset, size = sample.members[extension]
-    try:
-        block = os.pread(descriptor, TAR_BLOCK + size, offset - TAR_BLOCK)
-    except OSError as error:
-        raise DataError(f"{shard}, sample {sample.key}: '{extension}' cannot be read: {error.strerror}") from error
-    if len(block) != TAR_BLOCK + size:
-        found = max(len(block) - TAR_BLOCK, 0)
-        raise DataError(f"{shard}, sample {sample.key}: '{extension}' ends after {found} of {size} bytes")
-    _check_header(shard, sample, extension, block)
-    return block[TAR_BLOCK:]
-
-
-def _check_header(shard: Path, sample: SampleEntry, extension: str, block: bytes) -> None:
+def _check_header(where: str, sample: SampleEntry, extension: str, block: bytes) -> None:
     name, size = block[_NAME].rstrip(b"\0"), block[_SIZE].rstrip(b"\0 ")
     expected = f"{sample.key}.{extension}".encode(errors="replace")
     if name == expected and size == b"%011o" % sample.members[extension][1] and block[_KIND] in _PLAIN_FILES:
         return
     raise DataError(
-        f"{shard}, sample {sample.key}: the index has '{extension}' where the shard holds {shorten(name)} of "
+        f"{where}: the index has '{extension}' where the shard holds {shorten(name)} of "
         f"{shorten(size)} (octal) bytes: index and shard do not belong together. {PACK_AGAIN}"
     )

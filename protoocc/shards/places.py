@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -64,11 +65,31 @@ class Place:
                 f"{protocol}:// reads them"
             )
         self._wait, self._is_web = wait, protocol in _WEB
+        self._opened: tuple[int, Any, str] | None = None
         try:
-            self._files, self._root = url_to_fs(self.address, **(_OPTIONS if self._is_web else {}))
+            self._files, self._root  # noqa: B018, opened here to be told of a missing library
         except ImportError as error:
             extra = PROTOCOLS[protocol]
             raise SetupError(f"{protocol}:// needs a library: pip install 'protoocc[{extra}]'") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Connections stay in this process."""
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def _files(self) -> Any:
+        return self._open_here()[1]
+
+    @property
+    def _root(self) -> str:
+        return self._open_here()[2]
+
+    def _open_here(self) -> tuple[int, Any, str]:
+        """The file system of this process: those of fsspec do not survive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            options = _OPTIONS if self._is_web else {}
+            self._opened = (os.getpid(), *url_to_fs(self.address, skip_instance_cache=True, **options))
+        return self._opened
 
     @property
     def folder(self) -> Path | None:
@@ -88,7 +109,7 @@ class Place:
         """
 
         def take() -> bytes:
-            with closing(self._open(name, 0)) as file:
+            with closing(self._open(name)) as file:
                 parts, count = [], 0
                 while count <= largest and (part := file.read(min(BLOCK_BYTES, largest + 1 - count))):
                     parts.append(part)
@@ -138,6 +159,17 @@ class Place:
             return None
         return None if found.get("type") == "directory" else found.get("size")
 
+    def gives_parts(self, name: str) -> bool:
+        """Whether a part of a file can be had without the rest; raises as `size`."""
+        if not self._is_web:
+            return True
+
+        def ask() -> bool:
+            with closing(self._web(name, range(1, 2))) as file:
+                return bool(file.r.status == 206)
+
+        return bool(self._retry(name, ask))
+
     def put(self, name: str, path: Path) -> None:
         """Copies a file of this machine there, whole or not at all as far as the service can.
 
@@ -160,24 +192,29 @@ class Place:
             write_blocks(target, iter(lambda: file.read(BLOCK_BYTES), b""))
 
     def _stream(self, name: str, start: int, stop: int) -> Iterator[bytes]:
-        with closing(self._open(name, start)) as file:
+        with closing(self._open(name, range(start, stop))) as file:
             left = stop - start
             while left > 0 and (block := file.read(min(BLOCK_BYTES, left))):
                 left -= len(block)
                 yield block
 
-    def _open(self, name: str, start: int) -> Any:
-        """An open file at a position; a server that ignores ranges is read from its start."""
-        path = self._path(name)
+    def _open(self, name: str, part: range | None = None) -> Any:
+        """An open file, at the start of a part of it; a server that ignores ranges is read from its start."""
         if not self._is_web:
-            file = self._files.open(path, "rb")
-            file.seek(start)
+            file = self._files.open(self._path(name), "rb")
+            file.seek(part.start if part else 0)
             return file
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        file = self._files.open(path, "rb", block_size=0, size=1, headers={"Accept-Encoding": "identity", **headers})
-        if start and file.r.status != 206:
-            _skip(file, start)
+        file = self._web(name, part)
+        if part is not None and file.r.status != 206:
+            _skip(file, part.start)
         return file
+
+    def _web(self, name: str, part: range | None) -> Any:
+        """The answer of a web server, which may ignore that a part was asked for."""
+        headers = {"Accept-Encoding": "identity"}
+        if part is not None:
+            headers["Range"] = f"bytes={part.start}-{part.stop - 1}"
+        return self._files.open(self._path(name), "rb", block_size=0, size=1, headers=headers)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

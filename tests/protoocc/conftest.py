@@ -130,7 +130,11 @@ Members = Callable[[int, str, ClassTable], dict[str, bytes]]
 
 
 def write_shards(
-    folder: Path, counts: dict[str, list[int]], classes: ClassTable = OCC3D, make: Members = make_members
+    folder: Path,
+    counts: dict[str, list[int]],
+    classes: ClassTable = OCC3D,
+    make: Members = make_members,
+    shard_format: int = 1,
 ) -> Path:
     """Writes shards with so many samples per split and shard; sample numbers go on over all of them."""
     folder.mkdir(parents=True)
@@ -155,8 +159,10 @@ def write_shards(
             tar_bytes = (folder / f"{name}.tar").read_bytes()
             sums = {"sha256": hashlib.sha256(tar_bytes).hexdigest(), "md5sum": hashlib.md5(tar_bytes).hexdigest()}
             sums |= {"filesize": len(tar_bytes)}
-            index = {"shard": f"{name}.tar", "split": split, "samples": samples, **sums}
-            (folder / f"{name}.index.json").write_text(json.dumps(index))
+            if shard_format > 1:
+                samples = [{**sample, "sha256": span_digest(tar_bytes, sample["members"])} for sample in samples]
+            index = json.dumps({"shard": f"{name}.tar", "split": split, "samples": samples, **sums})
+            (folder / f"{name}.index.json").write_text(index)
             shardlist.append(
                 {
                     "url": f"{name}.tar",
@@ -164,6 +170,7 @@ def write_shards(
                     "split": split,
                     "nsamples": size,
                     "scenes": [name],
+                    **({"index_sha256": hashlib.sha256(index.encode()).hexdigest()} if shard_format > 1 else {}),
                     **sums,
                 }
             )
@@ -171,6 +178,7 @@ def write_shards(
         "__kind__": WIDS_KIND,
         "wids_version": 1,
         "format_version": FORMAT_VERSION,
+        **({"shard_format": shard_format} if shard_format > 1 else {}),
         "name": "tiny",
         "masks": "seeds",
         "dataset": {
@@ -186,6 +194,13 @@ def write_shards(
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def span_digest(tar: bytes, members: dict[str, list[int]]) -> str:
+    """SHA-256 over a sample's bytes, from its first header to the end of its last member."""
+    start = min(offset for offset, _ in members.values()) - 512
+    stop = max(offset + -(-size // 512) * 512 for offset, size in members.values())
+    return hashlib.sha256(tar[start:stop]).hexdigest()
 
 
 def make_config() -> TrainConfig:

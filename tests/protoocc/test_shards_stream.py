@@ -3,20 +3,25 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from protoocc.config import TrainConfig
 from protoocc.data import EpochSampler, ShardDataset, make_loader, open_shards
 from protoocc.data.ahead import AHEAD, FetchedAhead
 from protoocc.shards.cache import SAMPLES, SampleCache
 from protoocc.shards.mirror import mirror
 from protoocc.shards.places import Place
 from protoocc.shards.remote import LEAST_LIMIT, Remote
+from protoocc.trainer import train
 from schemas.errors import ConfigError, DataError, StageError
+from schemas.settings import override
+from tests.protoocc.conftest import write_shards
 from tests.protoocc.loopback import Loopback, serve
+from tests.protoocc.test_resume import CPU, KilledError, check_same_run, kill_at
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:Unclosed:ResourceWarning"
@@ -156,6 +161,20 @@ def test_what_cannot_be_streamed_is_refused(published: Loopback, own_shards: Pat
     published.ranges = True
     with pytest.raises(ConfigError, match="too small"):
         made(published, tmp_path, limit=1000)
+
+
+def test_a_run_goes_on_between_stream_and_folder(tmp_path: Path, make_tiny_config: Callable[[], TrainConfig]) -> None:
+    """Begun on a stream, killed, ended on the folder with another number of reading processes: the same bits."""
+    shards = write_shards(tmp_path / "set", {"train": [3, 2], "val": [2]}, shard_format=2)
+    config = override(make_tiny_config(), ["schedule.steps=4", "checkpoint_every=2"])
+    with serve(shards) as server:
+        server.faults["train-00000.tar"] = [503, "reset"]
+        mirrored = override(config, ["data.workers=1"])
+        with pytest.raises(KilledError):
+            train(mirrored, made(server, tmp_path), tmp_path / "run", device=CPU, on_step=kill_at(3))
+    train(config, shards, tmp_path / "run", resume=True, device=CPU)
+    train(config, shards, tmp_path / "whole", device=CPU)
+    check_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 class Counting:

@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -174,11 +175,16 @@ def write_shards(
                     **sums,
                 }
             )
-    manifest = {
+    manifest = make_manifest(shardlist, classes, make) | ({"shard_format": shard_format} if shard_format > 1 else {})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def make_manifest(shardlist: list[dict[str, Any]], classes: ClassTable, make: Members) -> dict[str, Any]:
+    return {
         "__kind__": WIDS_KIND,
         "wids_version": 1,
         "format_version": FORMAT_VERSION,
-        **({"shard_format": shard_format} if shard_format > 1 else {}),
         "name": "tiny",
         "masks": "seeds",
         "dataset": {
@@ -192,8 +198,6 @@ def write_shards(
         "pixels": "truth" if make is make_pixel_members else None,
         "shardlist": shardlist,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 def span_digest(tar: bytes, members: dict[str, list[int]]) -> str:

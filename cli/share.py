@@ -1,4 +1,4 @@
-"""Commands that move sets of shards: push, pull, verify."""
+"""Commands for whole sets of shards: push, pull, verify, upgrade."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Numbers = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (push, pull, verify):
+    for command in (push, pull, verify, upgrade):
         add_command(app, command)
 
 
@@ -114,6 +114,22 @@ def verify(
     samples = sum(shard.nsamples for shard in found.shards)
     whole = f"verify: {name_of(found.name)}, {_counted(len(found.shards), samples)}, is whole"
     _tell(json, {"name": found.name, "shards": len(found.shards), "samples": samples}, whole)
+
+
+def upgrade(shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")]) -> None:
+    """Bring shards of an older format to the present one, in place and without the raw data.
+
+    Tars stay as they are; indexes, checksums, card and manifest are made anew. Runs go on with the shards.
+
+    Examples:
+
+        protoocc upgrade data/work/nuscenes/shards
+    """
+    from pipelines.shard_upgrade import upgrade_shards
+
+    with progress_bar("upgrade", "shards") as update:
+        is_new = upgrade_shards(shards, update)
+    say(f"upgrade: {name_of(shards)} {'has the present format now' if is_new else 'has the present format already'}")
 
 
 def _tell(json: bool, answer: Mapping[str, Any], sentence: str) -> None:

@@ -61,6 +61,7 @@ from schemas.shards import (
     MASKS_MEMBER,
     META_MEMBER,
     OCCUPANCY_MEMBER,
+    SHARD_FORMAT,
     sample_members,
 )
 from schemas.workfolder import WorkFolder
@@ -112,7 +113,7 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
     return Stage(
         name="pack",
         folder=work.shards,
-        config=config.model_dump(exclude=set() if config.depth else {"depth"}),  # as before there was any
+        config={**config.model_dump(exclude=set() if config.depth else {"depth"}), "shard_format": SHARD_FORMAT},
         inputs={},
         units=units,
         work=partial(_pack_shard, dataset, work, config),

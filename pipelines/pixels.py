@@ -50,7 +50,7 @@ from schemas.errors import DataError
 from schemas.pixels import encode_depth
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.settings import Frozen
-from schemas.shards import CHECKSUMS, CLASSES_MEMBER, DEPTH_IMAGE_MEMBER
+from schemas.shards import CHECKSUMS, CLASSES_MEMBER, DEPTH_IMAGE_MEMBER, SHARD_FORMAT
 from schemas.workfolder import WorkFolder
 
 _SMALL_PNG: Final = (cv2.IMWRITE_PNG_COMPRESSION, 9)
@@ -85,7 +85,7 @@ def pixels_stage(dataset: DatasetSpec, work: WorkFolder, config: PixelsConfig) -
     return Stage(
         name="pixels",
         folder=work.pixels,
-        config=config.model_dump(),
+        config={**config.model_dump(), "shard_format": SHARD_FORMAT},
         inputs={},
         units=units,
         work=partial(_write_unit, dataset, work, config),

@@ -75,7 +75,7 @@ def write_shard(
     index = ShardIndex(
         shard=f"{name}.tar",
         split=split,
-        samples=tuple(_with_checksum(entry, data) for entry in entries),
+        samples=tuple(with_checksum(entry, data) for entry in entries),
         sha256=hashlib.sha256(data).hexdigest(),
         md5sum=hashlib.md5(data).hexdigest(),
         filesize=len(data),
@@ -172,7 +172,7 @@ def finish_shards(folder: Path, manifest: Manifest, others: Mapping[str, str]) -
         for shard in manifest.shardlist
         for file, digest in (
             (shard.url, shard.sha256),
-            *((name, sha256_of([folder / name])) for name in (shard.index, _dali_name(shard))),
+            *((name, sha256_of([folder / name])) for name in (shard.index, dali_name(shard))),
         )
     ]
     texts = [(name, hashlib.sha256(text.encode()).hexdigest()) for name, text in others.items()]
@@ -180,12 +180,14 @@ def finish_shards(folder: Path, manifest: Manifest, others: Mapping[str, str]) -
     return {"__kind__": WIDS_KIND, "wids_version": 1, **manifest.model_dump(mode="json")}
 
 
-def _with_checksum(entry: SampleEntry, tar: bytes) -> SampleEntry:
+def with_checksum(entry: SampleEntry, tar: bytes) -> SampleEntry:
+    """A sample of an index with the SHA-256 of its bytes in the tar."""
     start, stop = entry.span
     return entry.model_copy(update={"sha256": hashlib.sha256(memoryview(tar)[start:stop]).hexdigest()})
 
 
-def _dali_name(shard: ShardEntry) -> str:
+def dali_name(shard: ShardEntry) -> str:
+    """File name of a shard's index for DALI."""
     return DALI_INDEX.replace(UNIT, shard.url.removesuffix(".tar"))
 
 

@@ -165,6 +165,9 @@ class Manifest(_Stored):
     licence: str | None = Field(None, description="Licence of the images, an SPDX identifier; None: nobody said it.")
     attribution: str | None = Field(None, description="Whom the licence asks to name; None: nobody said it.")
     code_version: str | None = Field(None, description="Release and commit of the program that packed them.")
+    formerly: str | None = Field(
+        None, description="Fingerprint of the set in format 1, by which runs know it; only after `protoocc upgrade`."
+    )
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
     depth: bool = Field(False, description="Whether the shards hold sparse depth, `depth.npz`.")
     pixels: Literal["truth", "lidar"] | None = Field(

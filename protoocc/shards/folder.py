@@ -9,11 +9,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from protoocc.shards.manifest import PACK_AGAIN, fingerprint, parse_index, parse_manifest, refuse_twice
 from protoocc.shards.remote import Remote, read_remote
 from schemas.errors import DataError
 from schemas.outside import Source, read_bytes
 from schemas.outside.limits import JSON_BYTES
+from schemas.shard_checks import PACK_AGAIN, fingerprint, parse_index, parse_manifest, refuse_twice
 from schemas.shards import DatasetInfo, Manifest, SampleEntry, ShardEntry
 from schemas.workfolder import MANIFEST
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protoocc.shards.folder import ShardSet
-from protoocc.shards.manifest import PACK_AGAIN
 from schemas.errors import ConfigError, DataError
 from schemas.outside import shorten
+from schemas.shard_checks import PACK_AGAIN
 from schemas.shards import TAR_BLOCK, SampleEntry
 
 if TYPE_CHECKING:

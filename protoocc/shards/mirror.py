@@ -9,7 +9,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from protoocc.shards.manifest import fingerprint, parse_index
 from protoocc.shards.places import Place
 from protoocc.shards.pull import read_remote_manifest
 from protoocc.shards.remote import LEAST_LIMIT, REMOTE
@@ -17,6 +16,7 @@ from schemas.errors import ConfigError, DataError, disk_errors
 from schemas.files import write_bytes
 from schemas.lock import folder_lock
 from schemas.outside.limits import JSON_BYTES
+from schemas.shard_checks import fingerprint, parse_index
 from schemas.shards import Manifest, ShardEntry
 from schemas.workfolder import MANIFEST
 
@@ -44,7 +44,7 @@ def mirror(place: Place, cache: Path, *, limit: int, workers: int = 8) -> Path:
     if manifest.shard_format < 2:
         raise ConfigError(
             f"{place.address} has shard format 1, which has no checksums of samples and cannot be streamed. Fetch it "
-            "whole with `protoocc pull`, or ask whoever published it to pack it again."
+            "whole with `protoocc pull`, or ask whoever published it to run `protoocc upgrade` and push it again."
         )
     if not place.gives_parts(manifest.shardlist[0].url):
         raise ConfigError(

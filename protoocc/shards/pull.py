@@ -13,13 +13,13 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any, Final
 
-from protoocc.shards.manifest import fingerprint, parse_index, parse_manifest
 from protoocc.shards.places import Place
 from schemas.errors import ConfigError, DataError, StageError, disk_errors
 from schemas.files import write_bytes
 from schemas.lock import folder_lock
 from schemas.outside import Source, parse_json
 from schemas.outside.limits import JSON_BYTES
+from schemas.shard_checks import fingerprint, parse_index, parse_manifest
 from schemas.shards import CARD, CHECKSUMS, CROISSANT, Manifest, ShardEntry
 from schemas.workfolder import MANIFEST
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from protoocc.shards.folder import read_shard_manifest
-from protoocc.shards.manifest import fingerprint, parse_manifest
 from protoocc.shards.places import Place
 from protoocc.shards.pull import Transfer
 from protoocc.shards.verify import verify
 from schemas.errors import ConfigError, DataError, ProtoOccError
 from schemas.outside.limits import JSON_BYTES
+from schemas.shard_checks import fingerprint, parse_manifest
 from schemas.shards import CARD, CHECKSUMS, CROISSANT, Manifest, ShardEntry
 from schemas.workfolder import MANIFEST
 

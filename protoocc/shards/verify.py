@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from protoocc.shards.manifest import parse_index
 from protoocc.shards.places import Place
 from protoocc.shards.pull import choose_shards, read_remote_manifest
 from schemas.errors import ProtoOccError
 from schemas.outside import Source
 from schemas.outside.limits import JSON_BYTES
+from schemas.shard_checks import parse_index
 from schemas.shards import Manifest, SampleEntry, ShardEntry, ShardIndex
 from schemas.workfolder import MANIFEST
 

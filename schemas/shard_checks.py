@@ -86,12 +86,15 @@ def parse_index(source: Source, data: bytes, shard: ShardEntry, manifest: Manife
 def fingerprint(manifest: Manifest, data: bytes) -> str:
     """SHA-256 over what all shards hold, whatever they were made from and wherever they lie.
 
-    Of format 1 it is the SHA-256 of the file, by which the checkpoints of its time know their shards.
+    Of format 1 it is the SHA-256 of the file, by which the checkpoints of its time know their shards; it stays when the
+    set is upgraded.
 
     Args:
         manifest: of the shards.
         data: its file.
     """
+    if manifest.formerly is not None:
+        return manifest.formerly
     if manifest.shard_format > 1:
         shards = [(shard.url, shard.split, shard.sha256) for shard in manifest.shardlist]
         shared = manifest.model_dump(mode="json", include={"dataset", "masks", "depth", "pixels"})

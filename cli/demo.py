@@ -67,7 +67,7 @@ def demo(
     summary, report = _learn("demo", out / "run", shards, steps)
     (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
     plain = _learn(YARDSTICK, out / YARDSTICK, shards, steps)[1] if yardstick else None
-    paths = draw_with_bar(shards, "val", out / "pictures", run=out / "run", count=pictures)
+    paths = draw_with_bar(shards, "val", out / "pictures", run=out / "run", samples=pictures)
     seconds = time.monotonic() - started
     facts = {"seconds": round(seconds, 1), "continued": continued, "val": val_figures(report, plain)}
     _write_summary(out / "summary.json", facts, summary, paths)

@@ -32,8 +32,13 @@ FOLDERS: Final = frozenset(
         "predictions",
         "images",
         "folder",
+        "source",
+        "target",
+        "place",
     }
 )
+ADDRESSES: Final = frozenset({"shards", "source", "target", "place"})
+"""Folders that may lie elsewhere; as text they are an address where they hold `://`."""
 
 PLACES: Final = ("entry", "name", "datasets", "out", "shards", "root", "version")
 """Parameters that say on what a command works."""
@@ -131,6 +136,8 @@ def _checked(name: str, option: str, value: Any) -> Any:
     """
     if isinstance(value, list | tuple):
         return [_checked(name, option, part) for part in value]
+    if isinstance(value, str) and name in ADDRESSES and "://" not in value:
+        return str(_checked(name, option, Path(value)))
     if not isinstance(value, Path):
         return value
     from schemas.datasets import expanded

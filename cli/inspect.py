@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,12 @@ def register(app: typer.Typer) -> None:
 def view(
     split: Annotated[str, typer.Option("--split", help="Split to draw from.")] = "val",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of samples, spread evenly over the split.")] = 4,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Key (`<scene>-<frame>`) or token of a sample. May be repeated; replaces --count."
+        ),
+    ] = None,
     pictures: Annotated[Path, typer.Option("--pictures", help="Folder for the PNG files.")] = Path("pictures"),
     prototypes: Annotated[
         bool, typer.Option("--prototypes", help="Also draw the image prototypes of the trained network.")
@@ -42,16 +49,25 @@ def view(
         protoocc view --dataset nuscenes-mini --count 8
 
         protoocc view --run runs/nuscenes-protoocc-small --split val --pictures pictures/small --prototypes
+
+        protoocc view --shards https://example.org/occupancy-demo --sample synth-0016-0002
     """
+    refuse(("count",), sample is not None, "--sample names what is drawn")
     refuse(("prototypes",), run is None, "prototypes are drawn from a trained network, name its --run")
     folder = find_shards(shards, datasets, name)
-    paths = draw_with_bar(folder, split, pictures, run=run, count=count, prototypes=prototypes)
+    paths = draw_with_bar(folder, split, pictures, run=run, samples=sample or count, prototypes=prototypes)
     for path in paths:
         typer.echo(path)
 
 
 def draw_with_bar(
-    shards: Path, split: str, out: Path, *, run: Path | None, count: int, prototypes: bool = False
+    shards: Path,
+    split: str,
+    out: Path,
+    *,
+    run: Path | None,
+    samples: int | Sequence[str],
+    prototypes: bool = False,
 ) -> list[Path]:
     """Draws pictures under a progress bar; returns their paths."""
     import protoocc
@@ -61,7 +77,7 @@ def draw_with_bar(
             protoocc.open_shards(shards, split),
             out,
             checkpoint=run,
-            count=count,
+            samples=samples,
             prototypes=prototypes,
             on_progress=update,
         )
@@ -80,6 +96,10 @@ Runs = Annotated[
 
 
 def status(
+    shards: Annotated[
+        str | None,
+        typer.Argument(metavar="[SHARDS|URL]", help="Say of this set of shards what it holds and what made it."),
+    ] = None,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     out: Work = None,
@@ -98,7 +118,13 @@ def status(
         protoocc status --dataset nuscenes --verify
 
         protoocc status --dataset nuscenes --runs runs --runs /scratch/ablations
+
+        protoocc status https://example.org/occupancy-demo
     """
+    if shards is not None:
+        refuse(("name", "datasets", "out", "verify", "runs"), True, "SHARDS names the set alone")
+        print_shards(shards, as_json=as_json)
+        return
     from cli.again import complete_commands
     from cli.status import print_status
     from pipelines.status import stage_rows
@@ -121,6 +147,28 @@ def status(
 
         with progress_bar("verify", "units") as update:
             verify_stages([row.folder for row in rows], dataset, update)
+
+
+def print_shards(address: str, *, as_json: bool) -> None:
+    """What a set of shards holds and what made it, from its manifest alone.
+
+    Raises:
+        DataError: there is none, or it is damaged or unsafe.
+    """
+    from cli.status import print_set
+    from protoocc.shards.places import Place
+    from protoocc.shards.pull import read_remote_manifest
+    from schemas.outside import parse_json
+
+    place = Place(address)
+    manifest, data = read_remote_manifest(place)
+    raw = parse_json(place.source("manifest.json"), data)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({**manifest.model_dump(mode="json"), "config": raw.get("config")}, indent=1))
+    else:
+        print_set(manifest, raw, answers())
 
 
 def doctor(as_json: Json = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from protoocc.metrics import Confusion
 from protoocc.network import Network
 from protoocc.prototype_colors import prototype_colors
 from protoocc.view import SampleView, render_sample, sample_title, write_png
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, did_you_mean
 
 
 def draw(
@@ -26,17 +26,17 @@ def draw(
     out: Path,
     *,
     checkpoint: Path | None = None,
-    count: int = 4,
+    samples: int | Sequence[str] = 4,
     prototypes: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
-    """Writes one PNG per sample, spread evenly over the split.
+    """Writes one PNG per sample.
 
     Args:
         shards: the split, from `open_shards`.
         out: folder of the pictures; `<scene>-<frame>.png`.
         checkpoint: checkpoint or run folder; without one only the ground truth is drawn.
-        count: how many samples; all if the split has fewer.
+        samples: how many, spread evenly over the split, all if it has fewer; or which ones, by their keys or tokens.
         prototypes: also draw the nearest prototype of each feature cell; needs a network that has some.
         on_progress: called with finished and total pictures.
 
@@ -45,28 +45,48 @@ def draw(
 
     Raises:
         CheckpointError: unreadable or inconsistent checkpoint.
-        ConfigError: its grid or class table is not that of the shards, or it has no prototypes to draw.
+        ConfigError: its grid or class table is not that of the shards, it has no prototypes to draw, or the split has
+            no such sample.
         DataError: shards are missing or damaged, or the disk is full.
     """
     paths = []
-    found = sheets(shards, checkpoint=checkpoint, count=count, prototypes=prototypes)
+    if isinstance(samples, int):
+        chosen = spread(len(shards.samples), samples)
+    else:
+        chosen = [find_sample(shards, name) for name in samples]
+    found = sheets(shards, checkpoint=checkpoint, chosen=chosen, prototypes=prototypes)
     for done, (key, sheet) in enumerate(found, start=1):
         path = out / f"{key}.png"
         write_png(path, sheet)
         paths.append(path)
-        on_progress(done, min(count, len(shards.samples)))
+        on_progress(done, len(chosen))
     return paths
 
 
 def sheets(
-    shards: ShardSet, *, checkpoint: Path | None = None, count: int = 4, prototypes: bool = False
+    shards: ShardSet, *, chosen: Sequence[int], checkpoint: Path | None = None, prototypes: bool = False
 ) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-    """Key and picture of samples, as `draw` writes them; arguments and errors as there."""
+    """Key and picture of the samples of these numbers, as `draw` writes them; arguments and errors as there."""
     if prototypes and checkpoint is None:
         raise ConfigError("prototypes belong to a trained network: pass --run as well")
-    chosen = spread(len(shards.samples), count)
     for index, view in _views(shards, chosen, checkpoint, prototypes=prototypes):
         yield shards.samples[index][1].key, render_sample(view)
+
+
+def find_sample(shards: ShardSet, name: str) -> int:
+    """Number of the sample with this key or token.
+
+    Raises:
+        ConfigError: the split has none; names near ones.
+    """
+    for number, (_, sample) in enumerate(shards.samples):
+        if name in (sample.key, sample.token):
+            return number
+    keys = [sample.key for _, sample in shards.samples]
+    raise ConfigError(
+        f"split '{shards.split}' of {shards.manifest.name} has no sample '{name}'; it has {len(keys)}, the first is "
+        f"{keys[0]}.{did_you_mean(name, keys)}"
+    )
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -80,7 +100,7 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def _views(
-    shards: ShardSet, chosen: list[int], checkpoint: Path | None, *, prototypes: bool
+    shards: ShardSet, chosen: Sequence[int], checkpoint: Path | None, *, prototypes: bool
 ) -> Iterator[tuple[int, SampleView]]:
     if checkpoint is None:
         dataset = ShardDataset(shards)

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from protoocc.data import open_shards
 from protoocc.environment import read_environment
-from protoocc.pictures import sheets
+from protoocc.pictures import sheets, spread
 from protoocc.report.curves import draw_curves
 from protoocc.report.page import folded, page, paragraph, picture, table
 from protoocc.run_facts import RunFacts, read_run, scores_of
@@ -109,7 +109,8 @@ def _pictures(facts: RunFacts, shards: Path | None, split: str, count: int) -> s
     if shards is None:
         return paragraph("None were drawn: the shards that the run was trained on are not there.")
     try:
-        drawn = list(sheets(open_shards(shards, split), checkpoint=facts.folder, count=count))
+        opened = open_shards(shards, split)
+        drawn = list(sheets(opened, checkpoint=facts.folder, chosen=spread(len(opened.samples), count)))
     except ProtoOccError as error:
         return paragraph(f"None were drawn: {error}")
     with disk_errors(facts.folder / TENSORBOARD), SummaryWriter(str(facts.folder / TENSORBOARD)) as board:

@@ -31,11 +31,12 @@ def _root() -> None:
 def take(
     out: Annotated[Path, typer.Option("--out")] = Path("work"),
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint")] = None,
+    shards: Annotated[str | None, typer.Option("--shards")] = None,
     name: Dataset = None,
 ) -> None:
     """Prints what it was given."""
     refuse(("checkpoint",), name == "seeds", "seeds need no network")
-    typer.echo(f"{out} {is_typed('out')}")
+    typer.echo(f"{shards or out} {is_typed('out')}")
 
 
 add_command(app, take)
@@ -62,12 +63,15 @@ def test_paths_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
     file.touch()
     assert outcome("--out", str(file)) == f"--out {file}: it is no folder, a folder is wanted"
     assert outcome("--out", str(file / "x")) == f"--out {file / 'x'}: {file} is no folder, a folder is wanted"
+    assert outcome("--shards", str(file)) == f"--shards {file}: it is no folder, a folder is wanted"
     assert outcome("--checkpoint", str(tmp_path)) == f"--checkpoint {tmp_path}: it is a folder, a file is wanted"
 
 
 def test_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     assert outcome("--out", "~/work") == "/home/ann/work True"
+    assert outcome("--shards", "~/shards") == "/home/ann/shards False"
+    assert outcome("--shards", "https://host/~ann/shards") == "https://host/~ann/shards False"
     assert expanded(Path("~/data")) == Path("/home/ann/data")
     with pytest.raises(ConfigError, match="write the folder without ~"):
         expanded(Path("~nobody-of-that-name/data"))

@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
+from protoocc.data import open_shards
+from protoocc.pictures import find_sample
+from schemas.errors import ConfigError
 from tests.protoocc.conftest import write_shards
 from tests.protoocc.loopback import serve
 from tests.protoocc.test_shards_transfer import tree
@@ -50,6 +53,29 @@ def test_verify_fails_with_the_names_of_what_is_wrong(own_shards: Path) -> None:
     assert type(result.exception).__name__ == "DataError"
     assert "val-00000.tar: has sha256" in str(result.exception)
     assert "train-00001.index.json" in str(result.exception)
+
+
+def test_status_of_a_set(own_shards: Path) -> None:
+    """Of a folder and of an address alike, from the manifest alone."""
+    told = run("status", own_shards).stdout
+    with serve(own_shards) as server:
+        assert run("status", server.address).stdout == told
+        assert set(server.asked) == {"manifest.json"}
+    assert "tiny" in told and "nobody said it" in told and "an older protoocc" in told
+    assert [line.split() for line in told.splitlines()[-2:]] == [
+        ["train", "2", "5", "2", "0.1", "MB"],
+        ["val", "1", "2", "1", "0.0", "MB"],
+    ]
+    found = json.loads(run("status", own_shards, "--json").stdout)
+    assert (found["name"], found["shard_format"], len(found["shardlist"])) == ("tiny", 1, 3)
+    assert "--verify does not apply" in str(run("status", own_shards, "--verify").exception)
+
+
+def test_a_sample_is_found_by_key_or_token(own_shards: Path) -> None:
+    shards = open_shards(own_shards, "val")
+    assert [find_sample(shards, name) for name in ("scene-val-00000-0001", "token-5")] == [1, 0]
+    with pytest.raises(ConfigError, match="has no sample 'scene-val-00000-0007'; it has 2, .* Did you mean"):
+        find_sample(shards, "scene-val-00000-0007")
 
 
 @pytest.mark.parametrize("numbers", ["3-1", "a", "-1", "1-2-3", "1e3"])

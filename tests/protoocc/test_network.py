@@ -92,7 +92,7 @@ def test_another_network_trains_resumes_scores_and_draws(toy_config: TrainConfig
     assert road is not None and road > 0.9
     assert len(list(predict(network, open_shards(shards, "val")))) == 2
     assert all(
-        path.is_file() for path in draw(open_shards(shards, "val"), tmp_path / "pictures", checkpoint=whole, count=1)
+        path.is_file() for path in draw(open_shards(shards, "val"), tmp_path / "pictures", checkpoint=whole, samples=1)
     )
 
 
@@ -164,7 +164,7 @@ def test_another_class_table_trains_scores_and_draws(kitti_shards: Path, shards:
     assert report.row("all_free").iou == 0.0
     for _, prediction in predict(network, open_shards(kitti_shards, "val")):
         assert KITTI.names[int(np.bincount(prediction.ravel()).argmax())] == "nothing"
-    assert draw(open_shards(kitti_shards, "val"), tmp_path / "pictures", checkpoint=run, count=1)[0].is_file()
+    assert draw(open_shards(kitti_shards, "val"), tmp_path / "pictures", checkpoint=run, samples=1)[0].is_file()
     with pytest.raises(ConfigError, match="class 0 is nothing there and others here"):
         score(run, shards, "val")
     with pytest.raises(ConfigError, match="class 0 is nothing there and others here"):

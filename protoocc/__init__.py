@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from protoocc.checkpoint import load_network
     from protoocc.config import TrainConfig
     from protoocc.data import ShardSet, open_shards
+    from protoocc.data.web import as_webdataset
     from protoocc.evaluate import EvalReport, score
     from protoocc.hosts import build_network
     from protoocc.inference import predict
@@ -31,6 +32,7 @@ __all__ = [
     "ShardSet",
     "TrainConfig",
     "__version__",
+    "as_webdataset",
     "build_network",
     "draw",
     "load_network",
@@ -48,6 +50,7 @@ _HOMES: Final = {
     "NetworkOutput": "network",
     "ShardSet": "data",
     "TrainConfig": "config",
+    "as_webdataset": "data.web",
     "build_network": "hosts",
     "draw": "pictures",
     "load_network": "checkpoint",

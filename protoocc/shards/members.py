@@ -48,15 +48,9 @@ class MemberReader:
         """
         shard, sample = self.shards.samples[index]
         if self.shards.remote is None:
-            return {
-                name: self._member(index, name, self._pread(index, self._descriptor(shard), name)) for name in names
-            }
-        data, start = memoryview(self.cache.read(shard.name, sample)), sample.span[0]
-        places = {name: sample.members[name] for name in names}
-        return {
-            name: self._member(index, name, bytes(data[offset - TAR_BLOCK - start : offset + size - start]))
-            for name, (offset, size) in places.items()
-        }
+            where, file = self.where(index), self._descriptor(shard)
+            return {name: _member(where, sample, name, self._pread(index, file, name)) for name in names}
+        return cut_members(self.where(index), sample, self.cache.read(shard.name, sample), names)
 
     def fetch(self, index: int) -> None:
         """Brings a sample whose tar lies elsewhere here, if it is not here yet; raises as `read`."""
@@ -105,14 +99,34 @@ class MemberReader:
         except OSError as error:
             raise DataError(f"{self.where(index)}: '{name}' cannot be read: {error.strerror}") from error
 
-    def _member(self, index: int, name: str, block: bytes) -> bytes:
-        sample = self.shards.samples[index][1]
-        size = sample.members[name][1]
-        if len(block) != TAR_BLOCK + size:
-            found = max(len(block) - TAR_BLOCK, 0)
-            raise DataError(f"{self.where(index)}: '{name}' ends after {found} of {size} bytes")
-        _check_header(self.where(index), sample, name, block)
-        return block[TAR_BLOCK:]
+
+def cut_members(where: str, sample: SampleEntry, data: bytes, names: Iterable[str]) -> dict[str, bytes]:
+    """Some members out of the bytes of a sample's `span`, each checked against the header in front of it.
+
+    Args:
+        where: how messages call the sample.
+        sample: its entry in the index.
+        data: the bytes.
+        names: of members.
+
+    Raises:
+        DataError: another file lies there than the index says.
+    """
+    view, start = memoryview(data), sample.span[0]
+    places = {name: sample.members[name] for name in names}
+    return {
+        name: _member(where, sample, name, bytes(view[offset - TAR_BLOCK - start : offset + size - start]))
+        for name, (offset, size) in places.items()
+    }
+
+
+def _member(where: str, sample: SampleEntry, name: str, block: bytes) -> bytes:
+    size = sample.members[name][1]
+    if len(block) != TAR_BLOCK + size:
+        found = max(len(block) - TAR_BLOCK, 0)
+        raise DataError(f"{where}: '{name}' ends after {found} of {size} bytes")
+    _check_header(where, sample, name, block)
+    return block[TAR_BLOCK:]
 
 
 def _check_header(where: str, sample: SampleEntry, extension: str, block: bytes) -> None:

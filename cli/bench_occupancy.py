@@ -64,7 +64,8 @@ def _generate(scratch: Path, keyframes: int, sweeps: int) -> DatasetSpec:
     from pipelines.scheduler import Scheduler
     from pipelines.stage import Runtime
     from pipelines.synth import SynthConfig, generate_world
-    from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+    from schemas.datasets import DatasetSpec, SplitSpec
+    from schemas.images import ImageSpec
 
     say(f"generating a scene of {keyframes} keyframes with {sweeps} sweeps between two ...")
     config = SynthConfig(scenes=1, keyframes=keyframes, sweeps_per_keyframe=sweeps, image_width=160, seed=0)

@@ -263,6 +263,9 @@ def pack(
     depth: Annotated[
         bool, typer.Option("--depth", help="Also pack the LiDAR points in each image, for losses of depth and pixels.")
     ] = False,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="Leave out the images: `protoocc join` takes them from the raw data.")
+    ] = False,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     root: Root = None,
@@ -285,12 +288,14 @@ def pack(
         protoocc pack --masks sam --samples-per-shard 128
 
         protoocc pack --depth
+
+        protoocc pack --no-images
     """
     from pipelines.pack import PackConfig
     from pipelines.pack import pack as run_pack
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
-    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard, depth=depth)
+    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard, depth=depth, images=not no_images)
     summary = run_with_bar(
         "pack",
         lambda runtime: run_pack(dataset, dataset.work, config, runtime),

@@ -1,4 +1,4 @@
-"""Commands for whole sets of shards: push, pull, verify, upgrade."""
+"""Commands for whole sets of shards: push, pull, verify, join, upgrade."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.given import add_command
+from cli.mirrors import mirrored
 from cli.options import Json
 from cli.progress import progress_bar
 from cli.say import name_of, say
@@ -28,7 +29,7 @@ Numbers = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (push, pull, verify, upgrade):
+    for command in (push, pull, verify, join, upgrade):
         add_command(app, command)
 
 
@@ -114,6 +115,29 @@ def verify(
     samples = sum(shard.nsamples for shard in found.shards)
     whole = f"verify: {name_of(found.name)}, {_counted(len(found.shards), samples)}, is whole"
     _tell(json, {"name": found.name, "shards": len(found.shards), "samples": samples}, whole)
+
+
+def join(
+    place: Annotated[str, typer.Argument(metavar="SHARDS|URL", help="Shards without images: a folder or an address.")],
+    images: Annotated[Path, typer.Option("--images", help="Root of the raw data, such as the nuScenes folder.")],
+) -> None:
+    """Join shards of `pack --no-images` with raw data that you have; then they are read like any others.
+
+    Looks at the first sample of each shard. Whoever reads the shards checks every camera file by size and SHA-256;
+    `verify` reads all of them.
+
+    Examples:
+
+        protoocc join shards/nuscenes --images /data/nuscenes
+
+        protoocc train --shards shards/nuscenes
+    """
+    from protoocc.shards.join import join_images
+
+    folder = mirrored(place) if "://" in place else Path(place)
+    with progress_bar("join", "shards") as update:
+        count = join_images(folder, images, update)
+    say(f"join: {name_of(folder)} takes its images from {name_of(images)}; {count} camera files were looked at")
 
 
 def upgrade(shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")]) -> None:

@@ -47,9 +47,10 @@ def print_set(manifest: Manifest, raw: Mapping[str, Any], console: Console) -> N
     dataset = manifest.dataset
     (height, width), voxels = dataset.image_shape, " x ".join(map(str, dataset.grid.shape))
     held = f"occupancy of {voxels} voxels at {dataset.grid.voxel_size_m} m" if manifest.pixels is None else "pixels"
+    joined = "" if manifest.image_files is None else ", not held: join them with the raw data"
     facts = {
         "format": manifest.shard_format,
-        "images": f"{len(dataset.cameras)} cameras of {width} x {height}",
+        "images": f"{len(dataset.cameras)} cameras of {width} x {height}{joined}",
         "labels": f"{held}, {dataset.classes.num_classes} classes",
         "masks": manifest.masks or "none",
         "licence": manifest.licence or "nobody said it",

@@ -28,7 +28,8 @@ from pipelines.scheduler import Scheduler
 from pipelines.shard_file import split_of, write_shard
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, run_stage
 from pipelines.unit_files import Work
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
+from schemas.images import ImageSpec
 from schemas.records import read_records
 from schemas.shards import sample_members
 from schemas.workfolder import WorkFolder

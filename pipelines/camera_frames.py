@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from pipelines.images import decode_file, resize_and_crop
+from pipelines.images import decode_file
 from pipelines.prepare.geometry import cropped_from_file, image_from_camera
-from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
 from schemas.geometry import VoxelGrid, invert_rigid, project_points, transform_points
+from schemas.images import ImageSpec
+from schemas.network_images import resize_and_crop
 from schemas.outside import Source, read_bytes
 from schemas.outside.limits import CAMERA_PIXELS
 from schemas.records import SampleRecord

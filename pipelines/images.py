@@ -1,9 +1,9 @@
-"""Camera files to network images: decode, resize, crop."""
+"""Camera files to members of shards: decode, resize, crop, encode."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-from schemas.datasets import DatasetSpec, ImageSpec
-from schemas.errors import DataError
+from schemas.datasets import DatasetSpec
+from schemas.images import ImageSpec
+from schemas.network_images import network_jpeg, resized_size
 from schemas.outside import Source, has_end, image_size
 from schemas.records import SampleRecord
-from schemas.shards import image_member
+from schemas.shards import ImageFile, image_member
 
 _FILL: Final = 128
 """Grey that decoders put where a JPEG holds no pixels."""
@@ -96,33 +97,10 @@ def take_and_crop(image: Shaped[np.ndarray, "h w"], spec: ImageSpec) -> Shaped[n
         DataError: the crop leaves the image.
     """
     left, top, width, height = spec.crop
-    columns, rows = _resized(image, spec)
+    columns, rows = resized_size(image, spec)
     row = ((np.arange(top, top + height) + 0.5) * image.shape[0] / rows).astype(np.int64)
     column = ((np.arange(left, left + width) + 0.5) * image.shape[1] / columns).astype(np.int64)
     return np.ascontiguousarray(image[np.ix_(row, column)])
-
-
-def resize_and_crop(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
-    """The network's image: area resize to ``spec.resize``, then the crop window of ``spec.crop``.
-
-    Raises:
-        DataError: the crop leaves the image.
-    """
-    left, top, width, height = spec.crop
-    resized = cv2.resize(image, _resized(image, spec), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(resized[top : top + height, left : left + width])
-
-
-def _resized(image: np.ndarray, spec: ImageSpec) -> tuple[int, int]:
-    """(width, height) of an image before its crop.
-
-    Raises:
-        DataError: the crop leaves the image.
-    """
-    size = spec.resized((image.shape[1], image.shape[0]))
-    if not spec.crop_fits(size):
-        raise DataError(f"an image of {size[0]}x{size[1]} pixels does not hold the crop {spec.crop}")
-    return size
 
 
 def camera_members(dataset: DatasetSpec, record: SampleRecord, jpeg_quality: int) -> dict[str, bytes]:
@@ -134,18 +112,20 @@ def camera_members(dataset: DatasetSpec, record: SampleRecord, jpeg_quality: int
     members = {}
     for channel in dataset.cameras:
         image = read_image(dataset.root / record.cameras[channel].path, record.token)
-        network_image = resize_and_crop(image, dataset.image_of(channel))
-        members[image_member(channel)] = encode_image(".jpg", network_image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+        members[image_member(channel)] = network_jpeg(image, dataset.image_of(channel), jpeg_quality)
     return members
 
 
-def encode_image(suffix: str, image: np.ndarray, options: Sequence[int]) -> bytes:
-    """An image as a file of its own; ``options`` are OpenCV's.
+def camera_files(dataset: DatasetSpec, record: SampleRecord) -> dict[str, ImageFile]:
+    """The camera files of a keyframe by channel, from which readers make what `camera_members` gives.
 
     Raises:
-        DataError: OpenCV cannot write it.
+        DataError: as `camera_members`.
     """
-    ok, data = cv2.imencode(suffix, image, options)
-    if not ok:
-        raise DataError(f"cannot encode a {suffix} of shape {image.shape}, dtype {image.dtype}")
-    return bytes(data.tobytes())
+    files = {}
+    for channel in dataset.cameras:
+        name = record.cameras[channel].path
+        resized_size(read_image(dataset.root / name, record.token), dataset.image_of(channel))
+        data = (dataset.root / name).read_bytes()
+        files[channel] = ImageFile(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return files

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipelines.images import camera_members, encode_image
+from pipelines.images import camera_files, camera_members
 from pipelines.label_counts import useless_counts
 from pipelines.lidar_depth import PixelPoints, keyframe_pixels, lidar_paths
 from pipelines.points import require_lidar
@@ -50,6 +50,7 @@ from pipelines.stage import (
 from pipelines.zarr_io import StoreRows
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
+from schemas.network_images import encode_image
 from schemas.records import RecordEntry, SampleRecord, read_index, read_records
 from schemas.settings import Frozen
 from schemas.shards import (
@@ -58,10 +59,12 @@ from schemas.shards import (
     CROISSANT,
     DEPTH_ARRAYS,
     DEPTH_MEMBER,
+    IMAGES_KEY,
     MASKS_MEMBER,
     META_MEMBER,
     OCCUPANCY_MEMBER,
     SHARD_FORMAT,
+    ImageFiles,
     sample_members,
 )
 from schemas.workfolder import WorkFolder
@@ -74,6 +77,9 @@ class PackConfig(Frozen):
     samples_per_shard: int = Field(64, ge=1, description="A shard is closed after the scene that reaches this count.")
     depth: bool = Field(
         False, description="Pack the points of the keyframe's LiDAR sweep in each image, with their depth."
+    )
+    images: bool = Field(
+        True, description="Pack the images; without them samples name the camera files, which readers join."
     )
     jpeg_quality: int = Field(95, ge=1, le=100, description="JPEG quality of the packed images.")
 
@@ -110,10 +116,13 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
     if config.depth:
         require_lidar(dataset, "--depth")
         options.append("--depth")
+    if not config.images:
+        options.append("--no-images")
+    defaults = {name for name in ("depth", "images") if getattr(config, name) == PackConfig.model_fields[name].default}
     return Stage(
         name="pack",
         folder=work.shards,
-        config={**config.model_dump(exclude=set() if config.depth else {"depth"}), "shard_format": SHARD_FORMAT},
+        config={**config.model_dump(exclude=defaults), "shard_format": SHARD_FORMAT},
         inputs={},
         units=units,
         work=partial(_pack_shard, dataset, work, config),
@@ -169,13 +178,13 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
     stores = [StoreRows(path, kind) for kind, path in _stores(work, config).items()]
     records = read_records(work.records, unit.entries)
     useless: Counter[str] = Counter()
-    order = sample_members(dataset.cameras, masks=True, depth=config.depth)
+    order = sample_members(dataset.cameras, masks=True, depth=config.depth, images=config.images)
 
     def samples() -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:
         for entry, record in zip(unit.entries, records, strict=True):
             arrays = {name: array for store in stores for name, array in store.read(entry.row, entry.token).items()}
             useless.update(useless_counts(arrays["semantics"], arrays["mask_camera"], dataset.classes.ignored))
-            members = _members(dataset, record, arrays, config.jpeg_quality)
+            members = _members(dataset, record, arrays, config)
             if config.depth:
                 members[DEPTH_MEMBER] = _depth_member(keyframe_pixels(dataset, record, arrays))
             yield record, {name: members[name] for name in order}
@@ -188,9 +197,9 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
 
 
 def _members(
-    dataset: DatasetSpec, record: SampleRecord, arrays: Mapping[str, np.ndarray], jpeg_quality: int
+    dataset: DatasetSpec, record: SampleRecord, arrays: Mapping[str, np.ndarray], config: PackConfig
 ) -> dict[str, bytes]:
-    members = camera_members(dataset, record, jpeg_quality)
+    members = camera_members(dataset, record, config.jpeg_quality) if config.images else {}
     segments = arrays["segment_id"].reshape(-1, arrays["segment_id"].shape[-1])
     members[MASKS_MEMBER] = encode_image(".png", segments, [cv2.IMWRITE_PNG_COMPRESSION, 4])
     occupancy = io.BytesIO()
@@ -212,6 +221,8 @@ def _members(
     }
     if record.lidar is not None:
         meta["ego_from_lidar"] = record.lidar.ego_from_lidar.matrix.tolist()
+    if not config.images:
+        meta[IMAGES_KEY] = {name: file.model_dump() for name, file in camera_files(dataset, record).items()}
     members[META_MEMBER] = json.dumps(meta, sort_keys=True).encode()
     return members
 
@@ -234,5 +245,9 @@ def _depth_member(cameras: Sequence[PixelPoints]) -> bytes:
 def _finish(
     dataset: DatasetSpec, config: PackConfig, names: Sequence[str], dropped: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
-    manifest = make_manifest(dataset, folder, names, masks=config.masks, depth=config.depth, left_out=dict(dropped))
+    specs = {channel: dataset.image_of(channel) for channel in dataset.cameras}
+    files = None if config.images else ImageFiles(specs=specs, jpeg_quality=config.jpeg_quality)
+    manifest = make_manifest(
+        dataset, folder, names, masks=config.masks, depth=config.depth, left_out=dict(dropped), image_files=files
+    )
     return finish_shards(folder, manifest, {CARD: dataset_card(manifest), CROISSANT: croissant(manifest)})

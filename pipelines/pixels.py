@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from pydantic import Field
 
-from pipelines.images import camera_members, encode_image, take_and_crop
+from pipelines.images import camera_members, take_and_crop
 from pipelines.lidar_depth import keyframe_pixels, lidar_paths
 from pipelines.pixel_truth import read_truth, truth_paths
 from pipelines.points import require_lidar
@@ -47,6 +47,7 @@ from pipelines.stage import (
 from pipelines.zarr_io import StoreRows
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
+from schemas.network_images import encode_image
 from schemas.pixels import encode_depth
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.settings import Frozen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from schemas.shards import CHECKSUMS, DEPTH_MEMBER, MEMBERS, Manifest
+from schemas.shards import CHECKSUMS, DEPTH_MEMBER, IMAGE_MEMBERS, MEMBERS, Manifest
 
 UNKNOWN_LICENCE = (
     "Nobody said under which licence the images are: ask whoever made the raw data before you pass these shards on."
@@ -24,7 +24,9 @@ def dataset_card(manifest: Manifest) -> str:
     ]
     height, width = dataset.image_shape
     voxels = " x ".join(map(str, dataset.grid.shape))
-    members = {name: meaning for name, meaning in MEMBERS.items() if manifest.depth or name != DEPTH_MEMBER}
+    left_out = {DEPTH_MEMBER} - ({DEPTH_MEMBER} if manifest.depth else set())
+    left_out |= set() if manifest.image_files is None else {IMAGE_MEMBERS}
+    members = {name: meaning for name, meaning in MEMBERS.items() if name not in left_out}
     lines = [
         "---",
         *_licence_fields(manifest.licence),
@@ -40,6 +42,7 @@ def dataset_card(manifest: Manifest) -> str:
         f"{len(dataset.cameras)} cameras of {width} x {height} pixels, pseudo masks by {manifest.masks}, "
         f"occupancy {voxels} at {dataset.grid.voxel_size_m} m, ego frame.",
         *_terms(manifest),
+        *_joining(manifest),
         "",
         "| split | shards | samples | size |",
         "| --- | --- | --- | --- |",
@@ -60,6 +63,16 @@ def _licence_fields(licence: str | None) -> list[str]:
     if licence is None:
         return ["license: unknown"]
     return [f"license: {json.dumps(licence.lower())}"]
+
+
+def _joining(manifest: Manifest) -> list[str]:
+    if manifest.image_files is None:
+        return []
+    return [
+        "",
+        "These shards hold no images. Whoever has the raw data joins them: `protoocc join FOLDER --images ROOT`, ROOT "
+        "being its folder; each camera file is checked by size and SHA-256.",
+    ]
 
 
 def _terms(manifest: Manifest) -> list[str]:

@@ -61,7 +61,7 @@ def croissant(manifest: Manifest) -> str:
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": manifest.name,
         "description": (
-            f"Occupancy shards: {len(dataset.cameras)} camera images of a keyframe, labels of "
+            f"Occupancy shards: {len(dataset.cameras)} camera images of a keyframe{_joined(manifest)}, labels of "
             f"{' x '.join(map(str, dataset.grid.shape))} voxels and pseudo masks, as WebDataset tars."
         ),
         "license": manifest.licence or "unknown",
@@ -82,19 +82,24 @@ def croissant(manifest: Manifest) -> str:
             ),
             *(_file_set(name, pattern, kind, tars) for name, (pattern, kind) in _file_sets(manifest).items()),
         ],
-        "recordSet": [_image_records()],
+        "recordSet": [_image_records()] if manifest.image_files is None else [],
     }
     return json.dumps(described, indent=1) + "\n"
 
 
 def _file_sets(manifest: Manifest) -> dict[str, tuple[str, str]]:
     masks = {} if manifest.masks is None else {"masks": (f"*.{MASKS_MEMBER}", "image/png")}
+    images = {"image-files": ("*.jpg", "image/jpeg")} if manifest.image_files is None else {}
     return {
-        "image-files": ("*.jpg", "image/jpeg"),
+        **images,
         **masks,
         "occupancy": (f"*.{OCCUPANCY_MEMBER}", "application/zip"),
         "metadata": (f"*.{META_MEMBER}", "application/json"),
     }
+
+
+def _joined(manifest: Manifest) -> str:
+    return "" if manifest.image_files is None else " (not held: to be joined with the raw data)"
 
 
 def _file_set(name: str, pattern: str, kind: str, tars: list[dict[str, str]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
 from schemas.errors import ConfigError, DataError, did_you_mean
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.images import SMALLEST_SIDE_PX, ImageSpec
 from schemas.names import file_key
 from schemas.outside import Source, parse_yaml, read_bytes, shorten
 from schemas.outside.limits import YAML_BYTES
@@ -24,42 +25,6 @@ NUSCENES_CAMERAS = (
     "CAM_BACK_RIGHT",
 )
 """Camera order of every array with a V axis, unless a dataset entry names another one."""
-
-
-SMALLEST_SIDE_PX = 16
-"""Two cells of the finest features of a network."""
-
-
-class ImageSpec(Frozen):
-    """From the camera file to the network's image: resize first, then crop."""
-
-    resize: tuple[int, int] | None = Field(
-        description="(width, height) in pixels that the file is resized to; null keeps the file's own size."
-    )
-    crop: tuple[int, int, int, int] = Field(description="(left, top, width, height) in pixels of the resized image.")
-
-    @model_validator(mode="after")
-    def _crop_inside(self) -> ImageSpec:
-        left, top, width, height = self.crop
-        if min(left, top) < 0 or min(width, height) < 1 or min(self.resize or (1,)) < 1:
-            raise ValueError(f"crop {self.crop} and resize {self.resize} must be positive sizes in pixels")
-        if self.resize is not None and not self.crop_fits(self.resize):
-            raise ValueError(f"crop (left, top, width, height) {self.crop} leaves the resized image {self.resize}")
-        return self
-
-    def crop_fits(self, size: tuple[int, int]) -> bool:
-        """Whether the crop lies inside an image of (width, height) pixels."""
-        left, top, width, height = self.crop
-        return left + width <= size[0] and top + height <= size[1]
-
-    def resized(self, file_size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) after the resize of a file of (width, height) pixels."""
-        return self.resize or file_size
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W) of the network's image in pixels."""
-        return (self.crop[3], self.crop[2])
 
 
 class SplitSpec(Frozen):

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from schemas.datasets import SMALLEST_SIDE_PX, ImageSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import Pose
+from schemas.images import SMALLEST_SIDE_PX, ImageSpec
 from schemas.outside import Source, check_intrinsics, check_poses, parse_json, parse_yaml, read_bytes, shorten
 from schemas.outside.limits import CAMERAS, VEHICLE_M, YAML_BYTES
 from schemas.records import RigidPose

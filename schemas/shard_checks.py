@@ -46,7 +46,7 @@ def parse_manifest(source: Source, data: bytes) -> Manifest:
             f"{source.where} has shard format {manifest.shard_format}, this program reads up to {SHARD_FORMAT}: a "
             "newer one packed the shards. Update protoocc."
         )
-    for fault in manifest.dataset.faults():
+    for fault in manifest.faults():
         raise source.error(fault)
     files = [name for shard in manifest.shardlist for name in (shard.url, shard.index)]
     refuse_twice(source, "file", files)

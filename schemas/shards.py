@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.classes import ClassTable
 from schemas.geometry import VoxelGrid
+from schemas.images import ImageSpec
 from schemas.names import file_key
 from schemas.outside.limits import CAMERA_PIXELS, CAMERAS, GRID_VOXELS, MEMBER_FACTOR, MEMBER_SLACK, META_BYTES
 
@@ -29,6 +30,8 @@ CROISSANT: Final = "croissant.json"
 MASKS_MEMBER: Final = "masks.png"
 OCCUPANCY_MEMBER: Final = "occupancy.npz"
 META_MEMBER: Final = "meta.json"
+IMAGES_KEY: Final = "images"
+"""Of `meta.json`: the camera files of the sample by channel, where the set holds no images."""
 CLASSES_MEMBER: Final = "classes.png"
 DEPTH_MEMBER: Final = "depth.npz"
 DEPTH_IMAGE_MEMBER: Final = "depth.png"
@@ -36,16 +39,20 @@ DEPTH_BYTES: Final = 7
 """Bytes of a point of `depth.npz`; a pixel has one at most."""
 OCCUPANCY_ARRAYS: Final = 3
 """Arrays of `occupancy.npz`: semantics and two masks."""
+IMAGE_FILE_BYTES: Final = 4 * CAMERA_PIXELS
+"""No camera file is larger."""
 TAR_BLOCK: Final = 512
 """Members of a tar start at multiples of it; the block before a member is its header."""
 
+IMAGE_MEMBERS: Final = "<camera>.jpg"
+"""Stands for the images of all cameras."""
 MEMBERS: Final[dict[str, str]] = {
-    "<camera>.jpg": "Network image of one camera (lower-case channel name), JPEG quality 95, RGB when decoded.",
+    IMAGE_MEMBERS: "Network image of one camera (lower-case channel name), JPEG quality 95, RGB when decoded.",
     MASKS_MEMBER: "segment_id as 16-bit PNG, the V camera images below each other: (V*H, W).",
     OCCUPANCY_MEMBER: "semantics, mask_lidar, mask_camera: uint8 (X, Y, Z), deflate, no pickle.",
     DEPTH_MEMBER: "Only with `pack --depth`, LiDAR points in the images: count per camera, u, v, depth_m, label.",
     META_MEMBER: "token, scene, frame, timestamp_us, cameras, segment_count, image_from_camera, camera_from_ego, "
-    "global_from_ego; ego_from_lidar where the log has a LiDAR.",
+    "global_from_ego; ego_from_lidar where the log has a LiDAR; images, the camera files, in sets without images.",
 }
 """Members of one sample and what they hold."""
 
@@ -60,7 +67,7 @@ DEPTH_ARRAYS: Final[dict[str, str]] = {
 (column u, row v), depth along the camera's axis in metres, and class."""
 
 PIXEL_MEMBERS: Final[dict[str, str]] = {
-    "<camera>.jpg": MEMBERS["<camera>.jpg"],
+    IMAGE_MEMBERS: MEMBERS[IMAGE_MEMBERS],
     CLASSES_MEMBER: "Class of each pixel as 8-bit PNG, the V cameras below each other: (V*H, W).",
     DEPTH_IMAGE_MEMBER: "Depth of each pixel as 16-bit PNG in centimetres, 0 where unknown: (V*H, W).",
 }
@@ -72,13 +79,13 @@ def image_member(channel: str) -> str:
     return f"{file_key(channel.lower())}.jpg"
 
 
-def sample_members(cameras: Sequence[str], *, masks: bool, depth: bool = False) -> tuple[str, ...]:
+def sample_members(cameras: Sequence[str], *, masks: bool, depth: bool = False, images: bool = True) -> tuple[str, ...]:
     """Members that every sample has, in the order of the tar.
 
     Images stand last: a reader that finds the npz, a zip file, near the end of a tar may take the tar for one.
     """
     labels = [OCCUPANCY_MEMBER, *([DEPTH_MEMBER] if depth else []), *([MASKS_MEMBER] if masks else [])]
-    return (META_MEMBER, *labels, *map(image_member, cameras))
+    return (META_MEMBER, *labels, *(map(image_member, cameras) if images else ()))
 
 
 def pixel_members(cameras: Sequence[str]) -> tuple[str, ...]:
@@ -142,6 +149,36 @@ class DatasetInfo(_Stored):
         return MEMBER_FACTOR * content + MEMBER_SLACK
 
 
+class ImageFile(_Stored):
+    """A camera file of the raw data, as `meta.json` names it where a set holds no images."""
+
+    path: str = Field(description="Where it lies below the root of the raw data.")
+    size: int = Field(ge=1, le=IMAGE_FILE_BYTES, description="Bytes.")
+    sha256: str = Field(description="SHA-256, hexadecimal.")
+
+
+class ImageFiles(_Stored):
+    """How the images of a set without images are made of camera files (`schemas.network_images.network_jpeg`)."""
+
+    specs: dict[str, ImageSpec] = Field(description="Resize and crop of each camera.")
+    jpeg_quality: int = Field(ge=1, le=100, description="Quality of the JPEG that a set with images would hold.")
+
+    def faults(self, dataset: DatasetInfo) -> list[str]:
+        """What no packed set has."""
+        specs = self.specs.values()
+        checks = {
+            f"cameras {sorted(self.specs)} of camera files, the set has others": set(self.specs)
+            != set(dataset.cameras),
+            f"camera files cropped to other sizes than {dataset.image_shape}": any(
+                spec.shape != dataset.image_shape for spec in specs
+            ),
+            f"camera files resized to more than {CAMERA_PIXELS:,} pixels": any(
+                math.prod(spec.resize or (1,)) > CAMERA_PIXELS for spec in specs
+            ),
+        }
+        return [fault for fault, is_found in checks.items() if is_found]
+
+
 class ShardEntry(_Stored):
     """One tar of the shard list."""
 
@@ -175,6 +212,9 @@ class Manifest(_Stored):
         description="Where per-pixel classes and depth come from, for image targets, which hold nothing else; None for "
         "shards with occupancy.",
     )
+    image_files: ImageFiles | None = Field(
+        None, description="How images are made of camera files; None where the shards hold images."
+    )
     left_out: dict[str, str] = Field({}, description="Token of each sample that an earlier stage dropped, and why.")
     shardlist: tuple[ShardEntry, ...] = Field(min_length=1, description="All shards of all splits.")
 
@@ -183,7 +223,18 @@ class Manifest(_Stored):
         """Members that every sample must have."""
         if self.pixels is not None:
             return pixel_members(self.dataset.cameras)
-        return sample_members(self.dataset.cameras, masks=self.masks is not None, depth=self.depth)
+        has_images = self.image_files is None
+        return sample_members(self.dataset.cameras, masks=self.masks is not None, depth=self.depth, images=has_images)
+
+    @property
+    def joined_extensions(self) -> tuple[str, ...]:
+        """The same with the images that readers make of camera files."""
+        images = () if self.image_files is None else map(image_member, self.dataset.cameras)
+        return (*self.extensions, *images)
+
+    def faults(self) -> list[str]:
+        """What no packed set has: for readers, who take nothing on trust."""
+        return [*self.dataset.faults(), *(self.image_files.faults(self.dataset) if self.image_files else [])]
 
 
 class SampleEntry(_Stored):

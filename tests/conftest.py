@@ -17,8 +17,9 @@ from pipelines.prepare import prepare
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.synth import SynthConfig, generate_world
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.geometry import VoxelGrid
+from schemas.images import ImageSpec
 
 SMALL_GRID = VoxelGrid(minimum_m=(-12.0, -12.0, -1.0), voxel_size_m=0.4, shape=(60, 60, 16))
 """24 m x 24 m around the vehicle, where labels of few voxels prove the same."""

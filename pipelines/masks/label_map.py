@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Int32, Integer, UInt16
 
-from schemas.datasets import ImageSpec
 from schemas.errors import DataError
+from schemas.images import ImageSpec
 from schemas.store import NO_SEGMENT
 
 OWN_REGION_SHARE: Final = 0.001

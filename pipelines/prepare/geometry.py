@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from pipelines.stage import Origin, Stage, Unit, UnitReport, units_of
 from pipelines.zarr_io import create_store, store_layout, write_records
-from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.datasets import DatasetSpec
+from schemas.images import ImageSpec
 from schemas.records import CameraRecord, SampleRecord, each_record, read_index
 from schemas.store import GEOMETRY_CHUNK
 from schemas.workfolder import WorkFolder

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
+from schemas.images import ImageSpec
 from schemas.records import CameraRecord, SampleRecord
 
 LARGEST_STRETCH: Final = 0.02

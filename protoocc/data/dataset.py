@@ -62,7 +62,7 @@ class ShardDataset(Dataset[Keyframe]):
         """
         shard, sample = self.shards.samples[index]
         keyframe = decode_keyframe(
-            shard, sample, self._reader.read(index, self.shards.manifest.extensions), self.shards.dataset
+            shard, sample, self._reader.read(index, self.shards.manifest.joined_extensions), self.shards.dataset
         )
         if not self.steps:
             return keyframe

@@ -12,13 +12,14 @@ from typing import Any
 import webdataset
 
 from protoocc.data.decode import decode_keyframe
+from protoocc.shards.joined import joined_members, read_root
 from protoocc.shards.members import cut_members
 from protoocc.shards.places import Place
 from protoocc.shards.pull import choose_shards, read_remote_manifest
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.outside.limits import JSON_BYTES
 from schemas.shard_checks import parse_index
-from schemas.shards import Manifest, SampleEntry, ShardEntry
+from schemas.shards import META_MEMBER, Manifest, SampleEntry, ShardEntry
 from schemas.workfolder import MANIFEST
 
 
@@ -38,18 +39,27 @@ def as_webdataset(address: str | Path, split: str) -> Any:
         `StageError` where the line broke too often.
 
     Raises:
-        ConfigError: no such split, or an address of another kind.
+        ConfigError: no such split, an address of another kind, or a set without images that was not joined.
         DataError: there are no shards, or their manifest is damaged or unsafe.
     """
     place = Place(str(address))
     manifest, _ = read_remote_manifest(place)
+    root = None if place.folder is None else read_root(place.folder)
+    if manifest.image_files is not None and root is None:
+        raise ConfigError(
+            f"{place.address} holds no images. `protoocc pull` it, then `protoocc join FOLDER --images ROOT`."
+        )
     shards = {shard.url: shard for shard in choose_shards(manifest, [split], None)}
     stages = [webdataset.SimpleShardList(list(shards)), webdataset.split_by_node, webdataset.split_by_worker]
-    return webdataset.FluidWrapper(webdataset.DataPipeline(*stages, partial(_samples, place, manifest, shards)))
+    return webdataset.FluidWrapper(webdataset.DataPipeline(*stages, partial(_samples, place, manifest, shards, root)))
 
 
 def _samples(
-    place: Place, manifest: Manifest, shards: Mapping[str, ShardEntry], urls: Iterable[Mapping[str, Any]]
+    place: Place,
+    manifest: Manifest,
+    shards: Mapping[str, ShardEntry],
+    root: Path | None,
+    urls: Iterable[Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     for url in urls:
         shard = shards[url["url"]]
@@ -60,9 +70,10 @@ def _samples(
         samples = sorted(parse_index(source, index, shard, manifest).samples, key=lambda sample: sample.span)
         for sample, data in _spans(place, shard, samples):
             where = Path(shard.url)
-            members = cut_members(
-                f"{place.address}/{shard.url}, sample {sample.key}", sample, data, manifest.extensions
-            )
+            name = f"{place.address}/{shard.url}, sample {sample.key}"
+            members = cut_members(name, sample, data, manifest.extensions)
+            if manifest.image_files is not None:
+                members |= joined_members(name, manifest.image_files, members[META_MEMBER], root)
             keyframe = decode_keyframe(where, sample, members, manifest.dataset)
             fields = {field.name: getattr(keyframe, field.name) for field in dataclasses.fields(keyframe)}
             held = {name: value for name, value in fields.items() if value is not None}

@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from protoocc.shards.joined import read_root
 from protoocc.shards.remote import Remote, read_remote
 from schemas.errors import DataError
 from schemas.outside import Source, read_bytes
@@ -31,6 +32,8 @@ class ShardSet:
     """Each with its tar, which lies elsewhere in a mirror."""
     remote: Remote | None = None
     """Where the tars of a mirror lie; None where they lie in the folder."""
+    images: Path | None = None
+    """Root of the raw data that a set without images was joined with."""
 
     @property
     def dataset(self) -> DatasetInfo:
@@ -89,7 +92,7 @@ def open_shards(folder: Path, split: str, *, pixels: bool = False) -> ShardSet:
     samples = [(folder / shard.url, sample) for shard in shards for sample in _shard_samples(folder, shard, manifest)]
     refuse_twice(source, f"split '{split}': sample", [sample.token for _, sample in samples])
     refuse_twice(source, f"split '{split}': keyframe", [(sample.scene, sample.frame) for _, sample in samples])
-    return ShardSet(folder, split, manifest, known_by, tuple(samples), remote)
+    return ShardSet(folder, split, manifest, known_by, tuple(samples), remote, read_root(folder))
 
 
 def verify_shard(folder: Path, shard: ShardEntry) -> None:

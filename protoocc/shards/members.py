@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protoocc.shards.folder import ShardSet
+from protoocc.shards.joined import joined_members
 from schemas.errors import ConfigError, DataError
 from schemas.outside import shorten
 from schemas.shard_checks import PACK_AGAIN
-from schemas.shards import TAR_BLOCK, SampleEntry
+from schemas.shards import META_MEMBER, TAR_BLOCK, SampleEntry
 
 if TYPE_CHECKING:
     from protoocc.shards.cache import SampleCache
@@ -36,16 +37,24 @@ class MemberReader:
         return f"{shard if remote is None else f'{remote.address}/{shard.name}'}, sample {sample.key}"
 
     def read(self, index: int, names: Iterable[str]) -> dict[str, bytes]:
-        """Some members of a sample, each checked against the header in front of it.
+        """Some members of a sample, each checked against the header in front of it, or made of its camera file.
 
         Args:
             index: number of the sample.
-            names: of its members.
+            names: of its members, with images also where the set holds none.
 
         Raises:
             DataError: the shard cannot be read or ends early, or holds another file than the index says there.
             StageError: the line to it broke too often.
         """
+        manifest, wanted = self.shards.manifest, list(names)
+        if manifest.image_files is None or set(wanted) <= set(manifest.extensions):
+            return self._stored(index, wanted)
+        stored = self._stored(index, [META_MEMBER, *(name for name in wanted if name in manifest.extensions)])
+        made = joined_members(self.where(index), manifest.image_files, stored[META_MEMBER], self.shards.images)
+        return {name: (stored | made)[name] for name in wanted}
+
+    def _stored(self, index: int, names: Iterable[str]) -> dict[str, bytes]:
         shard, sample = self.shards.samples[index]
         if self.shards.remote is None:
             where, file = self.where(index), self._descriptor(shard)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from protoocc.shards.join import image_faults
+from protoocc.shards.joined import read_root
 from protoocc.shards.places import Place
 from protoocc.shards.pull import choose_shards, read_remote_manifest
 from schemas.errors import ProtoOccError
@@ -45,6 +47,8 @@ def verify(
 ) -> Verified:
     """Reads shards from end to end: checksums of tars, indexes and samples, and that a tar holds what its index says.
 
+    Where a set without images was joined with raw data, all its camera files are read as well.
+
     Args:
         place: where they lie.
         splits: which ones; none for all.
@@ -67,6 +71,9 @@ def verify(
             faults.append(str(error))
         done += shard.filesize
         update(done, total)
+    root = None if place.folder is None else read_root(place.folder)
+    if place.folder is not None and root is not None and not faults:
+        faults += image_faults(place.folder, root)
     return Verified(manifest.name, tuple(shards), tuple(faults))
 
 

@@ -18,8 +18,9 @@ from protoocc.data import Keyframe, ShardDataset, open_shards
 from protoocc.model import ProtoOcc
 from protoocc.run_folder import open_run, read_metrics
 from protoocc.weights import read_weights
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec, load_datasets
+from schemas.datasets import DatasetSpec, SplitSpec, load_datasets
 from schemas.geometry import VoxelGrid
+from schemas.images import ImageSpec
 from schemas.records import (
     BoxRecord,
     CameraRecord,

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from pipelines.camera_frames import photo_frame, photos_digest, record_frame, rig_images, seen_voxels
-from pipelines.images import read_image, resize_and_crop
+from pipelines.images import read_image
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import OCC3D_GRID, VoxelGrid, project_points, transform_points
+from schemas.network_images import resize_and_crop
 from schemas.records import read_index, read_records
 from schemas.rig import Rig, load_rig
 from schemas.workfolder import WorkFolder

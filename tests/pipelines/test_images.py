@@ -14,8 +14,8 @@ from PIL import Image
 from pipelines.images import read_image
 from pipelines.masks import SamConfig, segmenters_of
 from pipelines.prepare.sensor_files import check_files
-from schemas.datasets import ImageSpec
 from schemas.errors import DataError
+from schemas.images import ImageSpec
 from tests.schemas.test_records import record
 
 COLORS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(20, 0).repeat(20, 1)

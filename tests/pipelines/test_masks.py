@@ -10,14 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.images import read_image, resize_and_crop
+from pipelines.images import read_image
 from pipelines.masks import SeedsConfig, make_masks
 from pipelines.masks.seeds import seeds_segmenter
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime, read_manifest
 from pipelines.zarr_io import open_store
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import ConfigError, DataError, SetupError, StageError
+from schemas.images import ImageSpec
+from schemas.network_images import resize_and_crop
 from schemas.records import read_index, read_records
 from schemas.store import NO_SEGMENT
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipelines.masks.label_map import paint_masks, to_network_image
-from schemas.datasets import ImageSpec
 from schemas.errors import DataError
+from schemas.images import ImageSpec
 
 
 def mask(shape: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:

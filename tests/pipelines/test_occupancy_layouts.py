@@ -11,9 +11,10 @@ from pipelines.occupancy.export import encode_labels
 from pipelines.occupancy.layouts import LAYOUTS, LayoutName
 from pipelines.occupancy.occ3d import read_labels
 from schemas.classes import OCC3D, ClassTable
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.images import ImageSpec
 
 SHAPE = (2, 3, 4)
 DATASET = DatasetSpec(

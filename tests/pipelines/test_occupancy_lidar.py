@@ -15,9 +15,10 @@ from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.occupancy.votes import elect, gather_points
 from pipelines.points import class_of_index
 from schemas.classes import NUSCENES_CATEGORIES, OCC3D, ClassTable
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
+from schemas.images import ImageSpec
 from schemas.records import (
     BoxRecord,
     CameraRecord,

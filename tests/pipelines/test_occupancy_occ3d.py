@@ -14,9 +14,10 @@ from pipelines.occupancy import Occ3dConfig, make_occupancy
 from pipelines.occupancy.occ3d import label_file, read_labels
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError, StageError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.images import ImageSpec
 from schemas.records import read_index, read_records
 
 SHAPE = (2, 3, 4)

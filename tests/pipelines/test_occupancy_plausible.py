@@ -16,8 +16,9 @@ from pipelines.occupancy.plausible import check_plausible, measure_shares
 from pipelines.occupancy.stored import read_row
 from pipelines.prepare import prepare
 from pipelines.stage import Runtime
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError
+from schemas.images import ImageSpec
 from schemas.outside import Source
 from schemas.records import SampleRecord, read_index, read_records
 

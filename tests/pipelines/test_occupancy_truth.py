@@ -16,7 +16,8 @@ from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.synth import SynthConfig, generate_world
 from schemas.classes import OCC3D
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
+from schemas.images import ImageSpec
 from schemas.records import SampleRecord, read_index, read_records
 
 Labels = dict[str, np.ndarray]

@@ -15,9 +15,10 @@ from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
 from schemas.classes import OCC3D
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import StageError
 from schemas.geometry import transform_points
+from schemas.images import ImageSpec
 from schemas.records import read_index, read_records
 
 ROAD, FREE = 11, 17

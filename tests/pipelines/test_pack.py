@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from cli.label_counts import describe_counts
-from pipelines.images import resize_and_crop
 from pipelines.occupancy import Occ3dConfig, make_occupancy
 from pipelines.pack import PackConfig, _plan_shards, pack
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
 from protoocc.data import EpochSampler, ShardDataset, make_loader, open_shards
-from schemas.datasets import ImageSpec
 from schemas.errors import ConfigError, DataError, StageError
+from schemas.images import ImageSpec
+from schemas.network_images import resize_and_crop
 from schemas.records import read_index, read_records
 from schemas.shards import Manifest, ShardIndex
 

@@ -19,9 +19,10 @@ from pipelines.zarr_io import StoreRows
 from protoocc.data import ShardDataset, open_shards
 from protoocc.pretrain.targets import PixelDataset
 from schemas.classes import OCC3D
-from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError, StageError
 from schemas.geometry import invert_rigid, project_points, transform_points
+from schemas.images import ImageSpec
 from schemas.pixels import decode_depth, encode_depth
 from schemas.records import SampleRecord, read_index, read_records
 from schemas.workfolder import WorkFolder

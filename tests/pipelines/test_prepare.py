@@ -14,8 +14,9 @@ from pipelines.prepare.geometry import image_from_camera
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime, read_manifest
 from pipelines.zarr_io import open_store
-from schemas.datasets import NUSCENES_CAMERAS, DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import NUSCENES_CAMERAS, DatasetSpec, SplitSpec
 from schemas.geometry import project_points, transform_points
+from schemas.images import ImageSpec
 from schemas.records import CameraRecord, RigidPose, SampleRecord, read_index, read_records
 
 IDENTITY = RigidPose(rotation_wxyz=(1, 0, 0, 0), translation_m=(0, 0, 0))

@@ -14,8 +14,9 @@ import pytest
 
 from pipelines.prepare import prepare
 from pipelines.stage import Runtime
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import DataError, ProtoOccError, StageError
+from schemas.images import ImageSpec
 from schemas.records import SampleRecord, read_index, read_records
 from tests.pipelines.world_edits import edit_table, link_tree, replace_file
 

@@ -22,8 +22,9 @@ from pipelines.prepare import prepare
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from pipelines.zarr_io import open_store
-from schemas.datasets import DatasetSpec, ImageSpec
+from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
+from schemas.images import ImageSpec
 from schemas.records import RECORDS_FILE, SampleRecord, read_index, read_records
 from tests.pipelines.world_edits import TABLES, Rows, edit_table, link_tree, replace_file
 

@@ -13,8 +13,9 @@ import pytest
 from pipelines.prepare import prepare
 from pipelines.prepare.source import FileCheck, Hole, Keyframe, MapImage, Source
 from pipelines.stage import Runtime
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import ConfigError
+from schemas.images import ImageSpec
 from schemas.records import (
     RECORDS_FILE,
     BoxRecord,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.prepare.nuscenes.keyframes import plan_keyframes
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
 from schemas.errors import ConfigError, DataError
+from schemas.images import ImageSpec
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from protoocc.presets import PRESETS
 from protoocc.run_folder import read_metrics
 from protoocc.trainer import train
 from schemas.classes import OCC3D
-from schemas.datasets import DatasetSpec, ImageSpec, SplitSpec
+from schemas.datasets import DatasetSpec, SplitSpec
+from schemas.images import ImageSpec
 from schemas.settings import override
 from tests.protoocc.test_model import make_batch, tiny_model
 from tests.protoocc.test_model_temporal import pose, with_past

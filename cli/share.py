@@ -45,7 +45,7 @@ def push(
 
     Examples:
 
-        protoocc push data/work/nuscenes/shards s3://my-bucket/nuscenes-occupancy
+        protoocc push work/nuscenes/shards s3://my-bucket/nuscenes-occupancy
 
         protoocc push demo/work/shards hf://datasets/me/occupancy-demo
 
@@ -147,7 +147,7 @@ def upgrade(shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folde
 
     Examples:
 
-        protoocc upgrade data/work/nuscenes/shards
+        protoocc upgrade work/nuscenes/shards
     """
     from pipelines.shard_upgrade import upgrade_shards
 

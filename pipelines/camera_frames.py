@@ -56,7 +56,8 @@ def record_frame(dataset: DatasetSpec, record: SampleRecord) -> CameraFrame:
     for channel in dataset.cameras:
         path = dataset.root / record.cameras[channel].path
         source = Source(f"sample {record.token}: image {path}", "Restore the file.")
-        images.append(_rgb(resize_and_crop(decode_file(source, path), dataset.image_of(channel))))
+        spec = dataset.image_of(channel)
+        images.append(_rgb(resize_and_crop(decode_file(source, path, spec), spec)))
     matrices = [image_from_camera(record.cameras[channel], dataset.image_of(channel)) for channel in dataset.cameras]
     poses = [record.camera_from_ego(channel) for channel in dataset.cameras]
     return CameraFrame(

@@ -7,14 +7,13 @@ import io
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from schemas.datasets import DatasetSpec
 from schemas.images import ImageSpec
-from schemas.network_images import network_jpeg, resized_size
+from schemas.network_images import decode_photo, network_jpeg, resized_size
 from schemas.outside import Source, has_end, image_size
 from schemas.records import SampleRecord
 from schemas.shards import ImageFile, image_member
@@ -25,13 +24,14 @@ _JPEG_END: Final = b"\xff\xd9"
 _FILLER: Final = bytes(range(1, 250)) * 16
 
 
-def read_image(path: Path, token: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a camera file in full.
+def read_image(path: Path, token: str, spec: ImageSpec | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a camera file, in full or, where ``spec`` allows it, at a smaller size.
 
     Args:
         path: JPEG or PNG file, grey, colour or with alpha (left out); its EXIF orientation is ignored, as the
             calibration belongs to the stored pixels.
         token: sample token, for the message.
+        spec: what it becomes; None for all pixels.
 
     Returns:
         (H, W, 3) BGR as OpenCV has it.
@@ -40,10 +40,10 @@ def read_image(path: Path, token: str) -> UInt8[np.ndarray, "H W 3"]:
         DataError: the file is missing, unreadable, of another kind, cut short (even with its end kept) or cannot be
             decoded; names file and sample.
     """
-    return decode_file(Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop."), path)
+    return decode_file(Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop."), path, spec)
 
 
-def decode_file(source: Source, path: Path) -> UInt8[np.ndarray, "H W 3"]:
+def decode_file(source: Source, path: Path, spec: ImageSpec | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """`read_image` with a message of one's own: ``source`` says what the file is and what to do about it.
 
     Raises:
@@ -55,18 +55,12 @@ def decode_file(source: Source, path: Path) -> UInt8[np.ndarray, "H W 3"]:
         raise source.error("is missing") from None
     except OSError as error:
         raise source.error(f"cannot be read ({error.strerror})") from error
-    image_size(source, data)
-    image = _decode(data)
+    image = decode_photo(data, image_size(source, data), spec)
     if image is None:
         raise source.damaged(f"{len(data)} bytes that cannot be decoded")
     if not has_end(data) or _has_missing_rows(data, image):
         raise source.damaged(f"{len(data)} bytes, the last rows are missing")
     return image
-
-
-def _decode(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
 def _has_missing_rows(data: bytes, image: UInt8[np.ndarray, "H W 3"]) -> bool:
@@ -111,8 +105,9 @@ def camera_members(dataset: DatasetSpec, record: SampleRecord, jpeg_quality: int
     """
     members = {}
     for channel in dataset.cameras:
-        image = read_image(dataset.root / record.cameras[channel].path, record.token)
-        members[image_member(channel)] = network_jpeg(image, dataset.image_of(channel), jpeg_quality)
+        spec = dataset.image_of(channel)
+        image = read_image(dataset.root / record.cameras[channel].path, record.token, spec)
+        members[image_member(channel)] = network_jpeg(image, spec, jpeg_quality)
     return members
 
 
@@ -124,8 +119,8 @@ def camera_files(dataset: DatasetSpec, record: SampleRecord) -> dict[str, ImageF
     """
     files = {}
     for channel in dataset.cameras:
-        name = record.cameras[channel].path
-        resized_size(read_image(dataset.root / name, record.token), dataset.image_of(channel))
+        name, spec = record.cameras[channel].path, dataset.image_of(channel)
+        resized_size(read_image(dataset.root / name, record.token, spec), spec)
         data = (dataset.root / name).read_bytes()
         files[channel] = ImageFile(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
     return files

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
 from pydantic import Field, model_validator
 
 from schemas.settings import Frozen
 
+REDUCTIONS: Final = (8, 4, 2)
+"""Scales at which decoders of JPEG give an image for less work than its pixels."""
 SMALLEST_SIDE_PX = 16
 """Two cells of the finest features of a network."""
 
@@ -17,6 +21,13 @@ class ImageSpec(Frozen):
         description="(width, height) in pixels that the file is resized to; null keeps the file's own size."
     )
     crop: tuple[int, int, int, int] = Field(description="(left, top, width, height) in pixels of the resized image.")
+
+    decode: Literal["full", "reduced"] = Field(
+        "full",
+        exclude_if=lambda value: value == "full",
+        description="reduced: JPEG files are decoded at a half, a quarter or an eighth of their size, where that "
+        "divides it and is not below `resize`; faster, and other pixel values by a fraction of a level.",
+    )
 
     @model_validator(mode="after")
     def _crop_inside(self) -> ImageSpec:
@@ -35,6 +46,20 @@ class ImageSpec(Frozen):
     def resized(self, file_size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) after the resize of a file of (width, height) pixels."""
         return self.resize or file_size
+
+    def reduction(self, file_size: tuple[int, int]) -> int:
+        """1, 2, 4 or 8: by which a JPEG file of (width, height) pixels is decoded."""
+        if self.decode == "full":
+            return 1
+        goal = self.resized(file_size)
+        fits = (
+            factor
+            for factor in REDUCTIONS
+            if all(
+                side % factor == 0 and side // factor >= wanted for side, wanted in zip(file_size, goal, strict=True)
+            )
+        )
+        return next(fits, 1)
 
     @property
     def shape(self) -> tuple[int, int]:

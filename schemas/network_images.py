@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import cv2
 import numpy as np
@@ -10,6 +11,30 @@ from jaxtyping import UInt8
 
 from schemas.errors import DataError
 from schemas.images import ImageSpec
+from schemas.outside.images import ImageHeader
+
+_FLAGS: Final = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def decode_photo(data: bytes, header: ImageHeader, spec: ImageSpec | None) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Pixels of a camera file, BGR, as its calibration has them: an EXIF orientation is ignored.
+
+    Args:
+        data: the file, JPEG or PNG.
+        header: its own.
+        spec: what it becomes, which may allow a JPEG to be decoded at a smaller size; None for all pixels.
+
+    Returns:
+        None where it cannot be decoded.
+    """
+    is_jpeg = data.startswith(b"\xff\xd8")
+    factor = spec.reduction((header.width, header.height)) if spec is not None and is_jpeg else 1
+    return cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def network_jpeg(image: UInt8[np.ndarray, "h w 3"], spec: ImageSpec, quality: int) -> bytes:

@@ -81,7 +81,10 @@ class Rig(Frozen):
 
     @model_validator(mode="after")
     def _one_size(self) -> Rig:
-        shapes = {spec.shape for spec in (camera.image or self.image for camera in self.cameras.values()) if spec}
+        specs = [spec for spec in (camera.image or self.image for camera in self.cameras.values()) if spec]
+        shapes = {spec.shape for spec in specs}
+        if any(spec.decode != "full" for spec in specs):
+            raise ValueError("image.decode: photos are decoded in full, leave it away")
         if len(shapes) > 1:
             raise ValueError(f"images have different sizes after the crop, (H, W): {sorted(shapes)}; one is needed")
         if shapes and min(min(shapes)) < SMALLEST_SIDE_PX:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from protoocc.augment import Augmentation
 from protoocc.batch import Batch, stack_batches
 from protoocc.data.ahead import FetchedAhead
+from protoocc.data.clips import RecentViews
 from protoocc.data.decode import (
     Keyframe,
     Past,
@@ -49,6 +50,7 @@ class ShardDataset(Dataset[Keyframe]):
         self.steps = tuple(interval * number for number in range(1, frames))
         self._places = {(sample.scene, sample.frame): index for index, (_, sample) in enumerate(shards.samples)}
         self._reader = MemberReader(shards)
+        self._recent = RecentViews(max(self.steps, default=0) + 1)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -66,12 +68,9 @@ class ShardDataset(Dataset[Keyframe]):
         )
         if not self.steps:
             return keyframe
-        views: dict[int, Views] = {index: keyframe}
-        earlier = self.earlier(index)
-        for number in earlier:
-            if number not in views:
-                views[number] = self._views(number)
-        return dataclasses.replace(keyframe, past=join_past(keyframe, [views[number] for number in earlier]))
+        self._recent.keep(index, keyframe)
+        views = [self._recent.get(number, self._views) for number in self.earlier(index)]
+        return dataclasses.replace(keyframe, past=join_past(keyframe, views))
 
     def earlier(self, index: int) -> list[int]:
         """Sample numbers of the earlier keyframes of a sample, the nearest first.

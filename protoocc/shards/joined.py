@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
-import numpy as np
 from pydantic import ValidationError
 
 from schemas.errors import DataError
 from schemas.files import write_bytes
-from schemas.network_images import network_jpeg
+from schemas.network_images import decode_photo, network_jpeg
 from schemas.outside import Source, image_size, parse_json, read_bytes, shorten
 from schemas.outside.limits import META_BYTES
 from schemas.shards import IMAGES_KEY, ImageFile, ImageFiles, image_member
@@ -66,8 +64,7 @@ def joined_members(where: str, files: ImageFiles, meta: bytes, root: Path | None
     for channel, file in camera_files(where, files, meta).items():
         source = Source(f"{where}: camera file {root / file.path}", _REMEDY)
         data = checked_file(source, root, file)
-        image_size(source, data)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = decode_photo(data, image_size(source, data), files.specs[channel])
         if image is None:
             raise source.damaged("the image cannot be decoded")
         made[image_member(channel)] = network_jpeg(image, files.specs[channel], files.jpeg_quality)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from protoocc.data import EpochSampler, ShardDataset, collate, make_loader, open_shards
+from protoocc.data import DatasetInfo, EpochSampler, ShardDataset, collate, make_loader, open_shards
+from protoocc.data.clips import RecentViews
+from protoocc.data.decode import Views, decode_image
 from schemas.errors import DataError
 
 ROAD, CAR, FREE, IGNORED = 11, 4, 17, 255
@@ -181,6 +183,42 @@ def test_loader_reads_epochs_in_the_sampler_order(shards: Path, workers: int) ->
     assert tokens == order
     assert sorted(tokens[:5]) == sorted(tokens[5:]) == [f"token-{i}" for i in range(5)]
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_image_of_a_clip_is_decoded_twice_in_a_row(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in order of time each image is decoded once, whatever the number of frames."""
+    decoded: list[str] = []
+
+    def count(where: str, data: bytes, dataset: DatasetInfo) -> np.ndarray:
+        decoded.append(where)
+        return decode_image(where, data, dataset)
+
+    monkeypatch.setattr("protoocc.data.decode.decode_image", count)
+    dataset = ShardDataset(open_shards(shards, "train"), frames=4, interval=1)
+    clips = [dataset[index] for index in range(len(dataset))]
+    assert len(decoded) == len(set(decoded)) == len(dataset) * len(dataset.shards.dataset.cameras)
+    again = ShardDataset(open_shards(shards, "train"), frames=4, interval=1)
+    for index in reversed(range(len(dataset))):
+        past = again[index].past
+        assert past is not None and clips[index].past is not None
+        np.testing.assert_array_equal(past.images, clips[index].past.images)
+
+
+def test_few_keyframes_are_kept(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ShardDataset(open_shards(shards, "train"))
+    recent, asked = RecentViews(2), list[int]()
+
+    def decode(index: int) -> Views:
+        asked.append(index)
+        return plain[index]
+
+    for index in (0, 1, 0, 2, 1, 0):
+        recent.get(index, decode)
+    assert asked == [0, 1, 2, 1, 0]
+    monkeypatch.setattr("protoocc.data.clips.KEPT_BYTES", 10)
+    recent.get(2, decode)
+    recent.get(2, decode)
+    assert asked[5:] == [2, 2]
 
 
 def test_earlier_keyframes_come_with_their_motion(shards: Path) -> None:

@@ -78,6 +78,7 @@ def test_intrinsics_of_another_size_are_scaled(tmp_path: Path) -> None:
             ("different sizes", "(32, 64)", "(48, 64)"),
         ),
         ({**with_front(), "image": {"resize": None, "crop": [0, 0, 8, 8]}}, ("too small",)),
+        ({**with_front(), "image": {**SMALL, "decode": "reduced"}}, ("image.decode", "in full")),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, rig: Any, words: tuple[str, ...]) -> None:

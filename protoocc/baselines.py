@@ -55,7 +55,7 @@ def frequent_class(
         on_progress: called with the counted and the total number of samples.
     """
     votes = FrequentClass(dataset.shards.dataset.grid.shape, dataset.shards.dataset.classes)
-    for index in range(len(dataset)):
+    for index in dataset.arriving(range(len(dataset))):
         arrays = dataset.occupancy(index)
         votes.add(arrays["semantics"], arrays["mask_camera"] != 0)
         on_progress(index + 1, len(dataset))

@@ -32,7 +32,7 @@ def predict(
         RuntimeError: the network is in training mode.
     """
     dataset = reader_for(network.config, shards)
-    for index in range(len(dataset) if limit is None else min(limit, len(dataset))):
+    for index in dataset.arriving(range(len(dataset) if limit is None else min(limit, len(dataset)))):
         keyframe = dataset[index]
         yield keyframe, predict_keyframe(network, keyframe)
 

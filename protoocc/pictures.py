@@ -104,14 +104,14 @@ def _views(
 ) -> Iterator[tuple[int, SampleView]]:
     if checkpoint is None:
         dataset = ShardDataset(shards)
-        for index in chosen:
+        for index in dataset.arriving(chosen):
             yield index, _sample_view(shards, index, dataset[index], None)
         return
     network, config = load_network(checkpoint)
     check_shards(config, shards)
     network = network.to(default_device())
     dataset = reader_for(config.model, shards)
-    for index in chosen:
+    for index in dataset.arriving(chosen):
         keyframe = dataset[index]
         colors = _prototype_colors(network, keyframe, checkpoint) if prototypes else None
         view = _sample_view(shards, index, keyframe, predict_keyframe(network, keyframe))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -118,6 +118,17 @@ class ShardDataset(Dataset[Keyframe]):
         """
         for number in dict.fromkeys([index, *self.earlier(index)]):
             self._reader.fetch(number)
+
+    def arriving(self, numbers: Iterable[int]) -> Iterator[int]:
+        """The same numbers, each when its sample is here: those of a stream are fetched ahead.
+
+        Raises:
+            ProtoOccError: as `fetch`.
+        """
+        if self.shards.remote is None:
+            yield from numbers
+        else:
+            yield from (number for (number,) in FetchedAhead([[number] for number in numbers], self))
 
     def close(self) -> None:
         """Closes all shards that this process opened; reading opens them again."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from protoocc.baselines import frequent_class
 from protoocc.config import TrainConfig
 from protoocc.data import EpochSampler, ShardDataset, make_loader, open_shards
 from protoocc.data.ahead import AHEAD, FetchedAhead
@@ -199,6 +200,21 @@ def test_fetching_ahead_keeps_the_order_and_a_bounded_window() -> None:
     assert 200 <= len(dataset.fetched) <= 200 + AHEAD + 2
     assert set(dataset.fetched) == set(range(10))
     assert list(FetchedAhead(batches[:7], dataset)) == batches[:7]
+
+
+def test_scores_and_pictures_fetch_ahead_as_well(published: Loopback, packed: Path, tmp_path: Path) -> None:
+    """When the first sample is handed out, the next ones are on their way; folders give the numbers as they are."""
+    there, here = (ShardDataset(open_shards(folder, "train")) for folder in (made(published, tmp_path), packed))
+    arriving = there.arriving(range(2))
+    assert next(arriving) == 0
+    until = time.monotonic() + 20
+    while published.asked["train-00000.tar"] < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert published.asked["train-00000.tar"] == 2
+    assert list(arriving) == [1]
+    assert list(here.arriving([1, 0])) == [1, 0]
+    votes = [frequent_class(dataset) for dataset in (there, here)]
+    assert (votes[0] == votes[1]).all()
 
 
 def test_a_place_works_in_a_forked_process(published: Loopback) -> None:

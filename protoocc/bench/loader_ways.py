@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ import numpy as np
 from protoocc.data import Keyframe, ShardDataset, ShardSet, open_shards
 from protoocc.data.decode import decode_occupancy
 from protoocc.shards.members import MemberReader
-from schemas.shards import OCCUPANCY_MEMBER
+from schemas.shards import META_MEMBER, OCCUPANCY_MEMBER
 from schemas.store import OCCUPANCY
 
 CAMERA_SIZE: Final = (900, 1600)
@@ -31,15 +32,15 @@ def is_installed(library: str) -> bool:
     return find_spec(LIBRARIES[library]) is not None
 
 
-def decode_bare(members: dict[str, bytes]) -> list[np.ndarray]:
-    """What no reader can do without: images and masks by OpenCV, arrays by numpy; nothing is checked."""
+def decode_bare(members: dict[str, bytes]) -> list[Any]:
+    """What no reader can do without: images and masks by OpenCV, arrays by numpy, JSON; nothing is checked."""
     images = [
         cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         for name, data in members.items()
         if name.endswith((".jpg", ".png"))
     ]
     with np.load(io.BytesIO(members[OCCUPANCY_MEMBER]), allow_pickle=False) as arrays:
-        return images + [arrays[spec.name] for spec in OCCUPANCY]
+        return [*images, *(arrays[spec.name] for spec in OCCUPANCY), json.loads(bytes(members[META_MEMBER]))]
 
 
 def open_ours(folder: Path, split: str) -> Callable[[int], Keyframe]:
@@ -54,7 +55,7 @@ def open_bytes(folder: Path, split: str) -> Callable[[int], dict[str, bytes]]:
     return lambda number: reader.read(number, names)
 
 
-def open_bare(folder: Path, split: str, samples: int) -> Callable[[int], list[np.ndarray]]:
+def open_bare(folder: Path, split: str, samples: int) -> Callable[[int], list[Any]]:
     """Bare decoding of bytes that were read when it was opened."""
     read = open_bytes(folder, split)
     stored = [read(number) for number in range(samples)]
@@ -158,7 +159,7 @@ def _write_mosaic(folder: Path, samples: Iterator[dict[str, bytes]], names: tupl
             writer.write(members)
 
 
-def open_container(library: str, folder: Path) -> Callable[[int], list[np.ndarray]]:
+def open_container(library: str, folder: Path) -> Callable[[int], list[Any]]:
     """Samples of a container with bare decoding."""
     dataset: Any
     if library == "litdata":

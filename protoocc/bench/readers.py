@@ -101,14 +101,17 @@ class Readers:
 
 
 def _read(line: Connection, ways: Sequence[Way]) -> None:
-    """Answers until the line is closed: None, or what went wrong."""
+    """Answers until the line is closed: None, or what went wrong. Works as the processes of the loader do."""
     import cv2
     import torch
 
+    from protoocc.data.loader import keep_freed_memory
+
+    keep_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     opened: dict[int, Callable[[int], object]] = {}
-    with suppress(EOFError, KeyboardInterrupt):
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:
             way, numbers = line.recv()
             try:

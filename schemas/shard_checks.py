@@ -77,8 +77,9 @@ def parse_index(source: Source, data: bytes, shard: ShardEntry, manifest: Manife
     if of_index != of_manifest:
         raise source.error(f"is of shard, split and sha256 {of_index}, {MANIFEST} says {of_manifest}")
     refuse_twice(source, "sample", [sample.key for sample in index.samples])
+    members = _Members(manifest, source)
     for sample in index.samples:
-        _check_sample(sample, manifest, source)
+        members.check(sample)
     _check_places(index.samples, source, shard.filesize)
     return index
 
@@ -109,17 +110,27 @@ def refuse_twice(source: Source, what: str, names: list[Any]) -> None:
         raise source.error(f"{what} {shorten(name)} is listed {count} times")
 
 
-def _check_sample(sample: SampleEntry, manifest: Manifest, source: Source) -> None:
-    _check_name(sample.key, source)
-    missing = [extension for extension in manifest.extensions if extension not in sample.members]
-    if missing:
-        raise source.error(f"sample {sample.key}: member '{missing[0]}' is missing")
-    for extension, (_, length) in sample.members.items():
-        _check_name(extension, source)
-        if length > (largest := manifest.dataset.member_limit(extension)):
-            raise source.error(
-                f"sample {sample.key}: member {extension!r} has {length:,} bytes, at most {largest:,} are allowed"
-            )
+class _Members:
+    """Checks what samples of an index hold; names and limits are the same in most and looked at once."""
+
+    def __init__(self, manifest: Manifest, source: Source) -> None:
+        self._wanted, self._dataset, self._source = manifest.extensions, manifest.dataset, source
+        self._limits: dict[str, int] = {}
+
+    def check(self, sample: SampleEntry) -> None:
+        """Raises a `DataError` for an unsafe name, a member that is missing or one that is too large."""
+        _check_name(sample.key, self._source)
+        missing = [extension for extension in self._wanted if extension not in sample.members]
+        if missing:
+            raise self._source.error(f"sample {sample.key}: member '{missing[0]}' is missing")
+        for extension, (_, length) in sample.members.items():
+            if (largest := self._limits.get(extension)) is None:
+                _check_name(extension, self._source)
+                largest = self._limits[extension] = self._dataset.member_limit(extension)
+            if length > largest:
+                raise self._source.error(
+                    f"sample {sample.key}: member {extension!r} has {length:,} bytes, at most {largest:,} are allowed"
+                )
 
 
 def _check_places(samples: Iterable[SampleEntry], source: Source, size: int) -> None:

@@ -16,7 +16,17 @@ from protoocc.data.depth import decode_depth_points
 from protoocc.labels import check_labels
 from protoocc.shards import PACK_AGAIN
 from schemas.errors import DataError
-from schemas.outside import Source, check_intrinsics, check_jpeg, check_png, check_poses, parse_json, read_npz, shorten
+from schemas.outside import (
+    Source,
+    are_poses,
+    check_intrinsics,
+    check_jpeg,
+    check_png,
+    check_poses,
+    parse_json,
+    read_npz,
+    shorten,
+)
 from schemas.outside.limits import META_BYTES, PLANET_M, VEHICLE_M
 from schemas.shards import (
     DEPTH_MEMBER,
@@ -171,17 +181,27 @@ def decode_occupancy(where: str, data: bytes, dataset: DatasetInfo) -> dict[str,
 
 
 def _images(where: str, members: Mapping[str, bytes], dataset: DatasetInfo) -> UInt8[np.ndarray, "V H W 3"]:
-    return np.stack(
-        [decode_image(f"{where}, {name}", members[image_member(name)], dataset) for name in dataset.cameras]
-    )
+    images = np.empty((len(dataset.cameras), *dataset.image_shape, 3), np.uint8)
+    for channel, image in zip(dataset.cameras, images, strict=True):
+        _decode_into(f"{where}, {channel}", members[image_member(channel)], dataset, image)
+    return images
 
 
 def decode_image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
     """One camera's image, RGB; raises as `decode_keyframe`."""
+    image = np.empty((*dataset.image_shape, 3), np.uint8)
+    _decode_into(where, data, dataset, image)
+    return image
+
+
+def _decode_into(where: str, data: bytes, dataset: DatasetInfo, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Writes one camera's image, RGB, without a copy in between."""
     source = Source(where, PACK_AGAIN)
     check_jpeg(source, data, dataset.image_shape)
-    image = _imdecode(source, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    decoded = _imdecode(source, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if decoded.shape != image.shape:
+        raise source.damaged(f"the image is decoded to {decoded.shape}, its header says {image.shape}")
+    cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def _segments(where: str, data: bytes, meta: Mapping[str, Any], dataset: DatasetInfo) -> UInt16[np.ndarray, "V H W"]:
@@ -189,6 +209,8 @@ def _segments(where: str, data: bytes, meta: Mapping[str, Any], dataset: Dataset
     source = Source(f"{where}, {MASKS_MEMBER}", PACK_AGAIN)
     segments = decode_grey(source, data, dataset, bits=16)
     counts = _array(where, meta, "segment_count", (len(dataset.cameras),))
+    if (segments.reshape(len(counts), -1).max(1) < counts).all():  # the usual case, and cheap
+        return segments
     for channel, ids, count in zip(dataset.cameras, segments, counts, strict=True):
         if (largest := int(ids.max())) == NO_SEGMENT:
             largest = int(ids[ids != NO_SEGMENT].max(initial=0))
@@ -237,12 +259,15 @@ def _calibration(where: str, meta: Mapping[str, Any], dataset: DatasetInfo) -> d
     camera_from_ego = _array(where, meta, "camera_from_ego", (cameras, 4, 4))
     global_from_ego = _array(where, meta, "global_from_ego", (4, 4))
     check_intrinsics(source, "image_from_camera", image_from_camera)
-    check_poses(source, "camera_from_ego", camera_from_ego, VEHICLE_M)
-    check_poses(source, "global_from_ego", global_from_ego, PLANET_M)
+    poses = [("camera_from_ego", camera_from_ego, VEHICLE_M), ("global_from_ego", global_from_ego[None], PLANET_M)]
     optional = {}
     if meta.get("ego_from_lidar") is not None:
         optional["ego_from_lidar"] = _array(where, meta, "ego_from_lidar", (4, 4))
-        check_poses(source, "ego_from_lidar", optional["ego_from_lidar"], VEHICLE_M)
+        poses.append(("ego_from_lidar", optional["ego_from_lidar"][None], VEHICLE_M))
+    reach_m = np.array([reach for _, some, reach in poses for _ in some])
+    if not are_poses(np.concatenate([some for _, some, _ in poses]), reach_m):
+        for name, some, reach in poses:
+            check_poses(source, name, some, reach)
     return {
         "image_from_camera": image_from_camera.astype(np.float32),
         "camera_from_ego": camera_from_ego.astype(np.float32),

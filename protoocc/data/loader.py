@@ -6,11 +6,12 @@ not fit into shared memory, and raises what a dead worker left wherever the main
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.queues import Queue
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
@@ -30,6 +31,11 @@ _DEATH: Final = re.compile(
 _BUS_ERROR: Final = "Bus error"
 _SIGNAL_S: Final = 2.0
 """Longest time from a broken connection to the signal that says why."""
+
+_MMAP_THRESHOLD: Final = -3
+_TRIM_THRESHOLD: Final = -1
+_KEPT_BYTES: Final = 2**28
+"""Above what a sample takes: both settings of `mallopt` in glibc's malloc.h."""
 
 Loaded = TypeVar("Loaded")
 
@@ -68,7 +74,7 @@ class Loader(Generic[Loaded]):
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=_die_of_lost_batches,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -163,9 +169,22 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _die_of_lost_batches(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """In a worker: a batch that cannot be sent ends it, because whoever waits for the batch would wait for ever."""
+    keep_freed_memory()
     Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def keep_freed_memory() -> None:
+    """Keeps what the arrays of a sample leave for those of the next, in a process that reads.
+
+    The C library of Linux would give it back to the system after each sample and get it again page by page, which takes
+    a sixth of the time of decoding. Others have no such setting.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            libc.mallopt(setting, _KEPT_BYTES)
 
 
 def _give_up(error: Exception, batch: Any) -> NoReturn:

@@ -89,7 +89,10 @@ def open_shards(folder: Path, split: str, *, pixels: bool = False) -> ShardSet:
     if remote is None:
         for shard in shards:
             _check_tar(folder, shard)
-    samples = [(folder / shard.url, sample) for shard in shards for sample in _shard_samples(folder, shard, manifest)]
+    samples = list[tuple[Path, SampleEntry]]()
+    for shard in shards:
+        tar = folder / shard.url
+        samples += [(tar, sample) for sample in _shard_samples(folder, shard, manifest)]
     refuse_twice(source, f"split '{split}': sample", [sample.token for _, sample in samples])
     refuse_twice(source, f"split '{split}': keyframe", [(sample.scene, sample.frame) for _, sample in samples])
     return ShardSet(folder, split, manifest, known_by, tuple(samples), remote, read_root(folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from protoocc.shards.folder import ShardSet
 from protoocc.shards.joined import joined_members
@@ -57,8 +57,8 @@ class MemberReader:
     def _stored(self, index: int, names: Iterable[str]) -> dict[str, bytes]:
         shard, sample = self.shards.samples[index]
         if self.shards.remote is None:
-            where, file = self.where(index), self._descriptor(shard)
-            return {name: _member(where, sample, name, self._pread(index, file, name)) for name in names}
+            file = self._descriptor(shard)
+            return {name: self._pread(index, sample, file, name) for name in names}
         return cut_members(self.where(index), sample, self.cache.read(shard.name, sample), names)
 
     def fetch(self, index: int) -> None:
@@ -100,13 +100,21 @@ class MemberReader:
                 raise DataError(f"cannot open {shard}: {error.strerror}") from error
         return self._descriptors[shard]
 
-    def _pread(self, index: int, descriptor: int, name: str) -> bytes:
-        """A member and its header; read by position, so threads and forked processes may share the file."""
-        offset, size = self.shards.samples[index][1].members[name]
+    def _pread(self, index: int, sample: SampleEntry, descriptor: int, name: str) -> bytes:
+        """A member, when the header in front of it has been checked.
+
+        Read by position, so threads and forked processes may share the file; header and member each for themselves, as
+        cutting one of them off would copy the other.
+        """
+        offset, size = sample.members[name]
         try:
-            return os.pread(descriptor, TAR_BLOCK + size, offset - TAR_BLOCK)
+            header = os.pread(descriptor, TAR_BLOCK, offset - TAR_BLOCK)
+            data = os.pread(descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{self.where(index)}: '{name}' cannot be read: {error.strerror}") from error
+        if len(data) != size or not _is_header(header, sample.key, name, size):
+            _refuse_member(self.where(index), sample, name, header, len(data))
+        return data
 
 
 def cut_members(where: str, sample: SampleEntry, data: bytes, names: Iterable[str]) -> dict[str, bytes]:
@@ -124,26 +132,34 @@ def cut_members(where: str, sample: SampleEntry, data: bytes, names: Iterable[st
     view, start = memoryview(data), sample.span[0]
     places = {name: sample.members[name] for name in names}
     return {
-        name: _member(where, sample, name, bytes(view[offset - TAR_BLOCK - start : offset + size - start]))
+        name: _cut(where, sample, name, view[offset - TAR_BLOCK - start : offset + size - start])
         for name, (offset, size) in places.items()
     }
 
 
-def _member(where: str, sample: SampleEntry, name: str, block: bytes) -> bytes:
+def _cut(where: str, sample: SampleEntry, name: str, block: memoryview) -> bytes:
+    """A member out of its header and itself."""
+    header, size = bytes(block[:TAR_BLOCK]), sample.members[name][1]
+    if len(block) != TAR_BLOCK + size or not _is_header(header, sample.key, name, size):
+        _refuse_member(where, sample, name, header, len(block) - TAR_BLOCK)
+    return bytes(block[TAR_BLOCK:])
+
+
+def _is_header(header: bytes, key: str, name: str, size: int) -> bool:
+    """Whether a header is that of a plain file with this name and size."""
+    expected = f"{key}.{name}".encode(errors="replace").ljust(_NAME.stop, b"\0")
+    return (
+        header[_NAME] == expected and header[_SIZE].rstrip(b"\0 ") == b"%011o" % size and header[_KIND] in _PLAIN_FILES
+    )
+
+
+def _refuse_member(where: str, sample: SampleEntry, name: str, header: bytes, found: int) -> NoReturn:
+    """Raises the `DataError` of a member that ends after so many bytes, or whose header is another one."""
     size = sample.members[name][1]
-    if len(block) != TAR_BLOCK + size:
-        found = max(len(block) - TAR_BLOCK, 0)
-        raise DataError(f"{where}: '{name}' ends after {found} of {size} bytes")
-    _check_header(where, sample, name, block)
-    return block[TAR_BLOCK:]
-
-
-def _check_header(where: str, sample: SampleEntry, extension: str, block: bytes) -> None:
-    name, size = block[_NAME].rstrip(b"\0"), block[_SIZE].rstrip(b"\0 ")
-    expected = f"{sample.key}.{extension}".encode(errors="replace")
-    if name == expected and size == b"%011o" % sample.members[extension][1] and block[_KIND] in _PLAIN_FILES:
-        return
+    if found != size:
+        raise DataError(f"{where}: '{name}' ends after {max(found, 0)} of {size} bytes")
+    there, length = header[_NAME].rstrip(b"\0"), header[_SIZE].rstrip(b"\0 ")
     raise DataError(
-        f"{where}: the index has '{extension}' where the shard holds {shorten(name)} of "
-        f"{shorten(size)} (octal) bytes: index and shard do not belong together. {PACK_AGAIN}"
+        f"{where}: the index has '{name}' where the shard holds {shorten(there)} of {shorten(length)} (octal) bytes: "
+        f"index and shard do not belong together. {PACK_AGAIN}"
     )

@@ -7,13 +7,14 @@ what a pose and a camera can be. Nothing here runs or unpickles what a file hold
 """
 
 from schemas.outside.arrays import read_npy, read_npz
-from schemas.outside.calibration import check_intrinsics, check_poses
+from schemas.outside.calibration import are_poses, check_intrinsics, check_poses
 from schemas.outside.images import check_jpeg, check_png, has_end, image_size
 from schemas.outside.source import Source, read_bytes, read_lines, shorten
 from schemas.outside.text import check_characters, check_nesting, parse_json, parse_json_value, parse_yaml
 
 __all__ = [
     "Source",
+    "are_poses",
     "check_characters",
     "check_intrinsics",
     "check_jpeg",

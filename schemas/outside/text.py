@@ -21,8 +21,10 @@ _STEPS: Final = {ord("["): 1, ord("]"): -1}
 _YamlLoader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The loader of libyaml where it is there: ten times as fast; both make plain values alone."""
 _INTEGERS: Final = range(-(2**63), 2**63)
-_MAYBE_LARGE: Final = re.compile(rb"(?<![.\d])\d{19}|[eE]\+?\d{3}")
-"""What a number beyond 64 bits or beyond the floats has: 19 digits before the point or an exponent of three."""
+_MANY_DIGITS: Final = re.compile(rb"\d{19}")
+_LARGE_EXPONENT: Final = re.compile(rb"[eE]\+?\d{3}")
+"""What a number beyond 64 bits or beyond the floats has: 19 digits or an exponent of three. Other text may have it too;
+two plain patterns are searched ten times as fast as one that looks where the digits stand."""
 _MAYBE_LONE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 """Half a character as JSON may spell it; alone it is no text that could be written again."""
 
@@ -51,7 +53,7 @@ def parse_json_value(source: Source, data: bytes, largest: int = JSON_BYTES) -> 
         DataError: as `parse_json`.
     """
     check_nesting(source, data, largest)
-    parse = _parse_checked if _MAYBE_LARGE.search(data) else _parse_small
+    parse = _parse_checked if _MANY_DIGITS.search(data) or _LARGE_EXPONENT.search(data) else _parse_small
     try:
         value = parse(data.decode())
     except RecursionError as error:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from protoocc.data import DatasetInfo, EpochSampler, ShardDataset, collate, make_loader, open_shards
+from protoocc.data import DatasetInfo, EpochSampler, ShardDataset, collate, decode, make_loader, open_shards
 from protoocc.data.clips import RecentViews
-from protoocc.data.decode import Views, decode_image
+from protoocc.data.decode import Views
 from schemas.errors import DataError
 
 ROAD, CAR, FREE, IGNORED = 11, 4, 17, 255
@@ -189,11 +189,12 @@ def test_no_image_of_a_clip_is_decoded_twice_in_a_row(shards: Path, monkeypatch:
     """Read in order of time each image is decoded once, whatever the number of frames."""
     decoded: list[str] = []
 
-    def count(where: str, data: bytes, dataset: DatasetInfo) -> np.ndarray:
+    def count(where: str, data: bytes, dataset: DatasetInfo, image: np.ndarray) -> None:
         decoded.append(where)
-        return decode_image(where, data, dataset)
+        decode_into(where, data, dataset, image)
 
-    monkeypatch.setattr("protoocc.data.decode.decode_image", count)
+    decode_into = decode._decode_into
+    monkeypatch.setattr(decode, "_decode_into", count)
     dataset = ShardDataset(open_shards(shards, "train"), frames=4, interval=1)
     clips = [dataset[index] for index in range(len(dataset))]
     assert len(decoded) == len(set(decoded)) == len(dataset) * len(dataset.shards.dataset.cameras)
@@ -208,16 +209,16 @@ def test_few_keyframes_are_kept(shards: Path, monkeypatch: pytest.MonkeyPatch) -
     plain = ShardDataset(open_shards(shards, "train"))
     recent, asked = RecentViews(2), list[int]()
 
-    def decode(index: int) -> Views:
+    def read(index: int) -> Views:
         asked.append(index)
         return plain[index]
 
     for index in (0, 1, 0, 2, 1, 0):
-        recent.get(index, decode)
+        recent.get(index, read)
     assert asked == [0, 1, 2, 1, 0]
     monkeypatch.setattr("protoocc.data.clips.KEPT_BYTES", 10)
-    recent.get(2, decode)
-    recent.get(2, decode)
+    recent.get(2, read)
+    recent.get(2, read)
     assert asked[5:] == [2, 2]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from torch import Tensor
 
 from schemas.errors import DataError
@@ -16,6 +16,8 @@ from schemas.errors import DataError
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """One batch of keyframes; B batch, T earlier frame, V camera, H W image, X Y Z voxel.
+
+    Whole numbers keep small types on their way from the reader to the device; losses widen what they pick.
 
     Training targets are optional, because prediction needs none of them. So are earlier frames, the nearest first.
 
@@ -42,8 +44,8 @@ class Batch:
     image_from_camera: Float[Tensor, "B V 3 3"]
     camera_from_ego: Float[Tensor, "B V 4 4"]
     tokens: list[str]
-    segment_id: Int64[Tensor, "B V H W"] | None = None
-    semantics: Int64[Tensor, "B X Y Z"] | None = None
+    segment_id: Integer[Tensor, "B V H W"] | None = None
+    semantics: Integer[Tensor, "B X Y Z"] | None = None
     mask_camera: Bool[Tensor, "B X Y Z"] | None = None
     mask_lidar: Bool[Tensor, "B X Y Z"] | None = None
     depth_m: Float[Tensor, "B V H W"] | None = None

@@ -49,7 +49,7 @@ def compute_losses(
         raise DataError(f"samples {batch.tokens} have no semantics; train on shards packed with labels")
     supervised, consistency = output.logits.split([len(choice.supervised), len(choice.consistency)], dim=1)
     counts = choice.counts(batch)
-    labels = batch.semantics.flatten()[choice.supervised].split(counts)
+    labels = batch.semantics.flatten()[choice.supervised].long().split(counts)
     logarithms = _precise(supervised).log_softmax(-1)
     samples = list(zip(logarithms.split(counts, dim=1), labels, choice.weights.split(counts), strict=True))
     losses = {

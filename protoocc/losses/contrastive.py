@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 from torch.nn import functional
 
@@ -11,7 +11,7 @@ from schemas.store import NO_SEGMENT
 
 
 def cell_segments(
-    segment_id: Int64[Tensor, "n H W"], grid_size: tuple[int, int], stride: int
+    segment_id: Integer[Tensor, "n H W"], grid_size: tuple[int, int], stride: int
 ) -> Int64[Tensor, "n h w"]:
     """Pseudo masks on the grid h' x w': each cell takes the pixel at its centre (nearest neighbour).
 
@@ -20,7 +20,7 @@ def cell_segments(
     rows = torch.arange(grid_size[0], device=segment_id.device) * stride + stride // 2
     columns = torch.arange(grid_size[1], device=segment_id.device) * stride + stride // 2
     height, width = segment_id.shape[1:]
-    cells = segment_id[:, rows.clamp(max=height - 1)][:, :, columns.clamp(max=width - 1)]
+    cells = segment_id[:, rows.clamp(max=height - 1)][:, :, columns.clamp(max=width - 1)].long()
     inside = (rows < height)[:, None] & (columns < width)
     return torch.where(inside, cells, NO_SEGMENT)
 

@@ -42,7 +42,7 @@ def first_voxels(
     rows = torch.arange(stride // 2, height, stride, device=device)
     columns = torch.arange(stride // 2, width, stride, device=device)
     origins, directions = _rays(batch, index, rows, columns)
-    labels = batch.semantics[index]
+    labels = batch.semantics[index].long()
     found, depth = _march(labels, pixels.grid, pixels.free, origins, directions)
     classes = torch.full((batch.images.shape[1], height, width), UNKNOWN, dtype=torch.uint8, device=device)
     depth_m = torch.zeros(classes.shape, device=device)

@@ -79,10 +79,11 @@ def test_collate_gives_the_batch_types(shards: Path) -> None:
     assert batch.tokens == ["token-0", "token-4"]
     assert batch.images.shape == (2, 2, 3, 32, 64)
     assert torch.equal(batch.images[1, 0, :, 5, 6], torch.from_numpy(dataset[4].images[0, 5, 6]))
-    assert batch.semantics is not None and batch.semantics.dtype == torch.int64
+    assert batch.semantics is not None and batch.semantics.dtype == torch.uint8
     assert int(batch.semantics[0].max()) == IGNORED
     assert batch.mask_camera is not None and batch.mask_camera.dtype == torch.bool
-    assert batch.segment_id is not None and int(batch.segment_id.max()) == 307
+    assert batch.segment_id is not None and batch.segment_id.dtype == torch.int32
+    assert int(batch.segment_id.max()) == 307
     with pytest.raises(DataError, match="at least one"):
         collate([])
 

@@ -39,10 +39,12 @@ def as_webdataset(address: str | Path, split: str) -> Any:
 
     Raises:
         ConfigError: no such split, or an address of another kind.
-        DataError: there are no shards, or their manifest is damaged or unsafe.
+        DataError: there are no shards, they are image targets, or their manifest is damaged or unsafe.
     """
     place = Place(str(address))
     manifest, _ = read_remote_manifest(place)
+    if manifest.pixels is not None:
+        raise DataError(f"{place.address} holds image targets; expected occupancy shards of `protoocc pack`")
     shards = {shard.url: shard for shard in choose_shards(manifest, [split], None)}
     stages = [webdataset.SimpleShardList(list(shards)), webdataset.split_by_node, webdataset.split_by_worker]
     return webdataset.FluidWrapper(webdataset.DataPipeline(*stages, partial(_samples, place, manifest, shards)))

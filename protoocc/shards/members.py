@@ -16,7 +16,7 @@ from schemas.shards import TAR_BLOCK, SampleEntry
 if TYPE_CHECKING:
     from protoocc.shards.cache import SampleCache
 
-_NAME, _SIZE, _KIND = slice(0, 100), slice(124, 136), slice(156, 157)
+_NAME, _SIZE, _KIND, _PREFIX = slice(0, 100), slice(124, 136), slice(156, 157), slice(345, 500)
 _PLAIN_FILES = (b"0", b"\0")
 
 
@@ -132,9 +132,11 @@ def _member(where: str, sample: SampleEntry, name: str, block: bytes) -> bytes:
 def _check_header(where: str, sample: SampleEntry, extension: str, block: bytes) -> None:
     name, size = block[_NAME].rstrip(b"\0"), block[_SIZE].rstrip(b"\0 ")
     expected = f"{sample.key}.{extension}".encode(errors="replace")
-    if name == expected and size == b"%011o" % sample.members[extension][1] and block[_KIND] in _PLAIN_FILES:
+    kind, prefix = block[_KIND], block[_PREFIX].rstrip(b"\0")  # the prefix stands before the name for other readers
+    if (name, size, prefix) == (expected, b"%011o" % sample.members[extension][1], b"") and kind in _PLAIN_FILES:
         return
+    found = prefix + b"/" + name if prefix else name
     raise DataError(
-        f"{where}: the index has '{extension}' where the shard holds {shorten(name)} of "
+        f"{where}: the index has '{extension}' where the shard holds {shorten(found)} of type {shorten(kind)} and "
         f"{shorten(size)} (octal) bytes: index and shard do not belong together. {PACK_AGAIN}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -93,7 +94,8 @@ def damaged_json(draw: st.DrawFn, data: bytes) -> bytes:
         elif action == "double" and isinstance(node, list):
             node.append(node[key])
         else:
-            node[key] = draw(st.one_of(st.sampled_from(LIES), st.text(max_size=8), st.integers(), st.floats()))
+            lie = draw(st.one_of(st.sampled_from(LIES), st.text(max_size=8), st.integers(), st.floats()))
+            node[key] = copy.deepcopy(lie)  # a later edit may change it
     return json.dumps(root[""]).encode()
 
 

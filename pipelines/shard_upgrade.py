@@ -67,6 +67,8 @@ def _upgrade_shard(folder: Path, shard: ShardEntry, manifest: Manifest) -> Shard
     path, tar = folder / shard.index, folder / shard.url
     source = Source(str(path), _REMEDY)
     index = parse_index(source, read_bytes(source, path, JSON_BYTES), shard, manifest)
+    if not tar.is_file() or tar.stat().st_size != shard.filesize:
+        raise DataError(f"{tar} is missing or has other than the {shard.filesize:,} bytes of {MANIFEST}. {_REMEDY}")
     data = read_bytes(Source(str(tar), _REMEDY), tar, shard.filesize)
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         raise DataError(f"{tar} does not have the sha256 {shard.sha256} that {MANIFEST} says: changed. {_REMEDY}")

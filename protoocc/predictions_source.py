@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -114,7 +115,8 @@ def check_names(source: Source) -> None:
         names = [getattr(moment, field) for moment in source.moments]
         wrong = [name for name in names if not _FILE_NAME.fullmatch(name)]
         if wrong or len(set(names)) < len(names):
-            what = f"{wrong[0]!r} is no file name" if wrong else f"{max(names, key=names.count)!r} is there twice"
+            twice = Counter(names).most_common(1)[0][0]
+            what = f"{wrong[0]!r} is no file name" if wrong else f"{twice!r} is there twice"
             raise DataError(f"{source.name}: {field} {what}, and predictions are files of these names. Rename it.")
 
 

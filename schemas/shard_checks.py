@@ -12,9 +12,20 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.errors import DataError
 from schemas.outside import Source, parse_json, shorten
-from schemas.outside.limits import NAME_BYTES
+from schemas.outside.limits import NAME_BYTES, SHARD_NAME_BYTES
 from schemas.settings import describe_validation
-from schemas.shards import SHARD_FORMAT, TAR_BLOCK, WIDS_KIND, Manifest, SampleEntry, ShardEntry, ShardIndex
+from schemas.shards import (
+    INDEX_ENDING,
+    SHARD_FORMAT,
+    TAR_BLOCK,
+    TAR_ENDING,
+    WIDS_KIND,
+    Manifest,
+    SampleEntry,
+    ShardEntry,
+    ShardIndex,
+    padded,
+)
 from schemas.store import FORMAT_VERSION
 from schemas.workfolder import MANIFEST
 
@@ -31,7 +42,7 @@ def parse_manifest(source: Source, data: bytes) -> Manifest:
 
     Raises:
         DataError: it is damaged, has another or a newer format, lists a file twice, names one that is no plain file
-            name, or describes what no packed dataset has.
+            name or that other files of the folder have, lacks checksums, or describes what no packed dataset has.
     """
     raw = parse_json(source, data)
     found = (raw.get("__kind__"), raw.get("format_version"))
@@ -52,6 +63,10 @@ def parse_manifest(source: Source, data: bytes) -> Manifest:
     refuse_twice(source, "file", files)
     for name in [*manifest.extensions, *files]:
         _check_name(name, source)
+    for shard in manifest.shardlist:
+        _check_files(shard, source)
+        if manifest.shard_format > 1 and shard.index_sha256 is None:
+            raise source.error(f"{shard.url} has no index_sha256, which shard format {manifest.shard_format} has")
     return manifest
 
 
@@ -66,7 +81,8 @@ def parse_index(source: Source, data: bytes, shard: ShardEntry, manifest: Manife
 
     Raises:
         DataError: it is damaged or changed, of another shard, lists a sample twice, a place outside the shard or in
-            another one, an unsafe name or a member that is too large, or lacks a member.
+            another one, members of a sample that do not follow each other, an unsafe name or a member that is too
+            large, or lacks a member or a checksum.
     """
     if shard.index_sha256 not in (None, found := hashlib.sha256(data).hexdigest()):
         raise source.error(f"has sha256 {found}, {MANIFEST} says {shard.index_sha256}: changed")
@@ -77,6 +93,7 @@ def parse_index(source: Source, data: bytes, shard: ShardEntry, manifest: Manife
     if of_index != of_manifest:
         raise source.error(f"is of shard, split and sha256 {of_index}, {MANIFEST} says {of_manifest}")
     refuse_twice(source, "sample", [sample.key for sample in index.samples])
+    refuse_twice(source, "token", [sample.token for sample in index.samples])
     members = _Members(manifest, source)
     for sample in index.samples:
         members.check(sample)
@@ -110,23 +127,35 @@ def refuse_twice(source: Source, what: str, names: list[Any]) -> None:
         raise source.error(f"{what} {shorten(name)} is listed {count} times")
 
 
+def _check_files(shard: ShardEntry, source: Source) -> None:
+    """A tar and its index have their own endings, so that neither takes the place of another file of the folder."""
+    for name, ending in ((shard.url, TAR_ENDING), (shard.index, INDEX_ENDING)):
+        if not name.endswith(ending) or len(name.encode(errors="replace")) > SHARD_NAME_BYTES:
+            raise source.error(
+                f"file {shorten(name)} is none of a shard; expected a name that ends in {ending} and has at most "
+                f"{SHARD_NAME_BYTES} bytes"
+            )
+
+
 class _Members:
     """Checks what samples of an index hold; names and limits are the same in most and looked at once."""
 
     def __init__(self, manifest: Manifest, source: Source) -> None:
-        self._wanted, self._dataset, self._source = manifest.extensions, manifest.dataset, source
+        self._manifest, self._wanted, self._source = manifest, manifest.extensions, source
         self._limits: dict[str, int] = {}
 
     def check(self, sample: SampleEntry) -> None:
-        """Raises a `DataError` for an unsafe name, a member that is missing or one that is too large."""
+        """Raises a `DataError` for an unsafe name, a missing checksum or member, or a member that is too large."""
         _check_name(sample.key, self._source)
+        if (version := self._manifest.shard_format) > 1 and sample.sha256 is None:
+            raise self._source.error(f"sample {sample.key} has no sha256, which shard format {version} has")
         missing = [extension for extension in self._wanted if extension not in sample.members]
         if missing:
             raise self._source.error(f"sample {sample.key}: member '{missing[0]}' is missing")
         for extension, (_, length) in sample.members.items():
             if (largest := self._limits.get(extension)) is None:
                 _check_name(extension, self._source)
-                largest = self._limits[extension] = self._dataset.member_limit(extension)
+                largest = self._limits[extension] = self._manifest.dataset.member_limit(extension)
             if length > largest:
                 raise self._source.error(
                     f"sample {sample.key}: member {extension!r} has {length:,} bytes, at most {largest:,} are allowed"
@@ -134,16 +163,19 @@ class _Members:
 
 
 def _check_places(samples: Iterable[SampleEntry], source: Source, size: int) -> None:
-    """Members stand behind their headers, in the shard and not in each other."""
+    """Members stand behind their headers, in the shard and not in each other, those of a sample without a gap."""
     places = sorted((*place, sample.key, name) for sample in samples for name, place in sample.members.items())
-    end = 0
+    end, last, seen = 0, "", set()
     for offset, length, key, name in places:
         if length < 1 or offset % TAR_BLOCK or offset < end + TAR_BLOCK or offset + length > size:
             raise source.error(
                 f"sample {key}: member {name!r} at bytes {offset}..{offset + length} lies outside the shard of {size} "
                 "bytes, in another member or without a header in front"
             )
-        end = offset + length
+        if key == last and offset != padded(end) + TAR_BLOCK or key != last and key in seen:
+            raise source.error(f"sample {key}: member {name!r} does not follow the sample's other members")
+        end, last = offset + length, key
+        seen.add(key)
 
 
 def _check_name(name: str, source: Source) -> None:

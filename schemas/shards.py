@@ -8,8 +8,9 @@ docs/shards.md is the specification.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -43,6 +44,10 @@ IMAGE_FILE_BYTES: Final = 4 * CAMERA_PIXELS
 """No camera file is larger."""
 TAR_BLOCK: Final = 512
 """Members of a tar start at multiples of it; the block before a member is its header."""
+TAR_ENDING: Final = ".tar"
+INDEX_ENDING: Final = ".index.json"
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""Hexadecimal. Files and folders of caches are named by such, so nothing else may stand there."""
 
 IMAGE_MEMBERS: Final = "<camera>.jpg"
 """Stands for the images of all cameras."""
@@ -124,7 +129,7 @@ class DatasetInfo(_Stored):
         pixels, voxels = len(self.cameras) * math.prod(self.image_shape), math.prod(self.grid.shape)
         checks = {
             f"{len(self.cameras)} cameras, at most {CAMERAS} are allowed": len(self.cameras) > CAMERAS,
-            f"two cameras share the member {max(members, key=members.count)}": len(set(members)) < len(members),
+            f"two cameras share the member {Counter(members).most_common(1)[0][0]}": len(set(members)) < len(members),
             f"images of {self.image_shape} pixels, together 1 to {CAMERA_PIXELS:,} are allowed": (
                 min(self.image_shape) < 1 or pixels > CAMERA_PIXELS
             ),
@@ -154,7 +159,7 @@ class ImageFile(_Stored):
 
     path: str = Field(description="Where it lies below the root of the raw data.")
     size: int = Field(ge=1, le=IMAGE_FILE_BYTES, description="Bytes.")
-    sha256: str = Field(description="SHA-256, hexadecimal.")
+    sha256: Sha256 = Field(description="SHA-256, hexadecimal.")
 
 
 class ImageFiles(_Stored):
@@ -184,12 +189,12 @@ class ShardEntry(_Stored):
 
     url: str = Field(description="File name of the tar.")
     index: str = Field(description="File name of its offset index.")
-    index_sha256: str | None = Field(None, description="SHA-256 of the index, hexadecimal; None in format 1.")
+    index_sha256: Sha256 | None = Field(None, description="SHA-256 of the index, hexadecimal; None in format 1.")
     split: str = Field(description="Split that all its samples belong to.")
     nsamples: int = Field(ge=1, description="Number of samples.")
     filesize: int = Field(ge=1, description="Size of the tar, bytes.")
     md5sum: str = Field(description="MD5 of the tar, hexadecimal, as wids wants it.")
-    sha256: str = Field(description="SHA-256 of the tar, hexadecimal.")
+    sha256: Sha256 = Field(description="SHA-256 of the tar, hexadecimal.")
     scenes: tuple[str, ...] = Field(description="Names of its scenes, in order.")
 
 
@@ -202,7 +207,7 @@ class Manifest(_Stored):
     licence: str | None = Field(None, description="Licence of the images, an SPDX identifier; None: nobody said it.")
     attribution: str | None = Field(None, description="Whom the licence asks to name; None: nobody said it.")
     code_version: str | None = Field(None, description="Release and commit of the program that packed them.")
-    formerly: str | None = Field(
+    formerly: Sha256 | None = Field(
         None, description="Fingerprint of the set in format 1, by which runs know it; only after `protoocc upgrade`."
     )
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
@@ -245,7 +250,9 @@ class SampleEntry(_Stored):
     scene: str = Field(description="Scene name.")
     frame: int = Field(description="Number of the keyframe within its scene.")
     members: dict[str, tuple[int, int]] = Field(description="Extension -> (offset, size) in the tar, bytes.")
-    sha256: str | None = Field(None, description="SHA-256 of the bytes of its `span`, hexadecimal; None in format 1.")
+    sha256: Sha256 | None = Field(
+        None, description="SHA-256 of the bytes of its `span`, hexadecimal; None in format 1."
+    )
 
     @property
     def span(self) -> tuple[int, int]:
@@ -260,6 +267,6 @@ class ShardIndex(_Stored):
     shard: str = Field(description="File name of the tar.")
     split: str = Field(description="Split that all its samples belong to.")
     samples: tuple[SampleEntry, ...] = Field(description="In order of the tar.")
-    sha256: str = Field(description="SHA-256 of the tar, hexadecimal.")
+    sha256: Sha256 = Field(description="SHA-256 of the tar, hexadecimal.")
     md5sum: str = Field(description="MD5 of the tar, hexadecimal.")
     filesize: int = Field(ge=1, description="Size of the tar, bytes.")

@@ -78,8 +78,12 @@ def check(whole: Path, place: Path, target: Target, seeds: Sequence[int]) -> Cou
 
 NAMES = (
     "shard manifest", "shard index", "tar", "member cam_front.jpg", "member masks.png", "member occupancy.npz",
-    "member depth.npz", "member meta.json", "records", "record index", "checkpoint weights", "checkpoint settings",
-    "checkpoint state", "torch weights", "legacy torch weights", "SAM weights", "labels", "datasets.yaml",
+    "member depth.npz", "member meta.json", "set manifest", "set index", "set index, untold", "set tar",
+    "set tar, untold", "set cam_front.jpg", "set masks.png", "set occupancy.npz", "set depth.npz", "set meta.json",
+    "set README.md", "set croissant.json", "set SHA256SUMS", "set train-00000.idx", "part of a pull",
+    "mirror remote.json", "mirror manifest", "mirror index", "cached sample", "records", "record index",
+    "checkpoint weights", "checkpoint settings", "checkpoint state", "torch weights", "legacy torch weights",
+    "SAM weights", "labels", "datasets.yaml",
     "run settings", "metrics", "chunk", "array", "array, checksum told", "store checksums", "stage manifest", "plan",
     "marker",
 )  # fmt: skip
@@ -93,7 +97,7 @@ def test_every_kind_is_listed(originals: tuple[Path, list[Target]]) -> None:
 def test_some_mutants(originals: tuple[Path, list[Target]], name: str, tmp_path: Path) -> None:
     target = next(target for target in originals[1] if target.name == name)
     counts = check(originals[0], tmp_path, target, range(FAST))
-    assert counts["refused"] > 0
+    assert counts["refused"] > 0 or target.is_copied
 
 
 @pytest.mark.slow
@@ -102,4 +106,4 @@ def test_many_mutants(originals: tuple[Path, list[Target]], name: str, tmp_path:
     target = next(target for target in originals[1] if target.name == name)
     counts = check(originals[0], tmp_path, target, range(SLOW))
     print(f"{name}: {dict(counts)}")
-    assert counts["refused"] > 0
+    assert counts["refused"] > 0 or target.is_copied

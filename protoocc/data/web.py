@@ -40,10 +40,12 @@ def as_webdataset(address: str | Path, split: str) -> Any:
 
     Raises:
         ConfigError: no such split, an address of another kind, or a set without images that was not joined.
-        DataError: there are no shards, or their manifest is damaged or unsafe.
+        DataError: there are no shards, they are image targets, or their manifest is damaged or unsafe.
     """
     place = Place(str(address))
     manifest, _ = read_remote_manifest(place)
+    if manifest.pixels is not None:
+        raise DataError(f"{place.address} holds image targets; expected occupancy shards of `protoocc pack`")
     root = None if place.folder is None else read_root(place.folder)
     if manifest.image_files is not None and root is None:
         raise ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -56,18 +57,13 @@ class SampleCache:
 
     def fetch(self, shard: str, sample: SampleEntry) -> None:
         """Brings a sample into the cache if it is not there; raises as `read`."""
-        path = self._path(sample)
-        try:
-            is_there = path.stat().st_size == sample.span[1] - sample.span[0]
-        except OSError:
-            is_there = False
-        if not is_there:
+        if not self._is_there(sample):
             self._fetched(shard, sample)
 
     def _kept(self, sample: SampleEntry) -> bytes | None:
         path = self._path(sample)
         try:
-            data = path.read_bytes()
+            data = path.read_bytes() if self._is_there(sample) else b""
         except OSError:
             return None
         if hashlib.sha256(data).hexdigest() != sample.sha256:
@@ -77,6 +73,14 @@ class SampleCache:
         with suppress(OSError):
             os.utime(path)
         return data
+
+    def _is_there(self, sample: SampleEntry) -> bool:
+        """Whether a file of the right size is there, which nobody has looked into yet."""
+        try:
+            found = self._path(sample).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == sample.span[1] - sample.span[0]
 
     def _fetched(self, shard: str, sample: SampleEntry) -> bytes:
         start, stop = sample.span

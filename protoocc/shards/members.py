@@ -17,7 +17,7 @@ from schemas.shards import META_MEMBER, TAR_BLOCK, SampleEntry
 if TYPE_CHECKING:
     from protoocc.shards.cache import SampleCache
 
-_NAME, _SIZE, _KIND = slice(0, 100), slice(124, 136), slice(156, 157)
+_NAME, _SIZE, _KIND, _PREFIX = slice(0, 100), slice(124, 136), slice(156, 157), slice(345, 500)
 _PLAIN_FILES = (b"0", b"\0")
 
 
@@ -146,11 +146,10 @@ def _cut(where: str, sample: SampleEntry, name: str, block: memoryview) -> bytes
 
 
 def _is_header(header: bytes, key: str, name: str, size: int) -> bool:
-    """Whether a header is that of a plain file with this name and size."""
+    """Whether a header is that of a plain file of this name and size; other readers put a prefix before the name."""
     expected = f"{key}.{name}".encode(errors="replace").ljust(_NAME.stop, b"\0")
-    return (
-        header[_NAME] == expected and header[_SIZE].rstrip(b"\0 ") == b"%011o" % size and header[_KIND] in _PLAIN_FILES
-    )
+    is_file = header[_KIND] in _PLAIN_FILES and not header[_PREFIX].strip(b"\0")
+    return is_file and header[_NAME] == expected and header[_SIZE].rstrip(b"\0 ") == b"%011o" % size
 
 
 def _refuse_member(where: str, sample: SampleEntry, name: str, header: bytes, found: int) -> NoReturn:
@@ -158,8 +157,9 @@ def _refuse_member(where: str, sample: SampleEntry, name: str, header: bytes, fo
     size = sample.members[name][1]
     if found != size:
         raise DataError(f"{where}: '{name}' ends after {max(found, 0)} of {size} bytes")
-    there, length = header[_NAME].rstrip(b"\0"), header[_SIZE].rstrip(b"\0 ")
+    prefix, length = header[_PREFIX].rstrip(b"\0"), header[_SIZE].rstrip(b"\0 ")
+    there = b"/".join(part for part in (prefix, header[_NAME].rstrip(b"\0")) if part)
     raise DataError(
-        f"{where}: the index has '{name}' where the shard holds {shorten(there)} of {shorten(length)} (octal) bytes: "
-        f"index and shard do not belong together. {PACK_AGAIN}"
+        f"{where}: the index has '{name}' where the shard holds {shorten(there)} of type {shorten(header[_KIND])} and "
+        f"{shorten(length)} (octal) bytes: index and shard do not belong together. {PACK_AGAIN}"
     )

@@ -15,6 +15,7 @@ from protoocc.shards.remote import LEAST_LIMIT, REMOTE
 from schemas.errors import ConfigError, DataError, disk_errors
 from schemas.files import write_bytes
 from schemas.lock import folder_lock
+from schemas.outside import read_bytes
 from schemas.outside.limits import JSON_BYTES
 from schemas.shard_checks import fingerprint, parse_index
 from schemas.shards import Manifest, ShardEntry
@@ -68,8 +69,8 @@ def _fetch_indexes(place: Place, folder: Path, manifest: Manifest, workers: int)
         path = folder / shard.index
         source = place.source(shard.index, "Ask whoever published the shards.")
         try:
-            parse_index(source, path.read_bytes(), shard, manifest)
-        except (OSError, DataError):
+            parse_index(source, read_bytes(source, path, JSON_BYTES), shard, manifest)
+        except DataError:
             data = place.read(shard.index, JSON_BYTES)
             if data is None:
                 raise source.error(f"not found, {MANIFEST} lists it") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import aiohttp
 from fsspec.core import url_to_fs
@@ -58,7 +59,7 @@ class Place:
         if protocol not in PROTOCOLS or "::" in address:
             known = ", ".join(f"{name}://" for name in PROTOCOLS if name not in ("file", "memory"))
             raise ConfigError(f"{_public(address)}: expected a folder or an address that starts with {known}")
-        parts = urlsplit(self.address)
+        parts = _split(self.address)
         if "://" in address and ("@" in parts.netloc or parts.query or parts.fragment):
             raise ConfigError(
                 f"{_public(address)}: an address holds no name, password or query; give credentials as the library of "
@@ -128,7 +129,7 @@ class Place:
         """Bytes ``start`` to ``stop`` of a file, block by block; after a failure it goes on where it was.
 
         Raises:
-            DataError: there is no such file, or it may not be read.
+            DataError: there is no such file, it may not be read, or it lies here and is too short.
             StageError: `TRIES` tries in a row brought nothing.
         """
         position, failures = start, 0
@@ -138,7 +139,7 @@ class Place:
                     position, failures = position + len(block), 0
                     yield block
                 if position < stop:
-                    raise ConnectionError(f"ended after {position:,} of {stop:,} bytes")
+                    raise _EndedError(f"ended after {position:,} of {stop:,} bytes")
             except FileNotFoundError as error:
                 raise self.source(name).error("not found") from error
             except Exception as error:
@@ -201,6 +202,8 @@ class Place:
     def _open(self, name: str, part: range | None = None) -> Any:
         """An open file, at the start of a part of it; a server that ignores ranges is read from its start."""
         if not self._is_web:
+            if self.folder is not None and (path := self.folder / name).exists() and not path.is_file():
+                raise _NoFileError("it is no plain file")  # a pipe would be waited for, a device has no end
             file = self._files.open(self._path(name), "rb")
             file.seek(part.start if part else 0)
             return file
@@ -236,7 +239,7 @@ class Place:
             DataError: trying again would not help.
             StageError: it was tried often enough.
         """
-        if not _may_pass(error):
+        if not _may_pass(error) or (self.folder is not None and _stays(error)):
             remedy = "" if self.folder or self._is_web else _CREDENTIALS
             raise self.source(name, remedy).error(f"cannot be opened ({_reason(error)})") from error
         if failures >= TRIES:
@@ -245,6 +248,20 @@ class Place:
                 "command again: it goes on where it was."
             ) from error
         self._wait(FIRST_WAIT_S * 2 ** (failures - 1) * random.uniform(1.0, 1.5))
+
+
+class _EndedError(ConnectionError):
+    """A file that has fewer bytes than it should."""
+
+
+class _NoFileError(OSError):
+    """A folder, a pipe or a device where a file is wanted."""
+
+
+def _stays(error: Exception) -> bool:
+    """Whether a file of this machine is what it is, however often it is opened; a network disk may fail and recover."""
+    wrong = isinstance(error, _EndedError | _NoFileError | IsADirectoryError | NotADirectoryError)
+    return wrong or (isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL))
 
 
 def _skip(file: Any, count: int) -> None:
@@ -279,9 +296,16 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}{f': {text}' if isinstance(error, ConnectionError) and text else ''}"
 
 
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError as error:
+        raise ConfigError(f"an address with a host that none can have: {error}") from error
+
+
 def _public(address: str) -> str:
     """An address without name, password and query."""
-    parts = urlsplit(address)
+    parts = _split(address)
     if not parts.scheme or not parts.netloc:
         return address.split("?")[0]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -17,7 +17,7 @@ from protoocc.shards.places import Place
 from schemas.errors import ConfigError, DataError, StageError, disk_errors
 from schemas.files import write_bytes
 from schemas.lock import folder_lock
-from schemas.outside import Source, parse_json
+from schemas.outside import Source, parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
 from schemas.shard_checks import fingerprint, parse_index, parse_manifest
 from schemas.shards import CARD, CHECKSUMS, CROISSANT, Manifest, ShardEntry
@@ -68,14 +68,15 @@ def choose_shards(manifest: Manifest, splits: Sequence[str], numbers: range | No
     Raises:
         ConfigError: there is no such split, or no shard is left.
     """
-    known = list(dict.fromkeys(shard.split for shard in manifest.shardlist))
+    known: dict[str, list[ShardEntry]] = {}
+    for shard in manifest.shardlist:
+        known.setdefault(shard.split, []).append(shard)
     for split in splits:
         if split not in known:
             raise ConfigError(f"no split '{split}' in {manifest.name}; known: {', '.join(known)}")
     chosen = []
     for split in splits or known:
-        shards = [shard for shard in manifest.shardlist if shard.split == split]
-        chosen += shards if numbers is None else shards[numbers.start : numbers.stop]
+        chosen += known[split] if numbers is None else known[split][numbers.start : numbers.stop]
     if not chosen:
         raise ConfigError(f"no shards {numbers} in {manifest.name}: it has {len(manifest.shardlist)} of all splits")
     return chosen
@@ -175,6 +176,8 @@ class _Fetch:
 
     def _rest(self, shard: ShardEntry, part: Path) -> str:
         """Fetches what a part lacks; returns the hash of the whole."""
+        if part.is_symlink():  # nothing is written where a link leads
+            part.unlink()
         with disk_errors(part), part.open("ab+") as file:
             if file.tell() > shard.filesize:
                 file.truncate(0)
@@ -216,7 +219,7 @@ def _shards_there(folder: Path, whole: str) -> set[str]:
     if not path.is_file():
         return set()
     source = Source(str(path), "Choose another folder, or remove this one.")
-    data = path.read_bytes()
+    data = read_bytes(source, path, JSON_BYTES)
     manifest, raw = parse_manifest(source, data), parse_json(source, data)
     if whole not in (raw.get(PULLED_FROM), fingerprint(manifest, data)):
         raise ConfigError(

@@ -9,12 +9,13 @@ from typing import Final
 
 from protoocc.shards.join import image_faults
 from protoocc.shards.joined import read_root
+from protoocc.shards.members import cut_members
 from protoocc.shards.places import Place
 from protoocc.shards.pull import choose_shards, read_remote_manifest
-from schemas.errors import ProtoOccError
+from schemas.errors import DataError, ProtoOccError
 from schemas.outside import Source
 from schemas.outside.limits import JSON_BYTES
-from schemas.shard_checks import parse_index
+from schemas.shard_checks import PACK_AGAIN, parse_index
 from schemas.shards import Manifest, SampleEntry, ShardEntry, ShardIndex
 from schemas.workfolder import MANIFEST
 
@@ -107,13 +108,15 @@ def _read_shard(place: Place, shard: ShardEntry, manifest: Manifest) -> Iterator
 
 
 class _Layout:
-    """The bytes of a tar as they come, held against its index: samples one after the other, nothing in between."""
+    """The bytes of a tar as they come, held against its index: plain files of samples, nothing in between."""
 
     def __init__(self, source: Source, index: ShardIndex) -> None:
         self.source = source
         self.samples: list[SampleEntry] = sorted(index.samples, key=lambda sample: sample.span)
         self.faults: list[str] = []
-        self._position, self._number, self._digest = 0, 0, hashlib.sha256()
+        self.headers: list[str] = []
+        """Faults of files that have the checksum of the index."""
+        self._position, self._number, self._held = 0, 0, bytearray()
 
     def feed(self, block: bytes) -> None:
         """Takes the next bytes."""
@@ -130,7 +133,7 @@ class _Layout:
                 self._position, block = self._position + skipped, block[skipped:]
                 continue
             part = block[: stop - self._position]
-            self._digest.update(part)
+            self._held += part
             self._position, block = self._position + len(part), block[len(part) :]
             if self._position == stop:
                 self._end(sample)
@@ -142,11 +145,21 @@ class _Layout:
 
     def finish(self) -> None:
         """Raises whatever is not as the index says, though the tar is the one of the manifest."""
-        self.explain()
+        for fault in (self.faults + self.headers)[:1]:
+            raise self.source.error(fault)
         if self._number < len(self.samples):
             raise self.source.error(f"ends before sample {self.samples[self._number].key}")
 
     def _end(self, sample: SampleEntry) -> None:
-        if sample.sha256 not in (None, found := self._digest.hexdigest()):
+        data, self._held = bytes(self._held), bytearray()
+        if sample.sha256 not in (None, found := hashlib.sha256(data).hexdigest()):
             self.faults.append(f"sample {sample.key} has sha256 {found}, its index says {sample.sha256}: changed")
-        self._number, self._digest = self._number + 1, hashlib.sha256()
+        else:
+            self._check_headers(sample, data)
+        self._number += 1
+
+    def _check_headers(self, sample: SampleEntry, data: bytes) -> None:
+        try:
+            cut_members(f"sample {sample.key}", sample, data, sample.members)
+        except DataError as error:
+            self.headers.append(str(error).removesuffix(f". {PACK_AGAIN}"))

@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
@@ -73,8 +74,8 @@ def zip_entries(source: Source, data: bytes) -> dict[str, zipfile.ZipInfo]:
         raise source.damaged(error) from error
     by_name = {entry.filename: entry for entry in entries}
     if len(by_name) != len(entries):
-        names = [entry.filename for entry in entries]
-        raise source.damaged(f"member {shorten(max(names, key=names.count))} is there twice")
+        name = Counter(entry.filename for entry in entries).most_common(1)[0][0]
+        raise source.damaged(f"member {shorten(name)} is there twice")
     return by_name
 
 

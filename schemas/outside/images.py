@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from schemas.outside.limits import CAMERA_PIXELS, SCANS, SEGMENTS
+from schemas.outside.limits import CAMERA_PIXELS, DEFLATE_RATIO, JPEG_RATIO, SCANS, SEGMENTS
 from schemas.outside.source import Source, shorten
 
 _JPEG_START: Final = b"\xff\xd8\xff"
@@ -85,7 +85,7 @@ def check_jpeg(source: Source, data: bytes, shape: tuple[int, int]) -> None:
         shape: (H, W) pixels that it must have.
 
     Raises:
-        DataError: another kind or size, or cut short.
+        DataError: another kind or size, cut short, or too small for the size that it declares.
     """
     if not data.startswith(_JPEG_START):
         raise source.damaged("no JPEG")
@@ -94,6 +94,7 @@ def check_jpeg(source: Source, data: bytes, shape: tuple[int, int]) -> None:
         raise source.error(f"image is {(header.height, header.width)} (H, W), the manifest says {shape}")
     if not data.endswith(_JPEG_END):
         raise source.damaged("the JPEG has no end")
+    _check_room(source, data, header.height * header.width, JPEG_RATIO)
 
 
 def check_png(source: Source, data: bytes, shape: tuple[int, int], *, bits: int) -> None:
@@ -106,7 +107,8 @@ def check_png(source: Source, data: bytes, shape: tuple[int, int], *, bits: int)
         bits: depth that it must have.
 
     Raises:
-        DataError: another kind, size or depth, chunks that this program does not write, or cut short.
+        DataError: another kind, size or depth, chunks that this program does not write, cut short, or too small for
+            the size that it declares.
     """
     if not data.startswith(_PNG_START):
         raise source.damaged("no PNG")
@@ -122,6 +124,13 @@ def check_png(source: Source, data: bytes, shape: tuple[int, int], *, bits: int)
         place += 12 + size
         if kind not in _PLAIN_CHUNKS or place > len(data):
             raise source.damaged(f"the PNG has a chunk {shorten(kind)} of {size:,} bytes that is not of its pixels")
+    _check_room(source, data, found.height * (found.width * bits // 8), DEFLATE_RATIO)
+
+
+def _check_room(source: Source, data: bytes, declared: int, ratio: int) -> None:
+    """A decoder allocates what is declared first, so a file that cannot hold it is refused before."""
+    if len(data) * ratio < declared:
+        raise source.damaged(f"{len(data):,} bytes cannot hold the {declared:,} pixels or bytes that it declares")
 
 
 def _jpeg_header(source: Source, data: bytes) -> ImageHeader:

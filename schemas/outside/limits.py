@@ -32,6 +32,8 @@ DIGITS: Final = 19
 """Digits of a whole number: all that 64 bits hold."""
 NAME_BYTES: Final = 255
 """A file name, as file systems have it."""
+SHARD_NAME_BYTES: Final = 200
+"""Name of a tar or an index: files that are being written have a longer one."""
 SHOWN: Final = 200
 """Characters of a foreign value that a message shows."""
 
@@ -45,6 +47,10 @@ SCANS: Final = 64
 """Scans of a JPEG: progressive ones have about ten; thousands of empty ones take minutes to decode."""
 SEGMENTS: Final = 1000
 """Segments of a JPEG before its pixels: thumbnails, colour profiles and notes."""
+JPEG_RATIO: Final = 512
+"""Pixels of a byte of a JPEG at most: each block of 8 x 8 has a bit of its own, whatever it shows."""
+DEFLATE_RATIO: Final = 1032
+"""Bytes that deflate makes of one at most."""
 MEMBER_SLACK: Final = 65_536
 """Bytes that a packed member may have beyond its uncompressed size times `MEMBER_FACTOR`."""
 MEMBER_FACTOR: Final = 2

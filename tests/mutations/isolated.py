@@ -33,6 +33,8 @@ class Outcome(NamedTuple):
     """Time on the processor."""
     extra_mb: float
     """Peak of resident memory above that before the call."""
+    wall_s: float = 0.0
+    """Time on the clock of the wall, sleep included, but not what it waited for the processor."""
 
 
 def run_isolated(work: Callable[[], str]) -> Outcome:
@@ -53,9 +55,9 @@ def _be_child(work: Callable[[], str], writing: int) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before_mb, started = _memory_mb("VmRSS"), time.process_time()
+        before_mb, started, began = _memory_mb("VmRSS"), time.process_time(), _own_time_s()
         kind, detail = _call(work)
-        figures = (time.process_time() - started, _memory_mb("VmHWM") - before_mb)
+        figures = (time.process_time() - started, _memory_mb("VmHWM") - before_mb, _own_time_s() - began)
         os.write(writing, json.dumps([kind, detail[:8000], *figures]).encode())
     finally:
         os._exit(0)
@@ -85,7 +87,13 @@ def _read(child: int, reading: int) -> Outcome:
         values: list[Any] = json.loads(data)
         return Outcome(*values)
     kind = "hung" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else "crashed"
-    return Outcome(kind, f"status {status}", PATIENCE_S, 0.0)
+    return Outcome(kind, f"status {status}", PATIENCE_S, 0.0, PATIENCE_S)
+
+
+def _own_time_s() -> float:
+    """Clock that stands still while other programs have the processor."""
+    waited_ns = int(Path("/proc/self/schedstat").read_text().split()[1])
+    return time.monotonic() - waited_ns / 1e9
 
 
 def _memory_mb(field: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -69,7 +70,7 @@ def damage_json(random_: random.Random, data: bytes) -> bytes:
 
 def _damage_value(random_: random.Random, value: Any) -> Any:
     if not isinstance(value, (dict, list)) or not value or random_.random() < 0.02:
-        return random_.choice(_VALUES)
+        return copy.deepcopy(random_.choice(_VALUES))
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
     key = random_.choice(keys)
     if isinstance(value[key], (dict, list)) and value[key] and random_.random() < 0.85:
@@ -86,7 +87,7 @@ def _damage_value(random_: random.Random, value: Any) -> Any:
     elif kind == 3 and type(value[key]) in (int, float):
         value[key] = value[key] * random_.choice((-1, 0, 2, 1000, 1e9)) + random_.choice((0, 1, 512))
     else:
-        value[key] = random_.choice(_VALUES)
+        value[key] = copy.deepcopy(random_.choice(_VALUES))
     return value
 
 

@@ -14,7 +14,7 @@ import torch
 from pipelines.masks.sam_checkpoint import load_sam
 from pipelines.occupancy.occ3d import read_labels
 from protoocc.checkpoint import load_network, load_state, save_checkpoint
-from protoocc.data import Keyframe, ShardDataset, open_shards
+from protoocc.data import ShardDataset, open_shards
 from protoocc.model import ProtoOcc
 from protoocc.run_folder import open_run, read_metrics
 from protoocc.weights import read_weights
@@ -32,6 +32,7 @@ from schemas.records import (
     read_records,
 )
 from tests.mutations import archives, mutate
+from tests.mutations.published import MEMBERS, assert_possible, make_published
 from tests.mutations.stores import make_stores
 from tests.mutations.targets import Target, digest
 from tests.pipelines.test_masks_sam import small_sam
@@ -45,6 +46,7 @@ def make_originals(folder: Path) -> list[Target]:
     """Writes one of each kind below a folder."""
     return [
         *_shards(folder),
+        *make_published(folder),
         *_records(folder),
         *_checkpoints(folder),
         *_labels(folder),
@@ -57,15 +59,8 @@ def _shards(folder: Path) -> list[Target]:
     shards = write_shards(folder / "shards", {"train": [2], "val": [1]}, make=make_depth_members)
     index = json.loads((shards / "train-00000.index.json").read_text())
     tar = (shards / "train-00000.tar").read_bytes()
-    kinds = {
-        "cam_front.jpg": mutate.damage_jpeg,
-        "masks.png": mutate.damage_png,
-        "occupancy.npz": archives.damage_npz,
-        "depth.npz": archives.damage_npz,
-        "meta.json": mutate.damage_json,
-    }
     members = []
-    for extension, mutator in kinds.items():
+    for extension, mutator in MEMBERS.items():
         offset, size = index["samples"][1]["members"][extension]
         members.append(
             Target(
@@ -93,28 +88,12 @@ def _read_shards(folder: Path) -> str:
         dataset = ShardDataset(open_shards(folder / "shards", split), frames=2, interval=1)
         for index in range(len(dataset)):
             keyframe = dataset[index]
-            _assert_possible(keyframe, dataset)
+            assert_possible(keyframe, dataset)
             arrays = (keyframe.images, keyframe.semantics, keyframe.mask_lidar, keyframe.mask_camera)
             poses = (keyframe.image_from_camera, keyframe.camera_from_ego, keyframe.global_from_ego)
             optional = (keyframe.segment_id, keyframe.depth_m, keyframe.pixel_classes)
             found.append(digest(*arrays, *poses, *(array for array in optional if array is not None)))
     return " ".join(found)
-
-
-def _assert_possible(keyframe: Keyframe, dataset: ShardDataset) -> None:
-    info = dataset.shards.dataset
-    assert keyframe.images.shape == (len(info.cameras), *info.image_shape, 3)
-    assert keyframe.semantics.shape == keyframe.mask_camera.shape == keyframe.mask_lidar.shape == info.grid.shape
-    known = keyframe.semantics != info.classes.ignored
-    assert (keyframe.semantics[known] < info.classes.num_classes).all()
-    assert max(keyframe.mask_camera.max(), keyframe.mask_lidar.max()) <= 1
-    if keyframe.depth_m is not None:
-        assert np.isfinite(keyframe.depth_m).all() and 0 <= keyframe.depth_m.min() <= keyframe.depth_m.max() <= 2000
-    for pose in (*keyframe.camera_from_ego, keyframe.global_from_ego):
-        assert np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-2)
-        assert np.linalg.det(pose[:3, :3]) > 0 and np.abs(pose[:3, 3]).max() < 3e7
-    assert (keyframe.image_from_camera[:, (0, 1), (0, 1)] >= 1).all()
-    assert np.isfinite(keyframe.image_from_camera).all()
 
 
 def _repack(shards: Path, extension: str, data: bytes) -> None:

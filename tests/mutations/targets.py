@@ -31,6 +31,8 @@ class Target:
     install: Callable[[Path, bytes], None] | None = None
     original: bytes | None = None
     """What is damaged; the file's own bytes by default."""
+    is_copied: bool = False
+    """Whether readers only pass the file on or make it anew, so that damage of it may be no fault."""
 
 
 def digest(*arrays: np.ndarray) -> str:

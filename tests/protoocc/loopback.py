@@ -21,7 +21,7 @@ class Loopback:
         address: of the folder.
         faults: file name -> what its next answers suffer, one entry each: a status such as 503, `reset` (the line
             breaks half way), `short` (half of the bytes, and the line is closed as if that was all), `wrong` (a byte is
-            another one).
+            another one), `long` (ten megabytes follow).
         ranges: whether it knows them.
         asked: requests by file name.
         sent: bytes of files that left it.
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        data = self.part(path.read_bytes())
+        data = self.part(path.read_bytes()) + (bytes(10**7) if fault == "long" else b"")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if not is_head:

@@ -9,6 +9,7 @@ import pytest
 
 from protoocc.data import open_shards, read_shard_manifest
 from schemas.errors import DataError
+from tests.protoocc.conftest import write_shards
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
@@ -31,9 +32,9 @@ def test_fingerprint_of_format_1_is_that_of_the_manifest(shards: Path, own_shard
     assert open_shards(shards, "train").fingerprint != open_shards(own_shards, "train").fingerprint
 
 
-def test_fingerprint_of_format_2_is_that_of_the_contents(own_shards: Path) -> None:
+def test_fingerprint_of_format_2_is_that_of_the_contents(tmp_path: Path) -> None:
     """Not of what they were made from, by which program or when."""
-    edit(own_shards / "manifest.json", lambda manifest: manifest.update(shard_format=2))
+    own_shards = write_shards(tmp_path / "shards", {"train": [3, 2], "val": [2]}, shard_format=2)
     before = open_shards(own_shards, "train").fingerprint
     edit(own_shards / "manifest.json", lambda manifest: manifest.update(code_version="2", licence="CC0-1.0"))
     assert open_shards(own_shards, "train").fingerprint == before
@@ -59,7 +60,7 @@ def test_refuses_an_unknown_split(shards: Path) -> None:
         (lambda m: m["shardlist"][0].update(url="../a.tar"), "without path separators"),
         (lambda m: m["shardlist"][0].update(nsamples=9), "lists 3 samples, manifest.json says 9"),
         (lambda m: m["dataset"].pop("cameras"), "'dataset.cameras' is missing"),
-        (lambda m: m["shardlist"][0].update(index="none.json"), "none.json is missing"),
+        (lambda m: m["shardlist"][0].update(index="none.index.json"), "none.index.json is missing"),
         (lambda m: m.update(shard_format=3), "shard format 3, this program reads up to 2: a newer"),
         (lambda m: m["shardlist"][0].update(index_sha256="0" * 64), "index.json: has sha256 .* manifest.json says 000"),
     ],

@@ -97,7 +97,7 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
         if len(shapes) > 1:
             tokens = [token for batch in batches for token in batch.tokens]
             raise DataError(f"samples {tokens}: '{name}' has shapes {sorted(shapes)}; a batch needs one shape")
-        fields[name] = torch.cat(parts)
+        fields[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
     tokens = [token for batch in batches for token in batch.tokens]
     seeds = [seed for batch in batches for seed in batch.seeds or ()]
     return Batch(tokens=tokens, seeds=seeds if len(seeds) == len(tokens) else None, **fields)

@@ -195,13 +195,13 @@ def decode_image(where: str, data: bytes, dataset: DatasetInfo) -> UInt8[np.ndar
 
 
 def _decode_into(where: str, data: bytes, dataset: DatasetInfo, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Writes one camera's image, RGB, without a copy in between."""
+    """Writes one camera's image, RGB."""
     source = Source(where, PACK_AGAIN)
     check_jpeg(source, data, dataset.image_shape)
-    decoded = _imdecode(source, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    decoded = _imdecode(source, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded.shape != image.shape:
         raise source.damaged(f"the image is decoded to {decoded.shape}, its header says {image.shape}")
-    cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=image)
+    image[:] = decoded
 
 
 def _segments(where: str, data: bytes, meta: Mapping[str, Any], dataset: DatasetInfo) -> UInt16[np.ndarray, "V H W"]:

@@ -1,4 +1,7 @@
-"""Arrays from outside: npz and npy, checked by their headers before anything is inflated; no pickle, ever."""
+"""Arrays from outside: npz and npy, checked by their headers before anything is inflated; no pickle, ever.
+
+Intel's ISA-L inflates in half the time of zlib, and is most of what reading labels takes.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import math
 import re
 import struct
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Collection
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
+from isal import isal_zlib
 
 from schemas.outside.limits import NPY_AXES, NPY_HEADER_BYTES
 from schemas.outside.source import Source, shorten
@@ -34,6 +37,8 @@ _ZIP_ERRORS: Final = (
     EOFError,
     struct.error,
 )
+_INFLATE_ERROR: Final = cast(type[Exception], isal_zlib.error)
+"""Its stubs say that it is an instance."""
 
 
 def read_npz(source: Source, data: bytes, names: Collection[str], largest: int) -> dict[str, np.ndarray]:
@@ -137,10 +142,10 @@ def _inflate(source: Source, data: bytes, entry: zipfile.ZipInfo, largest: int) 
         if entry.compress_type == zipfile.ZIP_STORED:
             inflated = bytes(content)
         else:
-            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, entry.file_size + 1)
-    except zlib.error as error:
+            inflated = isal_zlib.decompressobj(-isal_zlib.MAX_WBITS).decompress(content, entry.file_size + 1)
+    except _INFLATE_ERROR as error:
         raise source.damaged(error) from error
-    if len(inflated) != entry.file_size or zlib.crc32(inflated) != entry.CRC:
+    if len(inflated) != entry.file_size or isal_zlib.crc32(inflated) != entry.CRC:
         raise source.damaged("content and checksum of the archive differ")
     return inflated
 

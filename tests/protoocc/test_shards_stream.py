@@ -205,12 +205,12 @@ def test_fetching_ahead_keeps_the_order_and_a_bounded_window() -> None:
 def test_scores_and_pictures_fetch_ahead_as_well(published: Loopback, packed: Path, tmp_path: Path) -> None:
     """When the first sample is handed out, the next ones are on their way; folders give the numbers as they are."""
     there, here = (ShardDataset(open_shards(folder, "train")) for folder in (made(published, tmp_path), packed))
+    before, until = published.asked["train-00000.tar"], time.monotonic() + 20
     arriving = there.arriving(range(2))
     assert next(arriving) == 0
-    until = time.monotonic() + 20
-    while published.asked["train-00000.tar"] < 2 and time.monotonic() < until:
+    while published.asked["train-00000.tar"] < before + 2 and time.monotonic() < until:
         time.sleep(0.01)
-    assert published.asked["train-00000.tar"] == 2
+    assert published.asked["train-00000.tar"] == before + 2
     assert list(arriving) == [1]
     assert list(here.arriving([1, 0])) == [1, 0]
     votes = [frequent_class(dataset) for dataset in (there, here)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.given import add_command, refuse
+from cli.given import add_command, is_typed, refuse
 from cli.model import Run, Shards, find_shards
 from cli.options import DATASETS_YAML, Dataset, Datasets, Json, Work, load_dataset
 from cli.progress import progress_bar
@@ -23,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 
 def view(
-    split: Annotated[str, typer.Option("--split", help="Split to draw from.")] = "val",
+    place: Annotated[
+        str | None, typer.Argument(metavar="[SHARDS|URL]", help="Set of shards to draw from, like --shards.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Split to draw from; with --sample, any split by default.")
+    ] = "val",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of samples, spread evenly over the split.")] = 4,
     sample: Annotated[
         list[str] | None,
@@ -50,14 +55,27 @@ def view(
 
         protoocc view --run runs/nuscenes-protoocc-small --split val --pictures pictures/small --prototypes
 
-        protoocc view --shards https://example.org/occupancy-demo --sample synth-0016-0002
+        protoocc view https://example.org/occupancy-demo --sample synth-0016-0002
     """
+    refuse(("shards", "name", "datasets"), place is not None, "SHARDS names the set alone")
     refuse(("count",), sample is not None, "--sample names what is drawn")
     refuse(("prototypes",), run is None, "prototypes are drawn from a trained network, name its --run")
-    folder = find_shards(shards, datasets, name)
-    paths = draw_with_bar(folder, split, pictures, run=run, samples=sample or count, prototypes=prototypes)
-    for path in paths:
-        typer.echo(path)
+    folder = find_shards(shards if place is None else place, datasets, name)
+    for in_split, chosen in _by_split(folder, split, sample or count).items():
+        for path in draw_with_bar(folder, in_split, pictures, run=run, samples=chosen, prototypes=prototypes):
+            typer.echo(path)
+
+
+def _by_split(folder: Path, split: str, samples: int | Sequence[str]) -> Mapping[str, int | Sequence[str]]:
+    """What to draw of each split: samples that are named may lie in any, unless the user typed one."""
+    from protoocc.pictures import find_split
+
+    if isinstance(samples, int) or is_typed("split"):
+        return {split: samples}
+    named: dict[str, list[str]] = {}
+    for name in samples:
+        named.setdefault(find_split(folder, name), []).append(name)
+    return named
 
 
 def draw_with_bar(

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from protoocc.checkpoint import load_network
 from protoocc.compatibility import check_shards
-from protoocc.data import Keyframe, ShardDataset, ShardSet, collate
+from protoocc.data import Keyframe, ShardDataset, ShardSet, collate, open_shards, read_shard_manifest
 from protoocc.inference import default_device, predict_keyframe, reader_for
 from protoocc.metrics import Confusion
 from protoocc.network import Network
@@ -73,20 +73,44 @@ def sheets(
         yield shards.samples[index][1].key, render_sample(view)
 
 
+def find_split(folder: Path, name: str) -> str:
+    """Split of a set of shards that holds the sample with this key or token.
+
+    Raises:
+        ConfigError: none does; names near ones.
+        DataError: the shards are damaged.
+    """
+    splits = list(dict.fromkeys(shard.split for shard in read_shard_manifest(folder).shardlist))
+    keys = []
+    for split in splits:
+        shards = open_shards(folder, split)
+        if _number_of(shards, name) is not None:
+            return split
+        keys += [sample.key for _, sample in shards.samples]
+    raise ConfigError(
+        f"{folder} has no sample '{name}' in its splits {', '.join(splits)}; it has {len(keys)}, the first is "
+        f"{keys[0]}.{did_you_mean(name, keys)}"
+    )
+
+
 def find_sample(shards: ShardSet, name: str) -> int:
     """Number of the sample with this key or token.
 
     Raises:
         ConfigError: the split has none; names near ones.
     """
-    for number, (_, sample) in enumerate(shards.samples):
-        if name in (sample.key, sample.token):
-            return number
+    if (number := _number_of(shards, name)) is not None:
+        return number
     keys = [sample.key for _, sample in shards.samples]
     raise ConfigError(
         f"split '{shards.split}' of {shards.manifest.name} has no sample '{name}'; it has {len(keys)}, the first is "
         f"{keys[0]}.{did_you_mean(name, keys)}"
     )
+
+
+def _number_of(shards: ShardSet, name: str) -> int | None:
+    found = (number for number, (_, sample) in enumerate(shards.samples) if name in (sample.key, sample.token))
+    return next(found, None)
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from protoocc.data import open_shards
-from protoocc.pictures import find_sample
+from protoocc.pictures import find_sample, find_split
 from schemas.errors import ConfigError
 from tests.protoocc.conftest import write_shards
 from tests.protoocc.loopback import serve
@@ -76,6 +76,20 @@ def test_a_sample_is_found_by_key_or_token(own_shards: Path) -> None:
     assert [find_sample(shards, name) for name in ("scene-val-00000-0001", "token-5")] == [1, 0]
     with pytest.raises(ConfigError, match="has no sample 'scene-val-00000-0007'; it has 2, .* Did you mean"):
         find_sample(shards, "scene-val-00000-0007")
+
+
+def test_a_sample_of_any_split_is_drawn(own_shards: Path, tmp_path: Path) -> None:
+    """Without --split; the set is named like that of status, pull and verify."""
+    done = run("view", own_shards, "--sample", "scene-val-00000-0001", "--sample", "token-0", "--pictures", tmp_path)
+    assert done.exit_code == 0, done.output
+    drawn = [Path(line).name for line in done.stdout.splitlines() if line.endswith(".png")]
+    assert drawn == ["scene-val-00000-0001.png", "scene-train-00000-0000.png"]
+    with pytest.raises(ConfigError, match="no sample 'scene-val-00000-0007' in its splits train, val; it has 7"):
+        find_split(own_shards, "scene-val-00000-0007")
+    refused = run("view", own_shards, "--shards", own_shards)
+    assert "--shards does not apply" in str(refused.exception)
+    wrong = run("view", own_shards, "--split", "train", "--sample", "token-5")
+    assert "split 'train' of tiny has no sample 'token-5'" in str(wrong.exception)
 
 
 @pytest.mark.parametrize("numbers", ["3-1", "a", "-1", "1-2-3", "1e3"])

@@ -16,8 +16,10 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from protoocc.shards.joined import JOINED
 from tests.mutations.drawn import damaged_bytes, damaged_headers, damaged_json, seeded
 from tests.mutations.isolated import Outcome, run_isolated
+from tests.mutations.joined import BARE, make_joined
 from tests.mutations.published import CACHE, NEW, PULLED, SET, TOP, make_published
 from tests.mutations.targets import Target
 
@@ -27,18 +29,18 @@ KINDS = (
     "set manifest", "set index", "set index, untold", "set tar", "set tar, untold", "set cam_front.jpg",
     "set masks.png", "set occupancy.npz", "set depth.npz", "set meta.json", "set README.md", "set croissant.json",
     "set SHA256SUMS", "set train-00000.idx", "part of a pull", "mirror remote.json", "mirror manifest", "mirror index",
-    "cached sample", "set tar, headers",
+    "cached sample", "set tar, headers", "bare manifest", "bare meta.json", "bare images.json", "camera file",
 )  # fmt: skip
-EACH = MUTANTS // len(KINDS)
-OWN = (NEW, CACHE)
-"""Folders that readers write."""
+EACH = -(-MUTANTS // len(KINDS))
+OWN = (NEW, CACHE, f"{BARE}/{JOINED}")
+"""What readers write; `read_joined` says in it where the camera files lie."""
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Target]]:
     folder = tmp_path_factory.mktemp("published") / "whole"
     folder.mkdir()
-    return folder, {target.name: target for target in make_published(folder)}
+    return folder, {target.name: target for target in (*make_published(folder), *make_joined(folder))}
 
 
 def damaged(kind: str, target: Target, whole: bytes) -> st.SearchStrategy[bytes]:

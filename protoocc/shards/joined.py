@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -102,10 +103,15 @@ def checked_file(source: Source, root: Path, file: ImageFile) -> bytes:
         DataError: it is missing, or has another size or SHA-256.
     """
     path = root / file.path
-    if not path.is_file():
-        raise source.error("is missing")
-    if (size := path.stat().st_size) != file.size:
-        raise source.error(f"has {size:,} bytes, the shards were packed from one of {file.size:,}")
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise source.error(reason) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise source.error("is no plain file")
+    if found.st_size != file.size:
+        raise source.error(f"has {found.st_size:,} bytes, the shards were packed from one of {file.size:,}")
     data = read_bytes(source, path, file.size)
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise source.error(f"does not have the sha256 {file.sha256} of the file that the shards were packed from")

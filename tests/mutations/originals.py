@@ -32,6 +32,7 @@ from schemas.records import (
     read_records,
 )
 from tests.mutations import archives, mutate
+from tests.mutations.joined import make_joined
 from tests.mutations.published import MEMBERS, assert_possible, make_published
 from tests.mutations.stores import make_stores
 from tests.mutations.targets import Target, digest
@@ -47,6 +48,7 @@ def make_originals(folder: Path) -> list[Target]:
     return [
         *_shards(folder),
         *make_published(folder),
+        *make_joined(folder),
         *_records(folder),
         *_checkpoints(folder),
         *_labels(folder),

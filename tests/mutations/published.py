@@ -63,12 +63,12 @@ def make_published(folder: Path) -> list[Target]:
     bytes_ = (mutate.damage_bytes,)
     return [
         Target("set manifest", f"{SET}/manifest.json", read_everywhere, as_json),
-        Target("set index", f"{SET}/{SHARD}.index.json", read_everywhere, as_json, tell_index),
+        Target("set index", f"{SET}/{SHARD}.index.json", read_everywhere, as_json, partial(tell_index, SET)),
         Target("set index, untold", f"{SET}/{SHARD}.index.json", read_everywhere, as_json),
-        Target("set tar", f"{SET}/{SHARD}.tar", read_whole, bytes_, tell_tar),
+        Target("set tar", f"{SET}/{SHARD}.tar", read_whole, bytes_, partial(tell_tar, SET)),
         Target("set tar, untold", f"{SET}/{SHARD}.tar", read_whole, bytes_),
         *(
-            Target(f"set {name}", f"{SET}/{SHARD}.tar", read_whole, (change,), partial(tell_member, name), whole)
+            Target(f"set {name}", f"{SET}/{SHARD}.tar", read_whole, (change,), partial(tell_member, SET, name), whole)
             for name, change in MEMBERS.items()
             for whole in [member(shards, name)]
         ),
@@ -221,22 +221,22 @@ def member(shards: Path, name: str) -> bytes:
     return (shards / f"{SHARD}.tar").read_bytes()[offset : offset + size]
 
 
-def tell_index(folder: Path, data: bytes) -> None:
+def tell_index(where: str, folder: Path, data: bytes) -> None:
     """A damaged index whose checksum the manifest tells: what an attacker would do."""
-    (folder / SET / f"{SHARD}.index.json").write_bytes(data)
-    _tell_manifest(folder / SET, {"index_sha256": hashlib.sha256(data).hexdigest()})
+    (folder / where / f"{SHARD}.index.json").write_bytes(data)
+    _tell_manifest(folder / where, {"index_sha256": hashlib.sha256(data).hexdigest()})
 
 
-def tell_tar(folder: Path, data: bytes) -> None:
+def tell_tar(where: str, folder: Path, data: bytes) -> None:
     """A damaged tar that index and manifest tell, with the places that it had."""
-    path = folder / SET / f"{SHARD}.index.json"
-    _tell(folder, json.loads(path.read_text()), data)
+    path = folder / where / f"{SHARD}.index.json"
+    _tell(folder / where, json.loads(path.read_text()), data)
 
 
-def tell_member(name: str, folder: Path, data: bytes) -> None:
+def tell_member(where: str, name: str, folder: Path, data: bytes) -> None:
     """The tar with other content of a member of its second sample; index and manifest tell it."""
-    index = json.loads((folder / SET / f"{SHARD}.index.json").read_text())
-    old, stored = (folder / SET / f"{SHARD}.tar").read_bytes(), io.BytesIO()
+    index = json.loads((folder / where / f"{SHARD}.index.json").read_text())
+    old, stored = (folder / where / f"{SHARD}.tar").read_bytes(), io.BytesIO()
     with tarfile.open(fileobj=stored, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number, sample in enumerate(index["samples"]):
             for other, (offset, size) in sample["members"].items():
@@ -245,16 +245,16 @@ def tell_member(name: str, folder: Path, data: bytes) -> None:
                 info.size = len(content)
                 sample["members"][other] = [tar.offset + tarfile.BLOCKSIZE, len(content)]
                 tar.addfile(info, io.BytesIO(content))
-    _tell(folder, index, stored.getvalue())
+    _tell(folder / where, index, stored.getvalue())
 
 
-def _tell(folder: Path, index: dict[str, Any], tar: bytes) -> None:
-    (folder / SET / f"{SHARD}.tar").write_bytes(tar)
+def _tell(shards: Path, index: dict[str, Any], tar: bytes) -> None:
+    (shards / f"{SHARD}.tar").write_bytes(tar)
     own = {"filesize": max(len(tar), 1), "sha256": hashlib.sha256(tar).hexdigest()}
     own["md5sum"] = hashlib.md5(tar).hexdigest()
     samples = [{**sample, "sha256": span_digest(tar, sample["members"])} for sample in index["samples"]]
-    tell_index(folder, json.dumps({**index, "samples": samples, **own}).encode())
-    _tell_manifest(folder / SET, own)
+    tell_index(".", shards, json.dumps({**index, "samples": samples, **own}).encode())
+    _tell_manifest(shards, own)
 
 
 def _tell_manifest(shards: Path, fields: dict[str, Any]) -> None:

@@ -172,7 +172,7 @@ def finish_shards(folder: Path, manifest: Manifest, others: Mapping[str, str]) -
         for shard in manifest.shardlist
         for file, digest in (
             (shard.url, shard.sha256),
-            *((name, sha256_of([folder / name])) for name in (shard.index, dali_name(shard))),
+            *((name, sha256_of([folder / name])) for name in (shard.index, shard.dali_index)),
         )
     ]
     texts = [(name, hashlib.sha256(text.encode()).hexdigest()) for name, text in others.items()]
@@ -184,11 +184,6 @@ def with_checksum(entry: SampleEntry, tar: bytes) -> SampleEntry:
     """A sample of an index with the SHA-256 of its bytes in the tar."""
     start, stop = entry.span
     return entry.model_copy(update={"sha256": hashlib.sha256(memoryview(tar)[start:stop]).hexdigest()})
-
-
-def dali_name(shard: ShardEntry) -> str:
-    """File name of a shard's index for DALI."""
-    return DALI_INDEX.replace(UNIT, shard.url.removesuffix(".tar"))
 
 
 def _index_path(folder: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from pipelines.files import folder_bytes, sha256_of, write_bytes, write_json
 from pipelines.manifests import marker_path, read_marker, read_values
 from pipelines.shard_card import dataset_card
 from pipelines.shard_croissant import croissant
-from pipelines.shard_file import dali_index, dali_name, finish_shards, with_checksum
+from pipelines.shard_file import dali_index, finish_shards, with_checksum
 from pipelines.unit_files import hash_files
 from schemas.errors import DataError
 from schemas.lock import folder_lock
@@ -74,7 +74,7 @@ def _upgrade_shard(folder: Path, shard: ShardEntry, manifest: Manifest) -> Shard
         raise DataError(f"{tar} does not have the sha256 {shard.sha256} that {MANIFEST} says: changed. {_REMEDY}")
     samples = tuple(with_checksum(sample, data) for sample in index.samples)
     index = index.model_copy(update={"samples": samples})
-    write_bytes(folder / dali_name(shard), dali_index(index).encode())
+    write_bytes(folder / shard.dali_index, dali_index(index).encode())
     write_json(path, index.model_dump(mode="json"))
     return shard.model_copy(update={"index_sha256": sha256_of([path])})
 

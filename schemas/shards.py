@@ -197,6 +197,11 @@ class ShardEntry(_Stored):
     sha256: Sha256 = Field(description="SHA-256 of the tar, hexadecimal.")
     scenes: tuple[str, ...] = Field(description="Names of its scenes, in order.")
 
+    @property
+    def dali_index(self) -> str:
+        """File name of its index for NVIDIA DALI."""
+        return f"{self.url.removesuffix('.tar')}.idx"
+
 
 class Manifest(_Stored):
     """`manifest.json`: what a reader needs; the stage's plan and counts stand beside it."""

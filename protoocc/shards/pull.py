@@ -149,7 +149,7 @@ class _Fetch:
         parse_index(source, index, shard, self.manifest)
         self._tar(shard)
         write_bytes(self.folder / shard.index, index)
-        dali = f"{shard.url.removesuffix('.tar')}.idx"
+        dali = shard.dali_index
         if self.manifest.shard_format > 1 and (text := self.place.read(dali, JSON_BYTES)) is not None:
             write_bytes(self.folder / dali, text)
 

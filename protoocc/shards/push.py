@@ -94,7 +94,7 @@ def _push_shard(folder: Path, shard: ShardEntry, place: Place) -> bool:
     if is_there and place.size(shard.url) == shard.filesize:
         return False
     place.put(shard.url, folder / shard.url)
-    for name in (f"{shard.url.removesuffix('.tar')}.idx", shard.index):
+    for name in (shard.dali_index, shard.index):
         if (path := folder / name).is_file():
             place.put(name, path)
     return True

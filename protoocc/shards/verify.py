@@ -12,6 +12,7 @@ from protoocc.shards.joined import read_root
 from protoocc.shards.members import cut_members
 from protoocc.shards.places import Place
 from protoocc.shards.pull import choose_shards, read_remote_manifest
+from protoocc.shards.sums import sum_faults
 from schemas.errors import DataError, ProtoOccError
 from schemas.outside import Source
 from schemas.outside.limits import JSON_BYTES
@@ -48,6 +49,8 @@ def verify(
 ) -> Verified:
     """Reads shards from end to end: checksums of tars, indexes and samples, and that a tar holds what its index says.
 
+    Card, description and indexes for DALI are held against `SHA256SUMS`, and that against the manifest.
+
     Where a set without images was joined with raw data, all its camera files are read as well.
 
     Args:
@@ -72,6 +75,7 @@ def verify(
             faults.append(str(error))
         done += shard.filesize
         update(done, total)
+    faults += sum_faults(place, manifest, shards)
     root = None if place.folder is None else read_root(place.folder)
     if place.folder is not None and root is not None and not faults:
         faults += image_faults(place.folder, root)

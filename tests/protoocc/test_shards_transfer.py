@@ -271,3 +271,32 @@ def test_verify_names_what_is_wrong(packed: Path, tmp_path: Path) -> None:
     tar.unlink()
     assert "val-00000.tar: not found" in verify(Place(str(shards))).faults[0]
     assert not verify(Place(str(shards)), splits=("train",)).faults
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("README.md", b"x", "README.md: has sha256"),
+        ("croissant.json", None, "croissant.json: not found, SHA256SUMS lists it"),
+        ("val-00000.idx", b"v1.2 0\n", "val-00000.idx: has sha256"),
+        ("SHA256SUMS", None, "SHA256SUMS: not found"),
+        ("SHA256SUMS", b"no sums\n", "SHA256SUMS is damaged: b'no sums' is no checksum and name"),
+        ("SHA256SUMS", b"%s  val-00000.tar\n" % (b"0" * 64), "says that val-00000.tar has sha256 0000"),
+    ],
+)
+def test_verify_reads_small_files_too(
+    packed: Path, tmp_path: Path, name: str, change: bytes | None, message: str
+) -> None:
+    shards = Path(shutil.copytree(packed, tmp_path / "shards"))
+    if change is None:
+        (shards / name).unlink()
+    else:
+        (shards / name).write_bytes(change)
+    (fault,) = verify(Place(str(shards)), splits=("val",)).faults
+    assert message in fault
+
+
+def test_a_part_of_a_set_is_whole(packed: Path, tmp_path: Path) -> None:
+    pull(Place(str(packed)), tmp_path / "mine", splits=["val"])
+    assert not (tmp_path / "mine/croissant.json").exists()
+    assert verify(Place(str(tmp_path / "mine"))).faults == ()

@@ -25,7 +25,7 @@ from protoocc.shards.verify import verify
 from schemas.errors import DataError, ProtoOccError
 from tests.mutations import archives, mutate
 from tests.mutations.targets import Target, digest
-from tests.protoocc.conftest import make_depth_members, span_digest, write_shards
+from tests.protoocc.conftest import make_depth_members, span_digest, write_shards, write_sums
 
 TOP: Final = "published"
 SET, CACHE, PULLED, NEW = f"{TOP}/set", f"{TOP}/cache", f"{TOP}/pulled", f"{TOP}/new"
@@ -263,3 +263,4 @@ def _tell_manifest(shards: Path, fields: dict[str, Any]) -> None:
         if shard["url"] == f"{SHARD}.tar":
             shard.update(fields)
     (shards / "manifest.json").write_text(json.dumps(manifest))
+    write_sums(shards)

@@ -177,7 +177,17 @@ def write_shards(
             )
     manifest = make_manifest(shardlist, classes, make) | ({"shard_format": shard_format} if shard_format > 1 else {})
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    if shard_format > 1:
+        write_sums(folder)
     return folder
+
+
+def write_sums(folder: Path) -> None:
+    """`SHA256SUMS` of what lies there: all files but the manifest and those of a stage."""
+    endings = (".tar", ".index.json", ".idx", "README.md", "croissant.json")
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(endings))
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
 def make_manifest(shardlist: list[dict[str, Any]], classes: ClassTable, make: Members) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def edit_manifest(place: Path, change: Callable[[Any], object]) -> None:
 def edit_index(place: Path, change: Callable[[Any], object]) -> None:
     value = json.loads((place / SET / f"{SHARD}.index.json").read_text())
     change(value["samples"])
-    tell_index(place, json.dumps(value).encode())
+    tell_index(SET, place, json.dumps(value).encode())
 
 
 def edit_header(place: Path, offset: int, value: bytes) -> None:
@@ -74,7 +74,7 @@ def edit_header(place: Path, offset: int, value: bytes) -> None:
     tar = bytearray((place / SET / f"{SHARD}.tar").read_bytes())
     start = places["cam_front.jpg"][0] - 512 + offset
     tar[start : start + len(value)] = value
-    tell_tar(place, bytes(tar))
+    tell_tar(SET, place, bytes(tar))
 
 
 def mirrored(place: Path) -> Path:
@@ -162,7 +162,7 @@ def test_twice_and_overlapping_is_refused(place: Path) -> None:
         (lambda s: s[1].update(members=s[0]["members"]), "lies outside the shard of|in another member"),
         (lambda s: s[0]["members"].update({"masks.png": [512, 600]}), "in another member or without a header"),
     ):
-        tell_index(place, whole)
+        tell_index(SET, place, whole)
         edit_index(place, change)
         refused_by_all(place, message)
 
@@ -240,7 +240,7 @@ def test_jpegs_of_another_size_than_declared_are_refused(place: Path) -> None:
     data = member(place / SET, "cam_front.jpg")
     frame = data.index(b"\xff\xc0") + 5
     huge = data[:frame] + b"\xff\xff\xff\xff" + data[frame + 4 :]
-    tell_member("cam_front.jpg", place, huge)
+    tell_member(SET, "cam_front.jpg", place, huge)
     for read in (read_local, read_web):
         with pytest.raises(DataError, match=rf"{SECOND}, CAM_FRONT: declares 65535 x 65535 pixels"):
             read(place)
@@ -253,7 +253,7 @@ def test_pngs_that_cannot_hold_their_pixels_are_refused(place: Path) -> None:
     data = member(place / SET, "masks.png")
     side = (8192).to_bytes(4, "big")
     bomb = data[:16] + side + side + data[24:]
-    tell_member("masks.png", place, bomb)
+    tell_member(SET, "masks.png", place, bomb)
     for read in (read_local, read_web):
         with pytest.raises(DataError, match=rf"{SECOND}, masks.png: is 16-bit \(8192, 8192\) with 1 channels"):
             read(place)
@@ -267,7 +267,7 @@ def test_pngs_that_cannot_hold_their_pixels_are_refused(place: Path) -> None:
 def test_arrays_larger_than_the_grid_are_refused(place: Path) -> None:
     stored = io.BytesIO()
     np.savez_compressed(stored, semantics=np.zeros(10**7, np.uint8))
-    tell_member("occupancy.npz", place, stored.getvalue())
+    tell_member(SET, "occupancy.npz", place, stored.getvalue())
     for read in (read_local, read_web):
         with pytest.raises(DataError, match=rf"{SECOND}: occupancy.npz, 'semantics': declares 10,000,128 bytes"):
             read(place)
@@ -286,7 +286,7 @@ def test_arrays_larger_than_the_grid_are_refused(place: Path) -> None:
 def test_depths_and_numbers_of_metadata(place: Path, change: Callable[[Any], Any], message: str) -> None:
     meta = json.loads(member(place / SET, "meta.json"))
     text = json.dumps(change(meta)).replace('"@"', "[" * 200 + "]" * 200)
-    tell_member("meta.json", place, text.encode())
+    tell_member(SET, "meta.json", place, text.encode())
     for read in (read_local, read_web):
         with pytest.raises(DataError, match=rf"{SECOND}.*{message}"):
             read(place)
@@ -296,7 +296,7 @@ def test_depth_labels_outside_the_table_are_refused(place: Path) -> None:
     stored = io.BytesIO()
     with np.load(io.BytesIO(member(place / SET, "depth.npz"))) as archive:
         np.savez_compressed(stored, **{**archive, "label": np.array([4, 40, 255], np.uint8)})
-    tell_member("depth.npz", place, stored.getvalue())
+    tell_member(SET, "depth.npz", place, stored.getvalue())
     for read in (read_local, read_web):
         with pytest.raises(DataError, match=rf"{SECOND}: depth.npz holds class 40; the class table has 0..17"):
             read(place)

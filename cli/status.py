@@ -12,7 +12,7 @@ from pipelines.status import StageRow, next_command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from schemas.shards import Manifest, ShardEntry
+    from schemas.shards import Manifest
 
 STYLES: Final = {"done": "green", "partial": "yellow", "outdated": "bold yellow", "missing": "dim"}
 
@@ -65,10 +65,7 @@ def print_set(manifest: Manifest, raw: Mapping[str, Any], console: Console) -> N
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in ("split", "shards", "samples", "scenes", "size"):
         table.add_column(header, justify="left" if header == "split" else "right")
-    by_split: dict[str, list[ShardEntry]] = {}
-    for shard in manifest.shardlist:
-        by_split.setdefault(shard.split, []).append(shard)
-    for split, shards in by_split.items():
+    for split, shards in manifest.by_split.items():
         scenes = {scene for shard in shards for scene in shard.scenes}
         size = f"{sum(shard.filesize for shard in shards) / 1e6:,.1f} MB"
         samples = sum(shard.nsamples for shard in shards)

@@ -24,9 +24,8 @@ def dataset_card(manifest: Manifest) -> str:
     ]
     height, width = dataset.image_shape
     voxels = " x ".join(map(str, dataset.grid.shape))
-    left_out = {DEPTH_MEMBER} - ({DEPTH_MEMBER} if manifest.depth else set())
-    left_out |= set() if manifest.image_files is None else {IMAGE_MEMBERS}
-    members = {name: meaning for name, meaning in MEMBERS.items() if name not in left_out}
+    optional = {DEPTH_MEMBER: manifest.depth, IMAGE_MEMBERS: manifest.image_files is None}
+    members = {name: meaning for name, meaning in MEMBERS.items() if optional.get(name, True)}
     lines = [
         "---",
         *_licence_fields(manifest.licence),

@@ -80,7 +80,7 @@ def find_split(folder: Path, name: str) -> str:
         ConfigError: none does; names near ones.
         DataError: the shards are damaged.
     """
-    splits = list(dict.fromkeys(shard.split for shard in read_shard_manifest(folder).shardlist))
+    splits = list(read_shard_manifest(folder).by_split)
     keys = []
     for split in splits:
         shards = open_shards(folder, split)

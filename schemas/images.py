@@ -51,14 +51,8 @@ class ImageSpec(Frozen):
         """1, 2, 4 or 8: by which a JPEG file of (width, height) pixels is decoded."""
         if self.decode == "full":
             return 1
-        goal = self.resized(file_size)
-        fits = (
-            factor
-            for factor in REDUCTIONS
-            if all(
-                side % factor == 0 and side // factor >= wanted for side, wanted in zip(file_size, goal, strict=True)
-            )
-        )
+        sides = list(zip(file_size, self.resized(file_size), strict=True))
+        fits = (n for n in REDUCTIONS if all(side % n == 0 and side // n >= goal for side, goal in sides))
         return next(fits, 1)
 
     @property

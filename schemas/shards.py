@@ -229,6 +229,14 @@ class Manifest(_Stored):
     shardlist: tuple[ShardEntry, ...] = Field(min_length=1, description="All shards of all splits.")
 
     @property
+    def by_split(self) -> dict[str, list[ShardEntry]]:
+        """Shards of each split, in their order."""
+        found: dict[str, list[ShardEntry]] = {}
+        for shard in self.shardlist:
+            found.setdefault(shard.split, []).append(shard)
+        return found
+
+    @property
     def extensions(self) -> tuple[str, ...]:
         """Members that every sample must have."""
         if self.pixels is not None:

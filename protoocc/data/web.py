@@ -15,10 +15,8 @@ from protoocc.data.decode import decode_keyframe
 from protoocc.shards.joined import joined_members, read_root
 from protoocc.shards.members import cut_members
 from protoocc.shards.places import Place
-from protoocc.shards.pull import choose_shards, read_remote_manifest
+from protoocc.shards.pull import choose_shards, read_remote_index, read_remote_manifest
 from schemas.errors import ConfigError, DataError
-from schemas.outside.limits import JSON_BYTES
-from schemas.shard_checks import parse_index
 from schemas.shards import META_MEMBER, Manifest, SampleEntry, ShardEntry
 from schemas.workfolder import MANIFEST
 
@@ -65,11 +63,8 @@ def _samples(
 ) -> Iterator[dict[str, Any]]:
     for url in urls:
         shard = shards[url["url"]]
-        source = place.source(shard.index, "Ask whoever published the shards.")
-        index = place.read(shard.index, JSON_BYTES)
-        if index is None:
-            raise source.error(f"not found, {MANIFEST} lists it")
-        samples = sorted(parse_index(source, index, shard, manifest).samples, key=lambda sample: sample.span)
+        index, _ = read_remote_index(place, shard, manifest)
+        samples = sorted(index.samples, key=lambda sample: sample.span)
         for sample, data in _spans(place, shard, samples):
             where = Path(shard.url)
             name = f"{place.address}/{shard.url}, sample {sample.key}"

@@ -60,7 +60,7 @@ def _files(folder: Path) -> ImageFiles:
 
 def _metas(folder: Path, *, first_only: bool) -> Iterator[tuple[str, bytes]]:
     """How messages call a sample, and its `meta.json`: of all samples, or the first of each shard."""
-    for split in dict.fromkeys(shard.split for shard in read_shard_manifest(folder).shardlist):
+    for split in read_shard_manifest(folder).by_split:
         reader = MemberReader(open_shards(folder, split))
         seen = set()
         for index, (shard, _) in enumerate(reader.shards.samples):

@@ -51,8 +51,8 @@ class MemberReader:
         if manifest.image_files is None or set(wanted) <= set(manifest.extensions):
             return self._stored(index, wanted)
         stored = self._stored(index, [META_MEMBER, *(name for name in wanted if name in manifest.extensions)])
-        made = joined_members(self.where(index), manifest.image_files, stored[META_MEMBER], self.shards.images)
-        return {name: (stored | made)[name] for name in wanted}
+        stored |= joined_members(self.where(index), manifest.image_files, stored[META_MEMBER], self.shards.images)
+        return {name: stored[name] for name in wanted}
 
     def _stored(self, index: int, names: Iterable[str]) -> dict[str, bytes]:
         shard, sample = self.shards.samples[index]

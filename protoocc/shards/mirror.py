@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from protoocc.shards.places import Place
-from protoocc.shards.pull import read_remote_manifest
+from protoocc.shards.pull import read_remote_index, read_remote_manifest
 from protoocc.shards.remote import LEAST_LIMIT, REMOTE
 from schemas.errors import ConfigError, DataError, disk_errors
 from schemas.files import write_bytes
@@ -71,11 +71,7 @@ def _fetch_indexes(place: Place, folder: Path, manifest: Manifest, workers: int)
         try:
             parse_index(source, read_bytes(source, path, JSON_BYTES), shard, manifest)
         except DataError:
-            data = place.read(shard.index, JSON_BYTES)
-            if data is None:
-                raise source.error(f"not found, {MANIFEST} lists it") from None
-            parse_index(source, data, shard, manifest)
-            write_bytes(path, data)
+            write_bytes(path, read_remote_index(place, shard, manifest)[1])
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for _ in pool.map(fetch, manifest.shardlist):

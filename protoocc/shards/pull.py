@@ -20,7 +20,7 @@ from schemas.lock import folder_lock
 from schemas.outside import Source, parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
 from schemas.shard_checks import fingerprint, parse_index, parse_manifest
-from schemas.shards import CARD, CHECKSUMS, CROISSANT, Manifest, ShardEntry
+from schemas.shards import CARD, CHECKSUMS, CROISSANT, Manifest, ShardEntry, ShardIndex
 from schemas.workfolder import MANIFEST
 
 PART: Final = ".part"
@@ -62,15 +62,27 @@ def read_remote_manifest(place: Place) -> tuple[Manifest, bytes]:
     return parse_manifest(source, data), data
 
 
+def read_remote_index(place: Place, shard: ShardEntry, manifest: Manifest) -> tuple[ShardIndex, bytes]:
+    """The index of a shard, and its file.
+
+    Raises:
+        DataError: there is none, or it is damaged, changed or unsafe.
+        StageError: the line broke too often.
+    """
+    source = place.source(shard.index, "Fetch it again, or ask whoever published the shards.")
+    data = place.read(shard.index, JSON_BYTES)
+    if data is None:
+        raise source.error(f"not found, {MANIFEST} lists it")
+    return parse_index(source, data, shard, manifest), data
+
+
 def choose_shards(manifest: Manifest, splits: Sequence[str], numbers: range | None) -> list[ShardEntry]:
     """The shards of some splits, and of each those with these numbers; all where nothing is said.
 
     Raises:
         ConfigError: there is no such split, or no shard is left.
     """
-    known: dict[str, list[ShardEntry]] = {}
-    for shard in manifest.shardlist:
-        known.setdefault(shard.split, []).append(shard)
+    known = manifest.by_split
     for split in splits:
         if split not in known:
             raise ConfigError(f"no split '{split}' in {manifest.name}; known: {', '.join(known)}")
@@ -142,11 +154,7 @@ class _Fetch:
                 raise
 
     def _shard(self, shard: ShardEntry) -> None:
-        source = self.place.source(shard.index, "Ask whoever published the shards.")
-        index = self.place.read(shard.index, JSON_BYTES)
-        if index is None:
-            raise source.error(f"not found, {MANIFEST} lists it")
-        parse_index(source, index, shard, self.manifest)
+        _, index = read_remote_index(self.place, shard, self.manifest)
         self._tar(shard)
         write_bytes(self.folder / shard.index, index)
         dali = shard.dali_index

@@ -11,12 +11,11 @@ from protoocc.shards.join import image_faults
 from protoocc.shards.joined import read_root
 from protoocc.shards.members import cut_members
 from protoocc.shards.places import Place
-from protoocc.shards.pull import choose_shards, read_remote_manifest
+from protoocc.shards.pull import choose_shards, read_remote_index, read_remote_manifest
 from protoocc.shards.sums import sum_faults
 from schemas.errors import DataError, ProtoOccError
 from schemas.outside import Source
-from schemas.outside.limits import JSON_BYTES
-from schemas.shard_checks import PACK_AGAIN, parse_index
+from schemas.shard_checks import PACK_AGAIN
 from schemas.shards import Manifest, SampleEntry, ShardEntry, ShardIndex
 from schemas.workfolder import MANIFEST
 
@@ -88,11 +87,7 @@ def _read_shard(place: Place, shard: ShardEntry, manifest: Manifest) -> Iterator
     Raises:
         DataError: something is not as it should be.
     """
-    source = place.source(shard.index, _REMEDY)
-    data = place.read(shard.index, JSON_BYTES)
-    if data is None:
-        raise source.error(f"not found, {MANIFEST} lists it")
-    index = parse_index(source, data, shard, manifest)
+    index, _ = read_remote_index(place, shard, manifest)
     tar = place.source(shard.url, _REMEDY)
     size = place.size(shard.url)
     if size is None or size != shard.filesize:

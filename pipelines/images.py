@@ -40,7 +40,7 @@ def read_image(path: Path, token: str, spec: ImageSpec | None = None) -> UInt8[n
         DataError: the file is missing, unreadable, of another kind, cut short (even with its end kept) or cannot be
             decoded; names file and sample.
     """
-    return decode_file(Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop."), path, spec)
+    return decode_file(_source(path, token), path, spec)
 
 
 def decode_file(source: Source, path: Path, spec: ImageSpec | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -49,12 +49,23 @@ def decode_file(source: Source, path: Path, spec: ImageSpec | None = None) -> UI
     Raises:
         DataError: as `read_image`.
     """
+    return _decode(source, _read(source, path), spec)
+
+
+def _source(path: Path, token: str) -> Source:
+    return Source(f"sample {token}: image {path}", "Restore the file, or use --on-error drop.")
+
+
+def _read(source: Source, path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise source.error("is missing") from None
     except OSError as error:
         raise source.error(f"cannot be read ({error.strerror})") from error
+
+
+def _decode(source: Source, data: bytes, spec: ImageSpec | None) -> UInt8[np.ndarray, "H W 3"]:
     image = decode_photo(data, image_size(source, data), spec)
     if image is None:
         raise source.damaged(f"{len(data)} bytes that cannot be decoded")
@@ -120,7 +131,8 @@ def camera_files(dataset: DatasetSpec, record: SampleRecord) -> dict[str, ImageF
     files = {}
     for channel in dataset.cameras:
         name, spec = record.cameras[channel].path, dataset.image_of(channel)
-        resized_size(read_image(dataset.root / name, record.token, spec), spec)
-        data = (dataset.root / name).read_bytes()
+        source = _source(dataset.root / name, record.token)
+        data = _read(source, dataset.root / name)
+        resized_size(_decode(source, data, spec), spec)
         files[channel] = ImageFile(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
     return files

@@ -24,6 +24,7 @@ from protoocc.export import open_session, write_graph
 from protoocc.export_graph import ExportedNetwork
 from protoocc.hosts import build_network
 from protoocc.model import ProtoOcc
+from protoocc.model.query_network import Scene
 from protoocc.presets import PRESETS
 from schemas.errors import ConfigError, ProtoOccError, did_you_mean
 from schemas.settings import Frozen, override
@@ -121,7 +122,7 @@ class _Frame:
             tokens=["random"],
         ).to(device)
         self.features: list[Tensor] = []
-        self.queries = torch.empty(0)
+        self.scene: Scene | None = None
 
     def parts(
         self, compiled: Callable[[Callable[..., object]], Callable[..., object]]
@@ -130,17 +131,17 @@ class _Frame:
         model, batch = self.model, self.batch
         height, width = batch.images.shape[-2:]
         images = compiled(lambda given: model.image_features(given))
-        view = compiled(lambda features, hits: model.transform_view(features, hits, 1)[0])
-        decode = compiled(lambda queries: model.decoder(queries)[0].argmax(-1).to(torch.uint8))
+        view = compiled(lambda features, hits: model.see(features, hits, 1))
+        decode = compiled(lambda scene: model.decode(batch, scene)[0].argmax(-1).to(torch.uint8))
 
         def run_images() -> None:
             self.features = images(batch.images.flatten(0, 1))  # type: ignore[assignment]
 
         def run_view() -> None:
             hits = model.find_hits((height, width), batch.image_from_camera, batch.camera_from_ego)
-            self.queries = view(self.features, hits)  # type: ignore[assignment]
+            self.scene = view(self.features, hits)  # type: ignore[assignment]
 
-        return {"images": run_images, "view": run_view, "decoding": lambda: decode(self.queries)}
+        return {"images": run_images, "view": run_view, "decoding": lambda: decode(self.scene)}
 
     def session(self, folder: Path) -> Callable[[], object]:
         """A call of the exported network in onnxruntime."""

@@ -117,9 +117,19 @@ class QueryNetwork(ImageNetwork):
         """Voxel queries that have read the images of one frame."""
         features = self.image_features(images.flatten(0, 1))
         hits = self.find_hits((images.shape[-2], images.shape[-1]), image_from_camera, camera_from_ego)
+        return self.see(features, hits, len(images), earlier)
+
+    def see(
+        self,
+        features: Sequence[Float[Tensor, "cameras d _ _"]],
+        hits: HitQueries,
+        samples: int,
+        earlier: Float[Tensor, "B h w z d"] | None = None,
+    ) -> Scene:
+        """Voxel queries that have read these image features, and what else is decoded; arguments of `transform_view`."""
         depth = self.encoder.depth_head(features) if self.encoder.depth_head is not None else None
         logits = self.read_pixels(features)
-        queries, trace = self.transform_view(features, hits, len(images), earlier, depth, logits)
+        queries, trace = self.transform_view(features, hits, samples, earlier, depth, logits)
         grid = features[self.config.strides.index(self.config.clustering_stride)].shape[-2:]
         learns = self.training and torch.is_grad_enabled() and not self.config.frozen_features
         pixels = self._pixels(logits, depth) if learns else None

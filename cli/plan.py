@@ -24,6 +24,8 @@ def print_plan(plan: Plan, preset: str) -> None:
         "for checkpoints and logs",
         to=out,
     )
+    for precision in plan.other_precisions:
+        say(f"Measured in {precision}: plan with --set precision={precision} to see it.", to=out)
     if not plan.costs:
         say(
             f"Nothing was measured for {preset} with these settings of the network and this precision yet. Start the "

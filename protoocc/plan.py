@@ -69,6 +69,7 @@ class Plan:
         parameters: of the network.
         disk_gb: checkpoints and logs, 1e9 bytes, without the shards.
         costs: one for each measured hardware.
+        other_precisions: in which this network was measured on this hardware, where the settings have another one.
     """
 
     steps: int
@@ -77,6 +78,7 @@ class Plan:
     parameters: int
     disk_gb: float
     costs: tuple[Cost, ...]
+    other_precisions: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -96,7 +98,8 @@ def make_plan(
             steps.
         DataError: files of that run are damaged.
     """
-    devices, rates = _read_hardware(hardware, _known_rates(config, preset, like))
+    devices, known = _read_hardware(hardware, _known_rates(config, preset, like))
+    rates = [rate for rate in known if rate.precision == config.precision]
     if config.data.batch_size % devices:
         raise ConfigError(
             f"{devices} devices cannot share data.batch_size={config.data.batch_size} equally; choose a multiple"
@@ -112,15 +115,16 @@ def make_plan(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         disk_gb=(_CHECKPOINTS * _STATES * stored + _LOG_BYTES * steps) / 1e9,
         costs=tuple(_cost(config, steps, devices, rate) for rate in rates),
+        other_precisions=tuple(sorted({rate.precision for rate in known} - {config.precision})),
     )
 
 
 def _known_rates(config: TrainConfig, preset: str, like: Path | None) -> list[Rate]:
-    """Measurements of this network in this precision."""
+    """Measurements of this network in any precision."""
     if like is not None:
         return [_rate_of(read_run(like), config, preset)]
     is_preset = config.model == PRESETS[preset]().model
-    return [rate for rate in RATES if is_preset and (rate.preset, rate.precision) == (preset, config.precision)]
+    return [rate for rate in RATES if is_preset and rate.preset == preset]
 
 
 def _rate_of(run: RunFacts, config: TrainConfig, preset: str) -> Rate:

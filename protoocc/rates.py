@@ -38,9 +38,28 @@ class Rate:
 
 _EPYC: Final = "2 cores of an AMD EPYC server"
 _XEON: Final = "2 cores of an Intel Xeon server"
+_H100: Final = "NVIDIA H100 80GB"
 
 RATES: Final = (
     Rate(preset="demo", hardware="cpu", device=_XEON, seconds=0.67, commit="23c221d"),
+    Rate(
+        preset="protoocc-small",
+        hardware="h100",
+        device=_H100,
+        precision="bfloat16",
+        seconds=0.333,
+        memory_gb=10.3,
+        commit="0ba22f9",
+    ),
+    Rate(
+        preset="panoocc-small",
+        hardware="h100",
+        device=_H100,
+        precision="bfloat16",
+        seconds=0.185,
+        memory_gb=6.8,
+        commit="0ba22f9",
+    ),
     Rate(preset="protoocc-small", hardware="cpu", device=_EPYC, memory_gb=15.2, commit="4fb7688"),
     Rate(preset="protoocc-tiny", hardware="cpu", device=_EPYC, memory_gb=11.4, commit="4fb7688"),
     Rate(preset="panoocc-small", hardware="cpu", device=_EPYC, memory_gb=10.9, commit="4fb7688"),

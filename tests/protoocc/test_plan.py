@@ -93,6 +93,13 @@ def test_disk_is_what_checkpoints_take(shards: Path, tiny_config: TrainConfig, t
     assert real - 120_000 < planned < 1.1 * real
 
 
+def test_other_precisions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "RATES", ROWS)
+    half = make_plan(override(read_preset("protoocc-small"), ["precision=bfloat16"]), "protoocc-small", 100, "h100")
+    assert (half.costs, half.other_precisions) == ((), ("float32",))
+    assert make_plan(read_preset("protoocc-small"), "protoocc-small", 100, "h100").other_precisions == ()
+
+
 def test_rows_are_measurements_of_presets() -> None:
     for rate in RATES:
         assert rate.preset in PRESETS and rate.samples >= 1 and len(rate.commit) >= 7

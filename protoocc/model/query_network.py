@@ -126,7 +126,7 @@ class QueryNetwork(ImageNetwork):
         samples: int,
         earlier: Float[Tensor, "B h w z d"] | None = None,
     ) -> Scene:
-        """Voxel queries that have read these image features, and what else is decoded; arguments of `transform_view`."""
+        """Voxel queries that have read these image features; arguments are those of `transform_view`."""
         depth = self.encoder.depth_head(features) if self.encoder.depth_head is not None else None
         logits = self.read_pixels(features)
         queries, trace = self.transform_view(features, hits, samples, earlier, depth, logits)

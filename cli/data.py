@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,12 +68,12 @@ def run_with_bar(
     return summary
 
 
-def print_json(summary: StageSummary) -> None:
-    """Prints the figures of a stage for programs."""
+def print_json(summary: StageSummary, more: Mapping[str, object] | None = None) -> None:
+    """Prints the figures of a stage for programs, and what else is to be told."""
     import dataclasses
     import json
 
-    typer.echo(json.dumps(dataclasses.asdict(summary), default=str, indent=1))
+    typer.echo(json.dumps({**dataclasses.asdict(summary), **(more or {})}, default=str, indent=1))
 
 
 def synth(
@@ -230,6 +231,9 @@ def masks(
     overwrite: Overwrite = False,
     on_error: DropBad = "fail",
     check_inputs: CheckInputs = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Then measure the masks of all generators: a table, a page, a picture.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make pseudo masks: one label map per image that covers it.
@@ -239,6 +243,8 @@ def masks(
         protoocc masks --generator seeds --segments 299
 
         protoocc masks --generator sam --checkpoint weights/sam_vit_b_01ec64.pth --model-type vit_b --device cuda
+
+        protoocc masks --report
     """
     from cli.sources import mask_generator
     from pipelines.masks import make_masks
@@ -253,8 +259,13 @@ def masks(
         on_error=on_error,
         check_inputs=check_inputs,
     )
+    measured: dict[str, object] = {}
+    if report:
+        from cli.mask_report import report_masks
+
+        measured = report_masks(dataset, make_scheduler(scheduler, workers, memory_limit))
     if as_json:
-        print_json(summary)
+        print_json(summary, measured)
 
 
 def pack(

@@ -34,10 +34,26 @@ def read_truth(
     Raises:
         DataError: a file is missing, damaged or not of the size of the camera's image, or the table lacks a class.
     """
-    folder, camera = _folder(dataset, record), record.cameras[channel]
-    shape = (camera.height, camera.width)
-    things = _read(folder / f"{channel}.png", record.token, shape)
-    return _class_of(dataset)[things // _CLASS_STEP], _read(folder / f"{channel}-depth.png", record.token, shape)
+    camera = record.cameras[channel]
+    classes = _class_of(dataset)[read_things(dataset, record, channel) // _CLASS_STEP]
+    path = _folder(dataset, record) / f"{channel}-depth.png"
+    return classes, _read(path, record.token, (camera.height, camera.width))
+
+
+def has_truth(dataset: DatasetSpec, record: SampleRecord) -> bool:
+    """Whether a keyframe comes with exact classes of its pixels, as those of generated worlds do."""
+    return _folder(dataset, record).is_dir()
+
+
+def read_things(dataset: DatasetSpec, record: SampleRecord, channel: str) -> UInt16[np.ndarray, "h w"]:
+    """Which thing or surface each pixel of a camera's file shows: a number that no two of them share.
+
+    Raises:
+        DataError: the file is missing, damaged or not of the size of the camera's image.
+    """
+    camera = record.cameras[channel]
+    path = _folder(dataset, record) / f"{channel}.png"
+    return _read(path, record.token, (camera.height, camera.width))
 
 
 def _folder(dataset: DatasetSpec, record: SampleRecord) -> Path:

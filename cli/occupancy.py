@@ -49,8 +49,8 @@ ImageLabelFolder = Annotated[
     str | None,
     typer.Option(
         "--image-labels",
-        help="Let --source lidar free voxels that classes of pixels refute: FOLDER/SCENE/SAMPLE_TOKEN/CAMERA.png below "
-        "the dataset's root.",
+        help="Let --source lidar name points and free voxels by classes of pixels: FOLDER/SCENE/SAMPLE_TOKEN/"
+        "CAMERA.png below the dataset's root, or class-images, which `masks --generator classes` makes.",
         show_default=False,
     ),
 ]
@@ -111,15 +111,9 @@ def occupancy(
     from cli.label_reports import report_check, report_comparison
     from cli.progress import make_scheduler
     from cli.sources import occupancy_source, print_label_shares
-    from schemas.errors import ConfigError
     from schemas.workfolder import MANIFEST, WorkFolder
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
-    if image_labels is not None and not (dataset.root / image_labels).is_dir():
-        raise ConfigError(
-            f"--image-labels {image_labels}: {dataset.root / image_labels} is no folder; a relative one starts at the "
-            f"root of '{dataset.name}'"
-        )
     where = make_scheduler(scheduler, workers, memory_limit)
     run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error, check_inputs=check_inputs)
     is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +45,7 @@ pretrain = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (targets, images):
+    for command in (targets, images, export):
         add_command(pretrain, command)
     app.add_typer(pretrain)
 
@@ -175,3 +176,27 @@ def print_summary(summary: PretrainSummary) -> None:
     found = f"{scores.images} held-out images: {', '.join(parts)}"
     say(f"pretrain: {summary.steps} steps in {summary.seconds:.1f} s; {found}")
     say(f"  {name_of(summary.weights)}, {summary.weights.stat().st_size / 1e6:.2f} MB")
+
+
+def export(
+    weights: Annotated[Path, typer.Argument(help="image_features.safetensors of `protoocc pretrain images`.")],
+    model: Annotated[Path, typer.Option("--model", help="ONNX file to write.")] = Path("classes.onnx"),
+    name: Dataset = None,
+    datasets: Datasets = DATASETS_YAML,
+    as_json: Json = False,
+) -> None:
+    """Write pretrained image features as an ONNX file that tells the class of each pixel.
+
+    `protoocc masks --generator classes --model FILE` takes it. The dataset's `image` says how its photos become the
+    images that the features were trained on; the file takes the whole photo at that scale. Needs the extra `export`.
+
+    Examples:
+
+        protoocc pretrain export pretrained/pixels-demo/image_features.safetensors --dataset nuscenes
+    """
+    from protoocc.export_pixels import export_pixel_classes
+
+    share = export_pixel_classes(weights, load_dataset(datasets, name, None).image, model)
+    say(f"{name_of(model)}: onnxruntime and PyTorch tell {100 * share:.3f} % of the pixels of noise apart")
+    if as_json:
+        typer.echo(json.dumps({"model": str(model), "differing": share}))

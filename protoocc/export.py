@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from protoocc.batch import Batch
 from protoocc.config import TrainConfig
@@ -109,8 +109,7 @@ def write_graph(model: ExportedNetwork, inputs: Mapping[str, Tensor], path: Path
         SetupError: a package is missing.
         ConfigError: an operator of this network cannot be translated.
     """
-    _check_packages()
-    _translate(model, inputs).save(str(path))
+    translate(model, inputs, ["logits", "semantics"]).save(str(path))
 
 
 def open_session(path: Path) -> Any:
@@ -128,12 +127,19 @@ def _check_packages() -> None:
         raise SetupError(f"export needs {', '.join(missing)}: pip install 'protoocc[export]' (or `-e .[export]`)")
 
 
-def _translate(model: ExportedNetwork, inputs: Mapping[str, Tensor]) -> Any:
+def translate(model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
     """The ONNX program.
 
+    Args:
+        model: takes the inputs in their order.
+        inputs: examples by name; shapes are fixed to theirs.
+        outputs: names in the order of what the model returns.
+
     Raises:
+        SetupError: a package is missing.
         ConfigError: an operator of this network cannot be translated.
     """
+    _check_packages()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -142,7 +148,7 @@ def _translate(model: ExportedNetwork, inputs: Mapping[str, Tensor]) -> Any:
                 model,
                 tuple(inputs.values()),
                 input_names=list(inputs),
-                output_names=["logits", "semantics"],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,

@@ -52,6 +52,11 @@ class WorkFolder:
         """Stage `pixels`: images with per-pixel classes and depth, for pretraining."""
         return self.root / "pixels"
 
+    @property
+    def class_images(self) -> Path:
+        """Stage `class-images`: the class of each camera pixel."""
+        return self.root / "class-images"
+
     def masks(self, generator: str) -> Path:
         """Stage `masks` of one generator: pseudo masks."""
         return self.root / f"{_MASKS_PREFIX}{generator}{_STORE_SUFFIX}"

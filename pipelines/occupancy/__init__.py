@@ -14,9 +14,21 @@ from pipelines.occupancy.inputs import files_of_scene, source_options
 from pipelines.occupancy.label_sets import ImportConfig, check_grid
 from pipelines.occupancy.layouts import LAYOUTS
 from pipelines.occupancy.occ3d import labels_from, labels_from_occ3d
+from pipelines.occupancy.refine import class_folder
 from pipelines.occupancy.scene import label_scene, read_scene
 from pipelines.points import require_lidar
-from pipelines.stage import OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, scene_units
+from pipelines.stage import (
+    OnError,
+    Origin,
+    Runtime,
+    Stage,
+    StageSummary,
+    Unit,
+    UnitReport,
+    read_manifest,
+    run_stage,
+    scene_units,
+)
 from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
@@ -100,6 +112,18 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     )
 
 
+def _check_class_images(dataset: DatasetSpec, images: ImageLabels) -> None:
+    folder = class_folder(dataset, images)
+    if folder == WorkFolder(dataset.work).class_images:
+        read_manifest(folder)
+    elif not folder.is_dir():
+        raise ConfigError(
+            f"--image-labels {images.folder}: {folder} is no folder. It holds SCENE/SAMPLE_TOKEN/CAMERA.png with a "
+            "class image of each camera; a relative one starts at the dataset's root. `protoocc masks --generator "
+            "classes` makes `class-images` in the work folder."
+        )
+
+
 def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
     if isinstance(source, ImportConfig):
         labels_from_occ3d(dataset)
@@ -107,11 +131,8 @@ def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
         return
     if isinstance(source, Occ3dConfig):
         labels_from(dataset, LAYOUTS[source.kind])
-    elif source.image_labels is not None and not (dataset.root / source.image_labels.folder).is_dir():
-        raise ConfigError(
-            f"--image-labels {source.image_labels.folder}: {dataset.root / source.image_labels.folder} is no folder. "
-            "It holds SCENE/SAMPLE_TOKEN/CAMERA.png with a class image of each camera."
-        )
+    elif source.image_labels is not None:
+        _check_class_images(dataset, source.image_labels)
     if dataset.grid.frame != "ego":
         raise ConfigError(
             f"--source {source.kind} gives labels in the ego frame; the grid of '{dataset.name}' in datasets.yaml is "

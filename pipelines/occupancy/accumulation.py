@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 from pipelines.occupancy.ballot import num_slots, winners
 from pipelines.occupancy.kernels import cell_means, share_cells
-from pipelines.occupancy.sweep import Sweep, SweepReader
+from pipelines.occupancy.sweep import Paint, Sweep, SweepReader
 from pipelines.points import NOT_MATTER, UNLABELLED
 from schemas.classes import ClassTable
 from schemas.errors import DataError
@@ -50,18 +50,21 @@ class SweepGroup:
     """Sweeps that were left out because their files are missing or broken."""
 
 
-def accumulate_keyframe(reader: SweepReader, record: SampleRecord, *, drop_broken: bool = False) -> SweepGroup:
+def accumulate_keyframe(
+    reader: SweepReader, record: SampleRecord, *, drop_broken: bool = False, paint: Paint | None = None
+) -> SweepGroup:
     """The keyframe and its sweeps.
 
     Args:
         reader: of the scene.
         record: the keyframe.
         drop_broken: do without sweeps whose files are missing or broken.
+        paint: classes of the keyframe's own points, see `SweepReader.read`.
 
     Raises:
         DataError: a file of the keyframe or, without ``drop_broken``, of one of its sweeps is missing or broken.
     """
-    sweeps = [*_read_sweeps(reader, record, drop_broken), reader.read(record.keyframe_sweep, record.token)]
+    sweeps = [*_read_sweeps(reader, record, drop_broken), reader.read(record.keyframe_sweep, record.token, paint)]
     points = np.concatenate([sweep.points for sweep in sweeps])
     labels = np.concatenate([sweep.labels for sweep in sweeps])
     is_static = np.concatenate([sweep.is_static for sweep in sweeps])

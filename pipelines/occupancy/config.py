@@ -18,10 +18,13 @@ class Occ3dConfig(Frozen):
 
 
 class ImageLabels(Frozen):
-    """Classes of camera pixels, for image-guided refinement."""
+    """Classes of camera pixels: they free voxels, and name points where nothing else does."""
 
     folder: str = Field(description="Below the dataset's root; holds `<scene>/<sample token>/<camera>.png`.")
     min_rays: int = Field(16, ge=1, description="A voxel becomes free if so many rays meet their class behind it.")
+    name_points: bool = Field(
+        True, description="Whether points of a scene without point labels take the class of the pixel they land in."
+    )
 
 
 class LidarConfig(Frozen):
@@ -122,7 +125,7 @@ class LidarConfig(Frozen):
         "leaves out only things that other things hide or that lie outside the images.",
     )
     image_labels: ImageLabels | None = Field(
-        None, description="Classes of camera pixels that refine the labels; without them nothing is refined."
+        None, description="Classes of camera pixels that refine the labels, and name points without point labels."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.occupancy.config import LIDAR_PRESETS, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig
+from pipelines.occupancy.refine import class_folder
 from schemas.datasets import DatasetSpec
 from schemas.names import folder_of
 from schemas.records import SampleRecord
@@ -28,8 +29,8 @@ def files_of_scene(dataset: DatasetSpec, config: LidarConfig, records: Sequence[
                 yield dataset.root / sweep.path
                 if sweep.labels_path is not None:
                     yield dataset.root / sweep.labels_path
-        if config.image_labels is not None and record.splits:
-            folder = dataset.root / config.image_labels.folder / folder_of(record.scene) / record.token
+        if config.image_labels is not None:
+            folder = class_folder(dataset, config.image_labels) / folder_of(record.scene) / record.token
             yield from (folder / f"{channel}.png" for channel in dataset.cameras)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, UInt8, UInt16
 from pipelines.occupancy.carving import count_claims
 from pipelines.occupancy.config import ImageLabels
 from schemas.classes import ClassTable
+from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
 from schemas.names import folder_of
@@ -25,14 +26,17 @@ _CLASS_STEP: Final = 2048
 ClassImage = UInt8[np.ndarray, "h w"]
 
 
-def read_class_images(
-    root: Path, config: ImageLabels, record: SampleRecord, cameras: Sequence[str]
-) -> Mapping[str, ClassImage]:
+def class_folder(dataset: DatasetSpec, config: ImageLabels) -> Path:
+    """Where the class images are: of the stage `class-images` in the work folder, else below the dataset's root."""
+    made = dataset.work / config.folder
+    return made if made.is_dir() else dataset.root / config.folder
+
+
+def read_class_images(folder: Path, record: SampleRecord, cameras: Sequence[str]) -> Mapping[str, ClassImage]:
     """Classes of the pixels of a keyframe's cameras, numbered as the dataset's table does; others say nothing.
 
     Args:
-        root: of the dataset.
-        config: where the files are: `<folder>/<scene>/<sample token>/<camera>.png`.
+        folder: of `class_folder`; the files are `<folder>/<scene>/<sample token>/<camera>.png`.
         record: the keyframe.
         cameras: which to read.
 
@@ -42,7 +46,7 @@ def read_class_images(
     Raises:
         DataError: a file is no grey PNG of 8 or 16 bits, or not of the shape of the camera's image.
     """
-    folder = root / config.folder / folder_of(record.scene) / record.token
+    folder = folder / folder_of(record.scene) / record.token
     images = {}
     for channel in cameras:
         camera = record.cameras[channel]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from jaxtyping import UInt8
 
 from pipelines.occupancy.accumulation import SweepGroup, accumulate_keyframe
 from pipelines.occupancy.config import LidarConfig
@@ -17,10 +19,12 @@ from pipelines.occupancy.ground import MapMask, fit_ground, read_map_mask
 from pipelines.occupancy.height_drift import HeightDrift
 from pipelines.occupancy.kernels import share_cells
 from pipelines.occupancy.occ3d import Labels
-from pipelines.occupancy.refine import ClassImage, read_class_images
+from pipelines.occupancy.painting import paint_points
+from pipelines.occupancy.refine import ClassImage, class_folder, read_class_images
 from pipelines.occupancy.semantics import label_by_map, spread_labels
-from pipelines.occupancy.sweep import SweepReader, make_reader
+from pipelines.occupancy.sweep import Paint, SweepReader, make_reader
 from pipelines.points import UNLABELLED, kind_of_point_labels
+from schemas.classes import ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord
@@ -39,12 +43,13 @@ class AccumulatedScene:
     groups: Mapping[int, SweepGroup]
     """By position of the keyframe in the scene; keyframes with broken files are absent."""
     images: Mapping[int, Mapping[str, ClassImage]]
-    """By position: classes of the pixels of each camera; none where the configuration or the splits want none."""
+    """By position: classes of the pixels of each camera; none where the configuration wants none."""
     drift: HeightDrift
     """Height of the vehicle that its poses miss."""
     broken: Mapping[str, str]
     """Token of each keyframe with broken files and what is wrong."""
-    has_point_labels: bool
+    source: str
+    """What static matter has its classes from: `lidarseg`, `panoptic`, `images` or `map`."""
 
     def near(self, index: int) -> list[SweepGroup]:
         """Groups of the keyframes whose static points serve the keyframe at a position, in order of time."""
@@ -71,10 +76,12 @@ def read_scene(
     groups: dict[int, SweepGroup] = {}
     images: dict[int, Mapping[str, ClassImage]] = {}
     broken: dict[str, str] = {}
+    told = _told_by_images(dataset.classes, has_boxes=any(record.boxes for record in records))
     for index, record in enumerate(records):
         try:
             images[index] = _read_images(dataset, config, record)
-            groups[index] = accumulate_keyframe(reader, record, drop_broken=drop_broken)
+            paint = _painter(config, record, images[index], told)
+            groups[index] = accumulate_keyframe(reader, record, drop_broken=drop_broken, paint=paint)
         except DataError as error:
             if not drop_broken:
                 raise
@@ -88,13 +95,27 @@ def read_scene(
         mask = _map_mask(reader, records, folder)
         classified = _classify_by_map(reader, [records[index] for index in groups], list(groups.values()), mask)
     scene = Scene(dataset, config, reader.anchor_m, _accumulate_objects(list(groups.values()), config), mask)
-    return AccumulatedScene(scene, dict(zip(groups, classified, strict=True)), images, reader.drift, broken, has_labels)
+    source = "map" if not has_labels else "images" if reader.table is None else kind_of_point_labels(records)
+    return AccumulatedScene(scene, dict(zip(groups, classified, strict=True)), images, reader.drift, broken, source)
 
 
 def _read_images(dataset: DatasetSpec, config: LidarConfig, record: SampleRecord) -> Mapping[str, ClassImage]:
-    if config.image_labels is None or not record.splits:
+    if config.image_labels is None:
         return {}
-    return read_class_images(dataset.root, config.image_labels, record, dataset.cameras)
+    return read_class_images(class_folder(dataset, config.image_labels), record, dataset.cameras)
+
+
+def _told_by_images(table: ClassTable, *, has_boxes: bool) -> UInt8[np.ndarray, " c"]:
+    """Classes that images give to points: boxes know things better, where there are any."""
+    return table.labels_of(tuple(name for name in table.occupied if name in table.stuff or not has_boxes))
+
+
+def _painter(
+    config: LidarConfig, record: SampleRecord, images: Mapping[str, ClassImage], told: UInt8[np.ndarray, " c"]
+) -> Paint | None:
+    if config.image_labels is None or not config.image_labels.name_points or not images:
+        return None
+    return partial(paint_points, record=record, images=images, classes=told)
 
 
 def _classify_by_map(
@@ -137,7 +158,7 @@ def label_scene(
         records: all keyframes of the scene, in order of time.
         wanted: positions in ``records``.
     """
-    static_source = f"voxels_{kind_of_point_labels(records)}" if accumulated.has_point_labels else "voxels_map"
+    static_source = f"voxels_{accumulated.source}"
     for index in wanted:
         if index not in accumulated.groups:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.geometry import invert_rigid, transform_points
 from schemas.records import LidarRecord, SampleRecord
+
+Paint = Callable[[Float64[np.ndarray, "n 3"]], UInt8[np.ndarray, " n"]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,13 @@ class SweepReader:
     drift: HeightDrift
     """At any time of the scene; all positions but those of objects contain it."""
 
-    def read(self, lidar: LidarRecord, token: str) -> Sweep:
-        """One sweep; ``token`` is that of its keyframe, for messages.
+    def read(self, lidar: LidarRecord, token: str, paint: Paint | None = None) -> Sweep:
+        """One sweep.
+
+        Args:
+            lidar: its file.
+            token: of its keyframe, for messages.
+            paint: gives points (n, 3), LiDAR frame, their classes where the dataset has no point labels.
 
         Raises:
             DataError: a file of the sweep is missing or broken.
@@ -58,6 +65,8 @@ class SweepReader:
         labels = np.full(len(points_lidar), UNLABELLED, dtype=np.uint8)
         if self.table is not None:
             labels = read_point_labels(self.dataset, lidar, token, self.table, len(points_lidar))
+        elif paint is not None:
+            labels = paint(points_lidar)
         points_ego = transform_points(lidar.ego_from_lidar.matrix, points_lidar)
         corner = np.array(self.config.ego_box_m)
         is_ego = np.all((points_ego >= corner[:3]) & (points_ego <= corner[3:]), axis=1)

@@ -137,7 +137,7 @@ def test_both_depths_of_class_images_are_read(record: SampleRecord, tmp_path: Pa
     write(tmp_path / "8", record, classes)
     write(tmp_path / "16", record, classes.astype(np.uint16) * TRUTH_BASE + 2047)
     for depth in ("8", "16"):
-        images = read_class_images(tmp_path / depth, ImageLabels(folder="seen"), record, [CAMERA])
+        images = read_class_images(tmp_path / depth / "seen", record, [CAMERA])
         np.testing.assert_array_equal(images[CAMERA], classes)
 
 
@@ -151,13 +151,13 @@ def test_both_depths_of_class_images_are_read(record: SampleRecord, tmp_path: Pa
 def test_other_images_are_refused(record: SampleRecord, tmp_path: Path, image: np.ndarray, message: str) -> None:
     write(tmp_path, record, image)
     with pytest.raises(DataError, match=message) as caught:
-        read_class_images(tmp_path, ImageLabels(folder="seen"), record, [CAMERA])
+        read_class_images(tmp_path / "seen", record, [CAMERA])
     assert record.token in str(caught.value) and f"{CAMERA}.png" in str(caught.value)
 
 
 def test_a_missing_image_says_nothing(record: SampleRecord, tmp_path: Path) -> None:
     write(tmp_path, record, np.zeros((9, 16), np.uint8))
-    assert list(read_class_images(tmp_path, ImageLabels(folder="seen"), record, ["CAM_BACK", CAMERA])) == [CAMERA]
+    assert list(read_class_images(tmp_path / "seen", record, ["CAM_BACK", CAMERA])) == [CAMERA]
 
 
 def label(dataset: DatasetSpec, work: Path, config: LidarConfig, runtime: Runtime) -> dict[str, np.ndarray]:

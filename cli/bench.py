@@ -9,6 +9,7 @@ from cli.bench_inference import inference
 from cli.bench_loader import loader
 from cli.bench_occupancy import occupancy
 from cli.bench_stages import stages
+from cli.bench_stores import stores
 from cli.bench_table3 import table3
 from cli.given import add_command
 
@@ -22,6 +23,6 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (stages, occupancy, table3, attention, inference, loader):
+    for command in (stages, stores, occupancy, table3, attention, inference, loader):
         add_command(bench, command)
     app.add_typer(bench)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def occupancy(
     keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of the generated scene.")] = 8,
     sweeps: Annotated[int, typer.Option("--sweeps", min=0, max=9, help="Its sweeps between two keyframes.")] = 9,
-    thresholds: Annotated[str, typer.Option("--thresholds", help="default, paper or release-like.")] = "default",
+    thresholds: Annotated[
+        str, typer.Option("--thresholds", help="default, paper, release-like or evidence.")
+    ] = "default",
     name: Annotated[
         str | None, typer.Option("--dataset", help="Measure a prepared dataset instead.", show_default=False)
     ] = None,

@@ -79,9 +79,11 @@ def draw_first_hits(dataset: DatasetSpec, check: Check, path: Path) -> None:
 
     It is the keyframe with the median share of right box pixels.
     """
+    from pipelines.occupancy.grid_frame import in_grid_frame
     from pipelines.occupancy.stored import read_row
 
     record, labels = read_row(dataset.work, check.typical_row)
+    record = in_grid_frame(record, dataset.grid)
     page = Page()
     title = "colour: class of the first occupied voxel behind each pixel; none where the rays meet nothing"
     page.add_heading((f"{record.scene} · frame {record.frame}", title))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
@@ -80,7 +80,14 @@ def report_check(dataset: DatasetSpec, scheduler: Scheduler) -> dict[str, Any]:
         }
         for label, counts in sorted(check.pixels.items())
     }
-    return {**check.figures, "checked_keyframes": check.keyframes, "picture_check": str(picture), "box_pixels": classes}
+    return {
+        **check.figures,
+        "checked_keyframes": check.keyframes,
+        "picture_check": str(picture),
+        "box_pixels": classes,
+        "lidar_depth": {"returns": check.depth.returns, **check.depth.figures},
+        "lidar_depth_floor": check.depth_floor.figures,
+    }
 
 
 def _print_check(check: Check, classes: ClassTable) -> None:
@@ -112,6 +119,40 @@ def _print_check(check: Check, classes: ClassTable) -> None:
     for name, (recall, precision) in texts.items():
         share, precise = (_percent(check.figures[f"{name}_{kind}"]) for kind in ("share", "precision"))
         say(f"{share} {recall}; precision: {precise} {precision}")
+    _print_depth(check)
+
+
+_SHARES: Final = ("relative", "within_1.25", "within_1.25^2", "within_1.25^3", "early", "late")
+
+
+def _print_depth(check: Check) -> None:
+    from pipelines.occupancy.depth import ASIDE_M, NEAR_M
+
+    title = f"depth of the first voxel on the rays of {check.depth.returns} LiDAR returns beyond {NEAR_M:g} m"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    texts = {
+        "mae_m": "mean absolute error, m",
+        "rmse_m": "root mean square error, m",
+        "rmse_log": "the same of logarithms",
+        "relative": "mean relative error",
+        "within_1.25": "within a factor of 1.25",
+        "within_1.25^2": "within 1.25 squared",
+        "within_1.25^3": "within 1.25 cubed",
+        "early": f"more than {ASIDE_M:g} m early",
+        "late": f"more than {ASIDE_M:g} m late",
+    }
+    for name in ("labels", "floor"):
+        table.add_column(name, justify="right")
+    for name, text in texts.items():
+        values = (errors.figures[name] for errors in (check.depth, check.depth_floor))
+        table.add_row(text, *(_percent(v) if name in _SHARES else _number(v) for v in values))
+    console.print(table)
+    say("floor: the voxels that hold these returns alone, so what the voxels' size costs")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _precision(check: Check, label: int) -> float | None:

@@ -39,7 +39,12 @@ Source = Annotated[
     ),
 ]
 Thresholds = Annotated[
-    str, typer.Option("--thresholds", help="Visibility thresholds of --source lidar: default, paper, release-like.")
+    str,
+    typer.Option(
+        "--thresholds",
+        help="Thresholds of --source lidar: default, paper, release-like, or evidence (default without the voxels that "
+        "the keyframe's own rays pass too often).",
+    ),
 ]
 LabelFolder = Annotated[
     Path | None, typer.Option("--labels", help="Files of surroundocc or openoccupancy.", show_default=False)
@@ -100,6 +105,8 @@ def occupancy(
         protoocc occupancy --source lidar --dataset nuscenes-mini --workers 4
 
         protoocc occupancy --source lidar --thresholds release-like --set free_above=5 --set use_map=true
+
+        protoocc occupancy --source lidar --thresholds evidence --set evidence.ratio=0.3 --check
 
         protoocc occupancy --write-npz labels/mini --dataset nuscenes-mini
 

@@ -68,7 +68,8 @@ def make_occupancy(dataset: DatasetSpec, work: Path, source: OccupancyConfig, ru
     Returns:
         Figures of the run; `counts` says what the classes of occupied voxels rest on: `voxels_lidarseg` (point labels
         and their neighbours; `voxels_panoptic` where they come from that set), `voxels_boxes`, `voxels_map` (ground
-        inside the map mask), `voxels_ignored` (unknown); `freed_by_images`: voxels refuted by pixels;
+        inside the map mask), `voxels_ignored` (unknown); `freed_by_evidence` and `freed_by_images`: voxels that the
+        keyframe's own rays or pixels refuted;
         `sweeps_missing`: sweeps that were left out because their files are missing or broken. Keyframes that teach
         nothing are counted as `pipelines.label_counts` says, holes as `pipelines.occupancy.importing` does.
 

@@ -46,6 +46,10 @@ class SweepGroup:
     rays: Rays
     objects: dict[str, Float32[np.ndarray, "_ 3"]]
     """Points of each instance, metres, box frame."""
+    lidar: Float64[np.ndarray, " 3"]
+    """Position of the sensor at the keyframe."""
+    returns: Float32[np.ndarray, "n 3"]
+    """Points of the keyframe's own sweep, objects included."""
     num_missing: int = 0
     """Sweeps that were left out because their files are missing or broken."""
 
@@ -81,10 +85,12 @@ def accumulate_keyframe(
         weights=weights,
         labels=majority_labels(cell_of_static, labels[is_static], len(cells), reader.dataset.classes),
         rays=_merge_rays(points, origins, sweep_of, cell_of, reader.config.ray_cell_m),
-        num_missing=len(record.sweeps) + 1 - len(sweeps),
         objects={
             name: np.concatenate([sweep.objects[name] for sweep in sweeps if name in sweep.objects]) for name in names
         },
+        lidar=sweeps[-1].origin,
+        returns=sweeps[-1].points.astype(np.float32),
+        num_missing=len(record.sweeps) + 1 - len(sweeps),
     )
 
 

@@ -20,14 +20,16 @@ from jaxtyping import Float64, Int64, UInt8
 from scipy.ndimage import binary_dilation
 
 from pipelines.occupancy.config import LidarConfig
+from pipelines.occupancy.depth import DepthErrors, depth_errors, floor_errors
 from pipelines.occupancy.first_hit import CameraRays, boxes_along, camera_rays, labels_along
+from pipelines.occupancy.grid_frame import in_grid_frame
 from pipelines.occupancy.stored import dropped_tokens, each_scene, labelled_rows, open_labels, stored_labels
 from pipelines.points import NOT_MATTER, class_of_index, read_point_labels, read_points, require_lidar
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Unit
 from schemas.classes import ClassTable
 from schemas.datasets import DatasetSpec
-from schemas.errors import ConfigError, DataError
+from schemas.errors import DataError
 from schemas.geometry import Pose, VoxelGrid, invert_rigid, transform_points
 from schemas.records import BoxRecord, SampleRecord
 from schemas.voxels.visibility import mark_passed
@@ -69,6 +71,10 @@ class Check:
     things: Mapping[int, Int64[np.ndarray, " 2"]] = field(default_factory=dict)
     """Camera pixels of keyframes with boxes whose first voxel is of a class of things, by that class: all of them, and
     those within a box of this class."""
+    depth: DepthErrors = DepthErrors()
+    """Depth of the labels along the LiDAR's own rays."""
+    depth_floor: DepthErrors = DepthErrors()
+    """The same of the voxels that hold the returns: what the size of the voxels costs."""
 
     def __add__(self, other: Check) -> Check:
         return Check(
@@ -83,6 +89,8 @@ class Check:
             self.touched_returns + other.touched_returns,
             self.views_met + other.views_met,
             _add(self.things, other.things),
+            self.depth + other.depth,
+            self.depth_floor + other.depth_floor,
         )
 
     @property
@@ -130,11 +138,9 @@ def check_labels(
 
     Raises:
         DataError: the store is not finished or holds nothing, or a LiDAR file is broken.
-        ConfigError: the store's grid is not in the ego frame, or the dataset has no LiDAR.
+        ConfigError: the dataset has no LiDAR.
     """
     require_lidar(dataset, "--check")
-    if dataset.grid.frame != "ego":
-        raise ConfigError(f"--check needs labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     task = partial(_check_scene, dataset, work, dropped_tokens(dataset, work))
     parts = {unit.entries[0].row: part for unit, part in each_scene(work, task, scheduler, on_progress)}
     check = sum((parts[start] for start in sorted(parts)), Check())
@@ -161,20 +167,35 @@ def check_keyframe(
         semantics: its labels.
         row: its number, for `Check.per_row`.
     """
-    points_ego = matter_of(dataset, record)
-    index = dataset.grid.voxel_index(points_ego)
+    points = matter_of(dataset, record)
+    record = in_grid_frame(record, dataset.grid)
+    lidar = record.keyframe_sweep.ego_from_lidar.matrix[:3, 3]
+    index = dataset.grid.voxel_index(points)
     inside = dataset.grid.contains(index)
-    occupied = dataset.classes.is_occupied(semantics[tuple(index[inside].T)])
-    views, met, agree = _compare_depths(dataset, record, semantics, points_ego[inside])
-    touched = _touched_voxels(dataset, record, semantics, points_ego)
+    occupied = dataset.classes.is_occupied(semantics)
+    views, met, agree = _compare_depths(dataset, record, semantics, points[inside])
+    touched, touched_returns = _touched_voxels(dataset, record, semantics, points)
     pixels, things = _count_pixels(dataset, record, semantics)
     counted = sum((counts for counts in pixels.values()), np.zeros(len(OUTCOMES), dtype=np.int64))
-    per_row = {row: float(counted[0] / counted.sum()) if counted.sum() else float("nan")}
-    return Check(1, int(inside.sum()), int(occupied.sum()), views, agree, pixels, per_row, *touched, met, things)
+    return Check(
+        keyframes=1,
+        returns=int(inside.sum()),
+        returns_occupied=int(occupied[tuple(index[inside].T)].sum()),
+        views=views,
+        views_agree=agree,
+        pixels=pixels,
+        per_row={row: float(counted[0] / counted.sum()) if counted.sum() else float("nan")},
+        touched=touched,
+        touched_returns=touched_returns,
+        views_met=met,
+        things=things,
+        depth=depth_errors(occupied, dataset.grid, lidar, points),
+        depth_floor=floor_errors(dataset.grid, lidar, points),
+    )
 
 
 def matter_of(dataset: DatasetSpec, record: SampleRecord) -> Float64[np.ndarray, "n 3"]:
-    """Points of the keyframe's own sweep, ego frame, without the own vehicle's and, where labelled, noise."""
+    """Points of the keyframe's own sweep without the own vehicle's and, where labelled, noise; metres, grid's frame."""
     points_lidar = read_points(dataset, record.keyframe_sweep, record.token)
     points = transform_points(record.keyframe_sweep.ego_from_lidar.matrix, points_lidar)
     corner = np.array(LidarConfig().ego_box_m)
@@ -182,26 +203,26 @@ def matter_of(dataset: DatasetSpec, record: SampleRecord) -> Float64[np.ndarray,
     if record.keyframe_sweep.labels_path is not None:
         table = class_of_index(dataset)
         keep &= read_point_labels(dataset, record.keyframe_sweep, record.token, table, len(points)) != NOT_MATTER
-    return points[keep]
+    return points[keep] if dataset.grid.frame == "ego" else points_lidar[keep].astype(np.float64)
 
 
 def _compare_depths(
     dataset: DatasetSpec,
     record: SampleRecord,
     semantics: UInt8[np.ndarray, "X Y Z"],
-    points_ego: Float64[np.ndarray, "n 3"],
+    points: Float64[np.ndarray, "n 3"],
 ) -> tuple[int, int, int]:
     """Pairs of return and image, those whose ray meets a voxel, those that meet it about as far away as the return."""
     views = met = agree = 0
     for channel in dataset.cameras:
         camera = record.cameras[channel]
         camera_from_ego = record.camera_from_ego(channel)
-        points = transform_points(camera_from_ego, points_ego)
-        image = points @ np.array(camera.intrinsics).T
-        uv_px = image[:, :2] / np.where(points[:, 2:] > 0, image[:, 2:], np.nan)
+        points_camera = transform_points(camera_from_ego, points)
+        image = points_camera @ np.array(camera.intrinsics).T
+        uv_px = image[:, :2] / np.where(points_camera[:, 2:] > 0, image[:, 2:], np.nan)
         seen = np.all((uv_px >= 0) & (uv_px < [camera.width, camera.height]), axis=1)
         origin = invert_rigid(camera_from_ego)[:3, 3]
-        offsets = points_ego[seen] - origin
+        offsets = points[seen] - origin
         distance_m = np.linalg.norm(offsets, axis=1)
         directions = offsets / distance_m[:, None]
         _, hit_m = labels_along(semantics, dataset.grid, origin, directions, free=dataset.classes.free)
@@ -215,16 +236,16 @@ def _touched_voxels(
     dataset: DatasetSpec,
     record: SampleRecord,
     semantics: UInt8[np.ndarray, "X Y Z"],
-    points_ego: Float64[np.ndarray, "n 3"],
+    points: Float64[np.ndarray, "n 3"],
 ) -> tuple[int, int]:
     """Occupied voxels that rays of the keyframe's sweep pass or end in, and those of them at or beside a return."""
     grid = dataset.grid
     low_m = np.array(grid.minimum_m)
     origin = (record.keyframe_sweep.ego_from_lidar.matrix[:3, 3] - low_m) / grid.voxel_size_m
     touched, hit = np.zeros(grid.shape, dtype=bool), np.zeros(grid.shape, dtype=bool)
-    ends = np.ascontiguousarray((points_ego - low_m) / grid.voxel_size_m)
+    ends = np.ascontiguousarray((points - low_m) / grid.voxel_size_m)
     mark_passed(touched, origin, ends, np.ones(len(ends), dtype=bool))
-    index = grid.voxel_index(points_ego)
+    index = grid.voxel_index(points)
     hit[tuple(index[grid.contains(index)].T)] = True
     touched &= dataset.classes.is_occupied(semantics)
     return int(touched.sum()), int((touched & binary_dilation(hit, np.ones((3, 3, 3)))).sum())

@@ -7,7 +7,13 @@ from typing import Final, Literal
 from pydantic import Field
 
 from pipelines.occupancy.layouts import LayoutName
-from pipelines.occupancy.tuning import GroundFitConfig, GroundSurfaceConfig, HeightDriftConfig, SurfaceConfig
+from pipelines.occupancy.tuning import (
+    EvidenceConfig,
+    GroundFitConfig,
+    GroundSurfaceConfig,
+    HeightDriftConfig,
+    SurfaceConfig,
+)
 from schemas.settings import Frozen
 
 
@@ -101,6 +107,9 @@ class LidarConfig(Frozen):
         description="Whether voxels that rays passed are occupied where the plane of the points around them passes.",
     )
     surfaces: SurfaceConfig = Field(SurfaceConfig(), description="When a plane through points occupies a voxel.")
+    evidence: EvidenceConfig | None = Field(
+        None, description="When the rays of the keyframe's own sweep free occupied voxels; without it they never do."
+    )
     mirror_vehicles: bool = Field(
         True,
         description="Whether the points of the class table's symmetric classes count on both sides of their boxes, "
@@ -145,9 +154,10 @@ LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
         stop_before_hit_m=0.4,
         hide_things_only=True,
     ),
+    "evidence": LidarConfig(evidence=EvidenceConfig()),
 }
 """`default` also uses the map, surfaces, the symmetry of vehicles and rays that hit beyond the grid.
 
 `paper` follows Occ3D's text. `release-like`: also the thresholds of the published files, as far as anyone outside knows
-them, and their camera mask.
+them, and their camera mask. `evidence` is `default` without the voxels that the keyframe's own rays outvote.
 """

@@ -14,6 +14,7 @@ from pipelines.occupancy.completion import ground_votes, sample_places
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import MapMask
 from pipelines.occupancy.occ3d import Labels
+from pipelines.occupancy.outvoted import outvoted_voxels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.surfaces import fill_surfaces
 from pipelines.occupancy.votes import count_sources, elect, gather_points
@@ -36,17 +37,27 @@ class Scene:
     """The map's driveable area, where it is used."""
 
 
-def label_frame(
-    scene: Scene, record: SampleRecord, groups: Sequence[SweepGroup], drift_m: float, images: Mapping[str, ClassImage]
-) -> tuple[Labels, dict[str, float]]:
+@dataclass(frozen=True)
+class Frame:
+    """What one keyframe is labelled from."""
+
+    record: SampleRecord
+    own: SweepGroup
+    """What the keyframe and the sweeps before it saw."""
+    groups: Sequence[SweepGroup]
+    """Static matter near it in time, ``own`` included."""
+    drift_m: float
+    """Height of the vehicle that its pose misses, contained in the positions of ``groups``."""
+    images: Mapping[str, ClassImage]
+    """Classes of the pixels of each camera, read if `LidarConfig.image_labels` is set."""
+
+
+def label_frame(scene: Scene, frame: Frame) -> tuple[Labels, dict[str, float]]:
     """Occupancy of one keyframe.
 
     Args:
         scene: shared by all frames.
-        record: the keyframe.
-        groups: static matter near it in time.
-        drift_m: height of the vehicle that its pose misses, contained in the positions of ``groups``.
-        images: classes of the pixels of each camera, read if `LidarConfig.image_labels` is set.
+        frame: the keyframe.
 
     Returns:
         Labels as in Occ3D's files, with the numbers of the class table: unobserved voxels are free in `semantics`,
@@ -54,25 +65,28 @@ def label_frame(
         rests on.
     """
     grid, table, config = scene.dataset.grid, scene.dataset.classes, scene.config
-    voxel_from_anchor = place_anchor(scene, record, drift_m)
+    voxel_from_anchor = place_anchor(scene, frame.record, frame.drift_m)
     points = gather_points(
-        scene.dataset, record, groups, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles
+        scene.dataset, frame.record, frame.groups, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles
     )
     hit = points.counts > config.occupied_above
     border = _border_voxels(scene, np.linalg.inv(voxel_from_anchor))
     ground = ground_votes(points.static, points.static_labels, border, grid=grid, table=table, config=config)
     semantics = elect(points, ground, hit | (points.mirrored > config.occupied_above), table, config.thing_weight)
     passes = np.zeros(grid.shape, dtype=np.int32)
-    for group in groups:
+    for group in frame.groups:
         _carve(passes, group, voxel_from_anchor, scene)
     if config.fill_surfaces:
         votes = points.thing_votes(table)
         semantics = fill_surfaces(semantics, passes > config.free_above, points.things, votes, table, config.surfaces)
-    views = camera_views(record, scene.dataset.cameras)
-    refuted = _refuted(scene, semantics, views, images)
+    found = points.counts + points.mirrored + ground.sum(axis=3, dtype=np.int32)
+    outvoted = _outvoted(scene, table.is_occupied(semantics), found, frame.own, voxel_from_anchor)
+    semantics[outvoted] = table.free
+    views = camera_views(frame.record, scene.dataset.cameras)
+    refuted = _refuted(scene, semantics, views, frame.images)
     semantics[refuted] = table.free
     occupied = table.is_occupied(semantics)
-    observed = hit | (passes > np.where(occupied, 0, config.free_above))
+    observed = hit | outvoted | (passes > np.where(occupied, 0, config.free_above))
     visible = see_voxels(grid, occupied, list(views.values()), config.rays_per_voxel)
     if config.hide_things_only:
         visible |= ~occupied | table.is_ground(semantics)
@@ -81,8 +95,23 @@ def label_frame(
         "mask_lidar": observed.astype(np.uint8),
         "mask_camera": (visible & observed).astype(np.uint8),
     }
-    counts = count_sources(semantics, points, table)
-    return labels, counts | ({"freed_by_images": float(refuted.sum())} if images else {})
+    freed = {"freed_by_evidence": float(outvoted.sum())} if config.evidence is not None else {}
+    freed |= {"freed_by_images": float(refuted.sum())} if frame.images else {}
+    return labels, count_sources(semantics, points, table) | freed
+
+
+def _outvoted(
+    scene: Scene,
+    occupied: Bool[np.ndarray, "X Y Z"],
+    found: Int32[np.ndarray, "X Y Z"],
+    own: SweepGroup,
+    voxel_from_anchor: Float64[np.ndarray, "4 4"],
+) -> Bool[np.ndarray, "X Y Z"]:
+    if scene.config.evidence is None:
+        return np.zeros(occupied.shape, dtype=bool)
+    lidar = transform_points(voxel_from_anchor, own.lidar[None])[0]
+    returns = transform_points(voxel_from_anchor, own.returns.astype(np.float64))
+    return outvoted_voxels(occupied, found, lidar, returns, scene.config.evidence)
 
 
 def _refuted(

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from pipelines.occupancy.accumulation import SweepGroup, accumulate_keyframe
 from pipelines.occupancy.config import LidarConfig
-from pipelines.occupancy.frame import Scene, label_frame
+from pipelines.occupancy.frame import Frame, Scene, label_frame
 from pipelines.occupancy.ground import MapMask, fit_ground, read_map_mask
 from pipelines.occupancy.height_drift import HeightDrift
 from pipelines.occupancy.kernels import share_cells
@@ -162,10 +162,14 @@ def label_scene(
     for index in wanted:
         if index not in accumulated.groups:
             continue
-        drift_m = accumulated.drift.at(records[index].keyframe_sweep.timestamp_us)
-        labels, counts = label_frame(
-            accumulated.scene, records[index], accumulated.near(index), drift_m, accumulated.images[index]
+        frame = Frame(
+            records[index],
+            own=accumulated.groups[index],
+            groups=accumulated.near(index),
+            drift_m=accumulated.drift.at(records[index].keyframe_sweep.timestamp_us),
+            images=accumulated.images[index],
         )
+        labels, counts = label_frame(accumulated.scene, frame)
         counts[static_source] = counts.pop("voxels_static")
         if accumulated.scene.config.image_labels is not None:
             lacks_some = len(accumulated.images[index]) < len(accumulated.scene.dataset.cameras)

@@ -87,3 +87,23 @@ class SurfaceConfig(Frozen):
         description="Largest distance along the surface between the middles of voxel and points, in voxels, so that "
         "no edge is extended.",
     )
+
+
+class EvidenceConfig(Frozen):
+    """When rays through a voxel outweigh what was found in it, see `outvoted.outvoted_voxels`."""
+
+    ratio: float = Field(
+        0.6, ge=0, lt=1, description="A voxel becomes free whose hits / (hits + passes) are not above this."
+    )
+    prior_hits: float = Field(
+        2.0,
+        ge=0,
+        description="Hits that an occupied voxel starts with, times 1 + the logarithm of 1 + all that was found in it: "
+        "a few rays past a corner free nothing, and more rays are needed against more matter.",
+    )
+    ignore_end_voxels: float = Field(
+        2.5,
+        ge=0,
+        description="A ray does not count as a pass so near its hit, in voxels: surfaces lie somewhere in a voxel, not "
+        "in its middle.",
+    )

@@ -75,6 +75,8 @@ def test_check_prints_table_shares_and_picture(occupancy: Command) -> None:
     assert occupancy.err.count("; precision: ") == 3  # type: ignore[attr-defined]
     assert set(said["box_pixels"]["car"]) == {"right", "other", "hidden", "through", "precision"}
     assert Path(said["picture_check"]).read_bytes()[:4] == b"\x89PNG"
+    assert 0.3 < said["lidar_depth_floor"]["mae_m"] < said["lidar_depth"]["mae_m"] < 3
+    assert "mean absolute error, m" in occupancy.err and "floor" in occupancy.err  # type: ignore[attr-defined]
 
 
 def test_write_npz_uses_the_finished_store(occupancy: Command, datasets: Path, tmp_path: Path) -> None:

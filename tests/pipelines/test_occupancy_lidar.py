@@ -168,7 +168,7 @@ def test_vehicles_have_two_equal_sides(tmp_path: Path, mirror: bool) -> None:
     none = np.zeros(0, np.int64)
     rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
     static = np.zeros((1, 3), np.float32)
-    group = SweepGroup(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, {})
+    group = SweepGroup(static, np.ones(1, np.int32), np.array([ROAD], np.uint8), rays, {}, np.zeros(3), static[:0])
     points = gather_points(dataset_at(tmp_path), record, [group], {"car": left}, GRID.voxel_from_metres, mirror=mirror)
     x = car_x(HALF_SECOND_US) - 1.5
     seen, other = voxel(x, 4.9, 0.85), voxel(x, 3.1, 0.85)

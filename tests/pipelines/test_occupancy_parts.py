@@ -106,7 +106,9 @@ def group_of(cells: list[list[float]], labels: list[int]) -> SweepGroup:
     none = np.zeros(0, dtype=np.int64)
     rays = Rays(np.zeros((1, 3)), none, np.zeros((0, 3), np.float32), none.astype(np.int32), none)
     weights = np.ones(len(cells), np.int32)
-    return SweepGroup(np.array(cells, np.float32), weights, np.array(labels, np.uint8), rays, {})
+    return SweepGroup(
+        np.array(cells, np.float32), weights, np.array(labels, np.uint8), rays, {}, np.zeros(3), rays.ends
+    )
 
 
 def test_labels_spread_to_neighbours_within_reach() -> None:

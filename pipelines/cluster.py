@@ -127,10 +127,8 @@ def check_workers(client: Client, site: Site) -> None:
         SetupError: names the worker and what it lacks.
     """
     for address, answer in sorted(client.run(difference, site, on_error="return").items()):
-        if isinstance(answer, ModuleNotFoundError):
-            answer = f"lacks the package {answer.name}. Start it where this program is installed"
-        elif isinstance(answer, Exception):
-            answer = f"cannot say what it sees ({type(answer).__name__}: {answer}). Look at its log"
+        if isinstance(answer, Exception):
+            answer = f"lacks this program, or has another version ({answer}). Start it where this one is installed"
         if answer is not None:
             raise SetupError(f"the worker {address} {answer}, or stop it.")
 

@@ -169,7 +169,7 @@ def run_tasks(
         yield from _run_here(work, tasks)
         return
     workers = max(1, min(scheduler.workers or available_cores(), len(tasks)))
-    with _connect(scheduler, workers) as client:
+    with _connect(scheduler, workers) as client, _lost_connection(scheduler):
         if scheduler.is_remote or find_spec("bokeh") is not None:
             on_note(f"dashboard: {client.dashboard_link}")
         room = None if scheduler.is_remote else workers
@@ -218,7 +218,7 @@ class _Batch(Generic[Task, Result]):
 
     def run_on(self, client: Client, tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Exception]]:
         """As `run_tasks`."""
-        from distributed import as_completed
+        from distributed import CancelledError, as_completed
 
         waiting = iter(tasks)
         running: dict[Future, Task] = {}
@@ -235,6 +235,8 @@ class _Batch(Generic[Task, Result]):
         for future in finished:
             task = running.pop(future)
             error = future.exception()
+            if isinstance(error, CancelledError):
+                raise error
             outcome = error if error is not None else future.result()
             future.release()
             fill()
@@ -311,6 +313,21 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
         return Client(scheduler.kind, timeout=10, set_as_default=False)
     except OSError as error:
         raise ConfigError(f"no Dask scheduler answers at {scheduler.kind}: {error}") from error
+
+
+@contextmanager
+def _lost_connection(scheduler: Scheduler) -> Iterator[None]:
+    """Says that the scheduler has gone; after half a minute of attempts Dask gives all tasks up."""
+    from distributed import CancelledError
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except (CancelledError, CommClosedError) as error:
+        raise StageError(
+            f"the connection to {scheduler.kind} was lost: its scheduler ended or cannot be reached. Start it and its "
+            "workers again, then run again. Finished units are kept."
+        ) from error
 
 
 def _memory(scheduler: Scheduler, workers: int) -> dict[str, Any]:

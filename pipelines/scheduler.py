@@ -319,7 +319,7 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
 def _lost_connection(scheduler: Scheduler) -> Iterator[None]:
     """Says that the scheduler has gone; after half a minute of attempts Dask gives all tasks up."""
     from distributed import CancelledError
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         yield

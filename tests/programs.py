@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -14,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from pipelines.files import sha256_of
 
 ROOT = Path(__file__).parents[1]
 MAIN = "from cli.main import main; main()"
@@ -37,11 +38,16 @@ class Program:
         """Its exit code."""
         return self._process.wait(timeout=timeout_s)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def ends_within(self, seconds: float) -> bool:
         """Whether it ends by itself in that time."""
         with suppress(subprocess.TimeoutExpired):
             self.wait(seconds)
-        return self._process.poll() is not None
+        return not self.is_running
 
     def workers(self) -> list[int]:
         """Processes that it has started for its tasks."""
@@ -86,10 +92,11 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder; folders of units that are left empty count as well."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in sorted(folder.rglob("*"))
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        with suppress(FileNotFoundError):  # a running program renames its files
+            found[path.relative_to(folder).as_posix()] = "" if path.is_dir() else sha256_of([path])
+    return found
 
 
 def temporary_files(folder: Path) -> list[str]:

@@ -55,7 +55,9 @@ class Site:
     """Absolute path of the folder that is being made; this process holds its lock."""
     root: Path | None
     """Of the raw data."""
-    lock: bytes
+    lock: Path
+    holder: bytes
+    """Contents of the lock: host, process and start."""
     names: str
     """Hash of the names below ``root``."""
     versions: tuple[tuple[str, str], ...] = field(default_factory=versions_here)
@@ -64,7 +66,8 @@ class Site:
     def here(cls, folder: Path, root: Path | None) -> Site:
         """As this process sees it; it must hold the lock of ``folder``."""
         names = "" if root is None else names_fingerprint(root)
-        return cls(folder.absolute(), root, lock_path(folder).read_bytes(), names)
+        lock = lock_path(folder)
+        return cls(folder.absolute(), root, lock, lock.read_bytes(), names)
 
     @property
     def key(self) -> str:
@@ -92,8 +95,7 @@ def _pairs(site: Site) -> zip[tuple[tuple[str, str], tuple[str, str]]]:
 
 def _sees_lock(site: Site) -> bool:
     deadline = time.monotonic() + PATIENCE_S
-    path = lock_path(site.folder)
-    while not path.is_file() or path.read_bytes() != site.lock:
+    while not site.lock.is_file() or site.lock.read_bytes() != site.holder:
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)

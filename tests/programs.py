@@ -43,6 +43,14 @@ class Program:
         """Whether it has not ended yet."""
         return self._process.poll() is None
 
+    @property
+    def catches_signals(self) -> bool:
+        """Whether it has come to the lines that handle SIGTERM; before that it is Python that starts."""
+        with suppress(OSError):
+            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
+            return bool(int(status.get("SigCgt", "0"), 16) >> (signal.SIGTERM - 1) & 1)
+        return False
+
     def ends_within(self, seconds: float) -> bool:
         """Whether it ends by itself in that time."""
         with suppress(subprocess.TimeoutExpired):
@@ -121,12 +129,14 @@ class Cluster:
         """For `--scheduler`."""
         return str(json.loads(self._file.read_text())["address"])
 
-    def start_worker(self, *options: str, dask: tuple[str, ...] = ("-m", "dask", "worker")) -> Program:
-        """One more worker of one thread."""
+    def start_worker(
+        self, *options: str, dask: tuple[str, ...] = ("-m", "dask", "worker"), within: tuple[str, ...] = ()
+    ) -> Program:
+        """One more worker of one thread, started by other arguments of Python and by another program where given."""
         home = self._folder / f"worker-{len(self.workers)}"
         home.mkdir()
         options = ("--scheduler-file", str(self._file), "--nthreads", "1", "--no-dashboard", *options)
-        self.workers.append(Program(home, sys.executable, *dask, *options))
+        self.workers.append(Program(home, *within, sys.executable, *dask, *options))
         wait_for(lambda: b"Registered to" in self.workers[-1].said.read_bytes())
         return self.workers[-1]
 

@@ -32,9 +32,11 @@ def strike(kind: str, program: Program) -> bool:
         program.kill_all()
     elif kind == "driver":
         os.kill(program.pid, signal.SIGKILL)
-    elif kind == "SIGINT":
-        os.killpg(program.pid, signal.SIGINT)  # as a terminal does
     else:
+        wait_for(lambda: program.catches_signals or not program.is_running)
+    if kind == "SIGINT":
+        os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+    elif kind == "SIGTERM":
         os.kill(program.pid, signal.SIGTERM)
     return True
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,6 +166,28 @@ def test_worker_without_the_program_is_refused(cluster: Cluster, tmp_path: Path)
     with pytest.raises(SetupError, match=r"the worker tcp://\S+ lacks this program, or .*No module named 'pipelines"):
         run_stage(toy_stage(tmp_path / "toy"), Runtime(Scheduler(cluster.address)))
     assert not (tmp_path / "toy").exists() and temporary_files(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_worker_with_a_disk_of_its_own_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """The folder has the same path on it, as on machines that share no disk; one that joins late meets the same."""
+    (tmp_path / "work").mkdir()
+    mount = f'mount --make-rprivate / && mount -t tmpfs tmpfs {tmp_path / "work"} && exec "$@"'
+    within = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    if shutil.which("unshare") is None or subprocess.run([*within, "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    stage = toy_stage(tmp_path / "work/toy")
+
+    def join_late(text: str) -> None:
+        if "no worker has joined" in text:
+            threading.Timer(3.0, cluster.start_worker, kwargs={"within": within}).start()
+
+    runtime = Runtime(Scheduler(cluster.address), on_note=join_late)
+    message = r"the worker {} does not see .*/work/toy as the driver does\. Put it on a disk"
+    for where in (r"on \S+", r"tcp://\S+"):
+        with pytest.raises(SetupError, match=message.format(where)):
+            run_stage(stage, runtime)
+        assert list((tmp_path / "work").iterdir()) == []
 
 
 @pytest.mark.slow

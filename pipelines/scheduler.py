@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, runtim
 from uuid import uuid4
 
 from pipelines.cluster import OnSite, Site, check_workers, wait_for_others
-from schemas.errors import ConfigError, StageError
+from schemas.errors import ConfigError, SetupError, StageError
 from schemas.shared_memory import check_shared_memory
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ TASKS_PER_REMOTE_THREAD: Final = 2
 """On a cluster, the next task waits beside each running one, as answers travel; local workers get one at a time."""
 RETRIES: Final = 1
 """How often a task whose local worker process died is tried again; a cluster has a setting of its own."""
+FILES: Final = 32
+FILES_OF_A_WORKER: Final = 12
+"""Descriptors that this process opens for local workers; measured: 20 and 10 for each."""
 GPU: Final = "GPU"
 """Dask's name of the resource of which a worker has one for each GPU, and such a task takes one."""
 
@@ -127,6 +130,29 @@ def start_resource_tracker() -> None:
         os.close(silence)
         if blocked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def check_open_files(workers: int) -> None:
+    """Takes as many descriptors as so many local worker processes need, and gives them back.
+
+    Dask prints tracebacks and hangs for a minute where they run out while workers start.
+
+    Raises:
+        SetupError: this process may not open so many.
+    """
+    taken: list[int] = []
+    wanted = FILES + FILES_OF_A_WORKER * workers
+    try:
+        while len(taken) < wanted:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise SetupError(
+            f"{workers} worker processes need {wanted} open files and there are too many open files; raise the limit "
+            "(ulimit -n 4096) or use fewer --workers"
+        ) from error
+    finally:
+        for file in taken:
+            os.close(file)
 
 
 def worker_number() -> int:
@@ -298,6 +324,7 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
     }
     if scheduler.kind == "processes":
         check_shared_memory(workers, "run in this process alone: --scheduler sync")
+        check_open_files(workers)
         start_resource_tracker()
         try:
             with _unchanged_environment():

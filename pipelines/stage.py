@@ -29,7 +29,7 @@ from pipelines.scheduler import Scheduler, run_tasks
 from pipelines.stage_folder import COMPARED, StageFolder
 from pipelines.unit_files import UnitTask, Work, lost_files, row_digests, write_checksums
 from pipelines.units import Layout, Piece, Unit, UnitReport, scene_units, units_of
-from schemas.errors import ConfigError, DataError, StageError
+from schemas.errors import ConfigError, DataError, StageError, WriteError
 from schemas.lock import folder_lock
 from schemas.settings import flatten
 from schemas.store import FORMAT_VERSION
@@ -272,6 +272,8 @@ def _run_units(stage: Stage, todo: Sequence[Unit], folder: Path, runtime: Runtim
     failures: list[str] = []
     with closing(run_tasks(task, todo, runtime.scheduler, site, runtime.on_note)) as outcomes:
         for unit, outcome in outcomes:
+            if isinstance(outcome, WriteError):
+                raise outcome
             if isinstance(outcome, (DataError, ConfigError)):
                 failures.append(f"{unit.name}: {outcome}")
             elif isinstance(outcome, StageError):

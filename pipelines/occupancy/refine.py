@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, UInt8, UInt16
 from pipelines.occupancy.carving import count_claims
 from pipelines.occupancy.config import ImageLabels
 from schemas.classes import ClassTable
-from schemas.errors import DataError
+from schemas.errors import DataError, raise_machine_fault
 from schemas.geometry import VoxelGrid
 from schemas.names import folder_of
 from schemas.records import SampleRecord
@@ -63,6 +63,7 @@ def _read(path: Path, token: str) -> ClassImage:
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
+        raise_machine_fault(error)
         raise DataError(
             f"sample {token}: class image {path} cannot be read ({error.strerror}); write one PNG per camera as "
             "FOLDER/SCENE/SAMPLE_TOKEN/CAMERA.png, or leave --image-labels away"

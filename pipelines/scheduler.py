@@ -314,7 +314,7 @@ def _unchanged_environment() -> Iterator[None]:
 def _connect(scheduler: Scheduler, workers: int) -> Client:
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its tracebacks of what a message tells
     threads = workers if scheduler.kind == "threads" else 1
     local: dict[str, Any] = {
         "resources": {GPU: threads} if scheduler.needs_gpu else None,

@@ -90,7 +90,7 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 300.0) -> None:
     """Waits until something is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -18,7 +18,7 @@ KINDS = ("driver", "worker", "all", "SIGINT", "SIGTERM")
 ROUNDS = 2
 """Kills of each kind in each stage: 50 in all."""
 CODES = {"driver": {-9}, "all": {-9}, "SIGINT": {130}, "SIGTERM": {143}, "worker": {0, 2}}
-"""How the program ends where it was not done already; a worker that dies while it starts ends it with a message, later its task is tried again."""
+"""How the program ends where it was not done already. A worker that dies while it starts ends it with a message."""
 
 
 def strike(kind: str, program: Program) -> bool:

@@ -134,6 +134,7 @@ def test_lost_scheduler_is_one_message(cluster: Cluster, tmp_path: Path, at_s: f
     time.sleep(at_s)
     cluster.scheduler.kill_all()
     assert driver.wait(120) == 1
+    assert "distributed.client: " not in driver.said.read_text()
     assert driver.said.read_text().splitlines()[-1].startswith("schemas.errors.StageError: the connection to tcp://")
     cluster.stop()
     run_stage(toy_stage(tmp_path / "toy"), SYNC)

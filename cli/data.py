@@ -61,6 +61,7 @@ def run_with_bar(
         overwrite=overwrite,
         on_error=check_on_error(on_error),
         check_inputs=check_inputs,
+        on_note=say,
     )
     with progress_bar(title) as update:
         summary = stage(replace(runtime, on_progress=update))
@@ -91,7 +92,9 @@ def synth(
     depth: Annotated[
         bool, typer.Option("--depth", help="Also write the exact depth of each pixel, 16-bit PNG in centimetres.")
     ] = False,
+    scheduler: SchedulerKind = "processes",
     workers: Workers = None,
+    memory_limit: MemoryLimit = None,
 ) -> None:
     """Generate a driving world in nuScenes format, with exact occupancy and per-pixel truth.
 
@@ -102,10 +105,12 @@ def synth(
         protoocc synth /tmp/tiny --scenes 1 --keyframes 2 --width 400
 
         protoocc synth data/pixels --scenes 40 --seed 1000 --width 288 --depth
+
+        protoocc synth /shared/world --scenes 850 --keyframes 40 --scheduler tcp://head:8786
     """
     from pydantic import ValidationError
 
-    from pipelines.scheduler import available_cores
+    from pipelines.stage import Runtime
     from pipelines.synth import SynthConfig, generate_world
     from schemas.errors import ConfigError
     from schemas.settings import describe_validation
@@ -114,19 +119,12 @@ def synth(
     values["sweeps_per_keyframe"] = sweeps
     values["slope"] = slope
     try:
-        config = SynthConfig(**values, depth=depth, workers=workers or available_cores())
+        config = SynthConfig(**values, depth=depth)
     except ValidationError as error:
         raise ConfigError(describe_validation("synth", error)) from error
-    done = 0
     with progress_bar("synth", "keyframes") as update:
-        update(0, scenes * keyframes)
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            update(done, scenes * keyframes)
-
-        summary = generate_world(out, config, on_keyframe=count)
+        runtime = Runtime(make_scheduler(scheduler, workers, memory_limit), on_progress=update, on_note=say)
+        summary = generate_world(out, config, runtime)
     done_before = "already done, " if summary.is_skipped else ""
     say(
         f"synth: {done_before}{summary.keyframes} keyframes, {len(summary.voxels)} classes, {summary.seconds:.1f} s, "

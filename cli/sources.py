@@ -83,7 +83,8 @@ def mask_generator(
     try:
         if generator == "seeds":
             return SeedsConfig.model_validate({"segments": segments})
-        return SamConfig.model_validate({"checkpoint": checkpoint, "model_type": model_type, "device": device})
+        path = None if checkpoint is None else checkpoint.absolute()  # workers may have another working folder
+        return SamConfig.model_validate({"checkpoint": path, "model_type": model_type, "device": device})
     except ValidationError as error:
         raise ConfigError(describe_validation(f"--generator {generator}", error)) from error
 

@@ -12,6 +12,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from schemas.datasets import DatasetSpec
+from schemas.errors import raise_machine_fault
 from schemas.images import ImageSpec
 from schemas.network_images import decode_photo, network_jpeg, resized_size
 from schemas.outside import Source, has_end, image_size
@@ -62,6 +63,7 @@ def _read(source: Source, path: Path) -> bytes:
     except FileNotFoundError:
         raise source.error("is missing") from None
     except OSError as error:
+        raise_machine_fault(error)
         raise source.error(f"cannot be read ({error.strerror})") from error
 
 

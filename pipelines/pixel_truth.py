@@ -11,6 +11,7 @@ from jaxtyping import UInt8, UInt16
 
 from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
+from schemas.errors import raise_machine_fault
 from schemas.names import folder_of
 from schemas.outside import Source, image_size
 from schemas.records import SampleRecord
@@ -76,6 +77,7 @@ def _read(path: Path, token: str, shape: tuple[int, int]) -> UInt16[np.ndarray, 
     try:
         data = path.read_bytes()
     except OSError as error:
+        raise_machine_fault(error)
         raise source.error(f"cannot be read ({error.strerror})") from error
     header = image_size(source, data)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

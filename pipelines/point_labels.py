@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from schemas.errors import DataError
+from schemas.errors import DataError, raise_machine_fault
 
 PANOPTIC_SUFFIX: Final = ".npz"
 _INSTANCES: Final = 1000
@@ -39,6 +39,7 @@ def read_categories(path: Path, token: str) -> UInt8[np.ndarray, " n"]:
     except KeyError:
         raise DataError(f"{where}: array 'data' is missing; expected 1000 * category + instance per point") from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise_machine_fault(error)
         raise DataError(f"{where}: label file is unreadable or cut short ({error}). Copy it again.") from error
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise DataError(f"{where}: 'data' is {values.dtype} {values.shape}, expected one whole number per point")

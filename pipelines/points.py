@@ -13,7 +13,7 @@ from jaxtyping import Float64, UInt8
 from pipelines.lidar_files import HEAD_VALUES, VALUE_BYTES, check_columns, check_points
 from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from schemas.datasets import DatasetSpec
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError, DataError, raise_machine_fault
 from schemas.records import LidarRecord, SampleRecord
 
 UNKNOWN: Final = 255
@@ -94,6 +94,7 @@ def read_points(dataset: DatasetSpec, lidar: LidarRecord, token: str) -> Float64
     try:
         data = path.read_bytes()
     except OSError as error:
+        raise_machine_fault(error)
         raise DataError(f"{path} (sample {token}): LiDAR file cannot be read ({error.strerror})") from error
     point_bytes = VALUE_BYTES * lidar.point_columns
     if len(data) % point_bytes or not data:

@@ -14,6 +14,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from pipelines.files import names_fingerprint, sha256_of
+from schemas.errors import raise_machine_fault
 from schemas.workfolder import FileStamp
 
 
@@ -37,7 +38,8 @@ def stamp(path: Path) -> FileStamp | None:
         if S_ISDIR(status.st_mode):
             return sum(1 for _ in path.iterdir()), status.st_mtime_ns, names_fingerprint(path)
         return status.st_size, status.st_mtime_ns, sha256_of([path])
-    except OSError:
+    except OSError as error:
+        raise_machine_fault(error)
         return None
 
 

@@ -9,11 +9,14 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, runtime_checkable
+from uuid import uuid4
 
-from schemas.errors import ConfigError, StageError
+from pipelines.cluster import OnSite, Site, check_workers, wait_for_others
+from schemas.errors import ConfigError, SetupError, StageError
 from schemas.shared_memory import check_shared_memory
 
 if TYPE_CHECKING:
@@ -27,6 +30,13 @@ LEAST_MEMORY: Final = 256 << 20
 """Bytes: a worker process with a lower limit would be killed while it starts, again and again."""
 TASKS_PER_REMOTE_THREAD: Final = 2
 """On a cluster, the next task waits beside each running one, as answers travel; local workers get one at a time."""
+RETRIES: Final = 1
+"""How often a task whose local worker process died is tried again; a cluster has a setting of its own."""
+FILES: Final = 32
+FILES_OF_A_WORKER: Final = 12
+"""Descriptors that this process opens for local workers; measured: 20 and 10 for each."""
+GPU: Final = "GPU"
+"""Dask's name of the resource of which a worker has one for each GPU, and such a task takes one."""
 
 
 @runtime_checkable
@@ -62,18 +72,23 @@ class Scheduler:
     memory_limit: str | None = None
     """Memory of one local worker process before it is stopped, as Dask writes it: `4GiB`, or `0.5` for that share of
     the machine's memory. None: an equal share of `MEMORY_SHARE` for each worker."""
+    needs_gpu: bool = False
+    """Whether a task takes a GPU of its worker for itself."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the workers were started elsewhere."""
+        return "://" in self.kind
 
     def __post_init__(self) -> None:
-        if self.kind not in ("sync", "threads", "processes") and "://" not in self.kind:
+        if self.kind not in ("sync", "threads", "processes") and not self.is_remote:
             raise ConfigError(
                 f"--scheduler {self.kind}: expected sync, threads, processes or an address tcp://HOST:PORT"
             )
         if self.memory_limit is None:
             return
         if self.kind != "processes":
-            where = (
-                "there is no worker process" if "://" not in self.kind else "its workers were started with their own"
-            )
+            where = "its workers were started with their own" if self.is_remote else "there is no worker process"
             raise ConfigError(f"--memory-limit {self.memory_limit} belongs to --scheduler processes; {where}")
         self.worker_memory(1)
 
@@ -117,6 +132,29 @@ def start_resource_tracker() -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def check_open_files(workers: int) -> None:
+    """Takes as many descriptors as so many local worker processes need, and gives them back.
+
+    Dask prints tracebacks and hangs for a minute where they run out while workers start.
+
+    Raises:
+        SetupError: this process may not open so many.
+    """
+    taken: list[int] = []
+    wanted = FILES + FILES_OF_A_WORKER * workers
+    try:
+        while len(taken) < wanted:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise SetupError(
+            f"{workers} worker processes need {wanted} open files and there are too many open files; raise the limit "
+            "(ulimit -n 4096) or use fewer --workers"
+        ) from error
+    finally:
+        for file in taken:
+            os.close(file)
+
+
 def worker_number() -> int:
     """Number of the local worker that runs this; 0 outside of one, and on clusters whose workers have names."""
     from distributed import get_worker
@@ -129,25 +167,60 @@ def worker_number() -> int:
 
 
 def run_tasks(
-    work: Callable[[Task], Result], tasks: Sequence[Task], scheduler: Scheduler
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    scheduler: Scheduler,
+    site: Callable[[], Site] | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> Generator[tuple[Task, Result | Exception], None, None]:
     """Yields each task with its result or its exception, as they finish.
 
     Only as many tasks as there are workers are in flight, so neither memory nor the cost of a task depends on their
-    number. A task whose worker process died yields a `StageError`.
+    number. A task whose worker process died is tried again (`RETRIES`), then yields a `StageError`.
+
+    Args:
+        work: top-level function, partial or instance of a dataclass.
+        tasks: in the order in which they start.
+        scheduler: where they run.
+        site: what the workers of a cluster must find, asked only there; None where tasks share no files.
+        on_note: called with a line for the user, such as the address of the dashboard.
 
     Raises:
-        ConfigError: the scheduler's address does not answer.
-        SetupError: shared memory is too small for the local processes.
+        ConfigError: the scheduler's address does not answer, or no worker has the GPU that is needed.
+        SetupError: a worker sees other folders or has other libraries; shared memory is too small for local processes.
+        StageError: the connection to the cluster was lost.
     """
     is_alone = len(tasks) <= 1 and scheduler.kind == "processes" and scheduler.memory_limit is None
     if scheduler.kind == "sync" or is_alone:
         yield from _run_here(work, tasks)
         return
     workers = max(1, min(scheduler.workers or available_cores(), len(tasks)))
-    with _connect(scheduler, workers) as client:
-        for task, outcome in _run_on(client, work, tasks, None if "://" in scheduler.kind else workers):
+    with _connect(scheduler, workers) as client, _lost_connection(scheduler):
+        if scheduler.is_remote or find_spec("bokeh") is not None:
+            on_note(f"dashboard: {client.dashboard_link}")
+        room = None if scheduler.is_remote else workers
+        batch = _Batch(work, room, "task", scheduler.needs_gpu)
+        if scheduler.is_remote:
+            _check_cluster(client, scheduler, on_note)
+        if scheduler.is_remote and site is not None:
+            place = site()
+            check_workers(client, place)
+            wait_for_others(client, place, on_note)
+            batch = _Batch(OnSite(place, work), room, place.key, scheduler.needs_gpu)
+        for task, outcome in batch.run_on(client, tasks):
             yield task, _explain(outcome, task, scheduler, workers)
+
+
+def _check_cluster(client: Client, scheduler: Scheduler, on_note: Callable[[str], None]) -> None:
+    """Refuses a cluster without the GPU that is needed; one without any worker may still get some."""
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    if not known:
+        on_note(f"no worker has joined {scheduler.kind} yet; waiting")
+    elif scheduler.needs_gpu and not any(worker["resources"].get(GPU) for worker in known.values()):
+        raise ConfigError(
+            f"no worker of {scheduler.kind} offers a GPU. Start one for each GPU with `dask worker ... --nthreads 1 "
+            f'--resources "{GPU}=1"` and CUDA_VISIBLE_DEVICES set to it.'
+        )
 
 
 def _run_here(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Exception]]:
@@ -158,31 +231,46 @@ def _run_here(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator
             yield task, error
 
 
-def _run_on(
-    client: Client, work: Callable[[Task], Result], tasks: Sequence[Task], room: int | None
-) -> Iterator[tuple[Task, Result | Exception]]:
-    """As `run_tasks`; ``room`` is how many tasks may be in flight, None follows the size of the cluster."""
-    from distributed import as_completed
+@dataclass(frozen=True)
+class _Batch(Generic[Task, Result]):
+    """Tasks of one kind on Dask."""
 
-    waiting = iter(tasks)
-    running: dict[Future, Task] = {}
-    finished = as_completed(loop=client.loop)
+    work: Callable[[Task], Result]
+    room: int | None
+    """How many may be in flight; None follows the size of the cluster."""
+    key: str
+    """Start of their names."""
+    needs_gpu: bool
 
-    def fill() -> None:
-        wanted = room or max(1, TASKS_PER_REMOTE_THREAD * sum(client.nthreads().values()))
-        for task in islice(waiting, max(0, wanted - len(running))):
-            future = client.submit(work, task, pure=False)
-            running[future] = task
-            finished.add(future)
+    def run_on(self, client: Client, tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Exception]]:
+        """As `run_tasks`."""
+        from distributed import CancelledError, as_completed
 
-    fill()
-    for future in finished:
-        task = running.pop(future)
-        error = future.exception()
-        outcome = error if error is not None else future.result()
-        future.release()
+        waiting = iter(tasks)
+        running: dict[Future, Task] = {}
+        finished = as_completed(loop=client.loop)
+
+        def fill() -> None:
+            wanted = self.room or max(1, TASKS_PER_REMOTE_THREAD * sum(client.nthreads().values()))
+            for task in islice(waiting, max(0, wanted - len(running))):
+                future = self._submit(client, task)
+                running[future] = task
+                finished.add(future)
+
         fill()
-        yield task, outcome
+        for future in finished:
+            task = running.pop(future)
+            error = future.exception()
+            if isinstance(error, CancelledError):
+                raise error
+            outcome = error if error is not None else future.result()
+            future.release()
+            fill()
+            yield task, outcome
+
+    def _submit(self, client: Client, task: Task) -> Future:
+        resources = {GPU: 1} if self.needs_gpu else None
+        return client.submit(self.work, task, key=f"{self.key}-{uuid4()}", pure=False, resources=resources)
 
 
 def _explain(outcome: Result | Exception, task: Named, scheduler: Scheduler, workers: int) -> Result | Exception:
@@ -191,7 +279,10 @@ def _explain(outcome: Result | Exception, task: Named, scheduler: Scheduler, wor
 
     if not isinstance(outcome, KilledWorker):
         return outcome
-    died = f"unit {task.name}: its worker process died, which nearly always means that it needed too much memory."
+    died = (
+        f"unit {task.name}: its worker process died {outcome.allowed_failures + 1} times, which nearly always means "
+        "that it needed too much memory."
+    )
     if scheduler.kind != "processes":
         return StageError(f"{died} Give the workers of {scheduler.kind} more where they are started.")
     limit = scheduler.worker_memory(workers)
@@ -223,14 +314,17 @@ def _unchanged_environment() -> Iterator[None]:
 def _connect(scheduler: Scheduler, workers: int) -> Client:
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its tracebacks of what a message tells
+    threads = workers if scheduler.kind == "threads" else 1
     local: dict[str, Any] = {
+        "resources": {GPU: threads} if scheduler.needs_gpu else None,
         "dashboard_address": "127.0.0.1:0",
         "silence_logs": logging.CRITICAL,
         "set_as_default": False,
     }
     if scheduler.kind == "processes":
         check_shared_memory(workers, "run in this process alone: --scheduler sync")
+        check_open_files(workers)
         start_resource_tracker()
         try:
             with _unchanged_environment():
@@ -248,13 +342,28 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
         raise ConfigError(f"no Dask scheduler answers at {scheduler.kind}: {error}") from error
 
 
+@contextmanager
+def _lost_connection(scheduler: Scheduler) -> Iterator[None]:
+    """Says that the scheduler has gone; after half a minute of attempts Dask gives all tasks up."""
+    from distributed import CancelledError
+    from distributed.comm.core import CommClosedError
+
+    try:
+        yield
+    except (CancelledError, CommClosedError) as error:
+        raise StageError(
+            f"the connection to {scheduler.kind} was lost: its scheduler ended or cannot be reached. Start it and its "
+            "workers again, then run again. Finished units are kept."
+        ) from error
+
+
 def _memory(scheduler: Scheduler, workers: int) -> dict[str, Any]:
-    """Dask's settings: a task that killed its worker is not tried again, and a worker never waits for free memory.
+    """Dask's settings: how often a task may kill its worker, and that a worker never waits for free memory.
 
     Tasks return small reports, so a worker that is nearly full has nothing to spill and would wait for ever.
     """
     return {
         "memory_limit": scheduler.worker_memory(workers),
         "config": {f"distributed.worker.memory.{step}": False for step in ("target", "spill", "pause")},
-        "scheduler_kwargs": {"allowed_failures": 0},
+        "scheduler_kwargs": {"allowed_failures": RETRIES},
     }

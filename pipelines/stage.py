@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.cluster import Site
 from pipelines.files import folder_bytes, remove_partials, sha256_of, write_json
 from pipelines.lineage import Origin, changed_raw, changes, check_origin, dataset_part, relative_stores
 from pipelines.manifests import fingerprint, marker_path, read_manifest, read_marker, read_plan
@@ -27,7 +29,7 @@ from pipelines.scheduler import Scheduler, run_tasks
 from pipelines.stage_folder import COMPARED, StageFolder
 from pipelines.unit_files import UnitTask, Work, lost_files, row_digests, write_checksums
 from pipelines.units import Layout, Piece, Unit, UnitReport, scene_units, units_of
-from schemas.errors import ConfigError, DataError, StageError
+from schemas.errors import ConfigError, DataError, StageError, WriteError
 from schemas.lock import folder_lock
 from schemas.settings import flatten
 from schemas.store import FORMAT_VERSION
@@ -67,6 +69,8 @@ class Runtime:
     """Compare the contents of all raw files with what was read, not only size and time."""
     on_progress: Callable[[int, int], None] = lambda done, total: None
     """Called with finished and total samples."""
+    on_note: Callable[[str], None] = lambda text: None
+    """Called with a line for the user while the stage runs, such as the address of the dashboard."""
 
 
 @dataclass(frozen=True)
@@ -262,10 +266,14 @@ def _run_units(stage: Stage, todo: Sequence[Unit], folder: Path, runtime: Runtim
     total = sum(unit.size for unit in stage.units)
     finished = total - sum(unit.size for unit in todo)
     runtime.on_progress(finished, total)
-    task = UnitTask(stage.work, folder, stage.layout, stage.origin.dataset.root if stage.origin else None)
+    root = stage.origin.dataset.root if stage.origin else None
+    task = UnitTask(stage.work, folder, stage.layout, root)
+    site = partial(Site.here, stage.folder, root)
     failures: list[str] = []
-    with closing(run_tasks(task, todo, runtime.scheduler)) as outcomes:
+    with closing(run_tasks(task, todo, runtime.scheduler, site, runtime.on_note)) as outcomes:
         for unit, outcome in outcomes:
+            if isinstance(outcome, WriteError):
+                raise outcome
             if isinstance(outcome, (DataError, ConfigError)):
                 failures.append(f"{unit.name}: {outcome}")
             elif isinstance(outcome, StageError):

@@ -23,6 +23,10 @@ class DataError(ProtoOccError):
     """A dataset, a stored array or a file is missing, broken or inconsistent."""
 
 
+class WriteError(DataError):
+    """A file cannot be written: the disk is full, read-only or forbidden. No sample is to blame."""
+
+
 class StageError(ProtoOccError):
     """A stage could not finish; names the units and samples that failed."""
 
@@ -68,6 +72,19 @@ def describe_os_error(error: OSError) -> str | None:
     return f"{' -> '.join(names) or error.filename}: {reason or error.strerror or type(error).__name__}"
 
 
+_OF_THE_MACHINE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+
+
+def raise_machine_fault(error: BaseException) -> None:
+    """Called where a file cannot be read, before the file is blamed and perhaps left out.
+
+    Raises:
+        SetupError: the machine is what failed: no more open files, no memory, a lost mount.
+    """
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        raise SetupError(describe_os_error(error)) from error
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A question to append to a message about an unknown word; empty where no known one is near."""
     names = {name.lower(): name for name in known}
@@ -77,10 +94,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, a missing permission or a read-only folder met while writing ``path`` into a `DataError`.
+    """Turns a full disk, a missing permission or a read-only folder met while writing ``path`` into a `WriteError`.
 
     Raises:
-        DataError: names the path and what to free or change.
+        WriteError: names the path and what to free or change.
     """
     try:
         yield
@@ -97,7 +114,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         }
         if error.errno not in reasons:
             raise
-        raise DataError(f"cannot write {path}: {reasons[error.errno]}") from error
+        raise WriteError(f"cannot write {path}: {reasons[error.errno]}") from error
 
 
 @contextmanager
@@ -106,9 +123,11 @@ def read_errors(path: Path) -> Iterator[None]:
 
     Raises:
         DataError: names the file and the reason.
+        SetupError: the machine is at fault.
     """
     try:
         yield
     except OSError as error:
+        raise_machine_fault(error)
         name = error.filename or path
         raise DataError(f"{name} cannot be read: {error.strerror or error}. Restore it, or its permissions.") from error

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from schemas.errors import DataError
+from schemas.errors import DataError, raise_machine_fault
 from schemas.geometry import Pose, invert_rigid, rigid_transform
 from schemas.outside import Source, check_nesting, parse_json_value, read_lines
 from schemas.outside.limits import (
@@ -314,6 +314,7 @@ def each_record(folder: Path, entries: Iterable[RecordEntry]) -> Iterator[Sample
                 file.seek(entry.start)
                 yield _parse(path, entry, file.read(entry.stop - entry.start))
     except OSError as error:
+        raise_machine_fault(error)
         raise DataError(f"{path} cannot be read: {error.strerror}. {PREPARE_AGAIN}") from error
 
 

@@ -51,11 +51,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def world(shared_folder: Path) -> Path:
+def world(shared_folder: Path, sync_runtime: Runtime) -> Path:
     """Root of a generated world: 2 scenes of 2 keyframes, images of 400x225. Read-only: copy before you damage it."""
-    config = SynthConfig(scenes=2, keyframes=2, seed=0, image_width=400, sweeps_per_keyframe=2, depth=True, workers=1)
+    config = SynthConfig(scenes=2, keyframes=2, seed=0, image_width=400, sweeps_per_keyframe=2, depth=True)
     with one_process(shared_folder):
-        return generate_world(shared_folder / "world", config).root
+        return generate_world(shared_folder / "world", config, sync_runtime).root
 
 
 @pytest.fixture(scope="session")

@@ -20,12 +20,14 @@ def sam_scheduler(scheduler: Scheduler, config: SamConfig) -> Scheduler:
     """The scheduler with what the user left open filled in for this model.
 
     Workers: one per GPU on cuda, else one; fewer where their memory would not fit the machine. Memory of a worker
-    process: its share of the machine, and not less than the checkpoint needs.
+    process: its share of the machine, and not less than the checkpoint needs. On cuda a task takes a GPU for itself,
+    also on a cluster, whose workers say how many they have.
 
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    if "://" in scheduler.kind:
+    scheduler = replace(scheduler, needs_gpu=config.device.startswith("cuda"))
+    if scheduler.is_remote:
         return scheduler
     machine = replace(scheduler, memory_limit=None).worker_memory(1)
     needed = int(COPIES * find_checkpoint(config).stat().st_size) + WORKING_MEMORY

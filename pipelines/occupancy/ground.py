@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from pipelines.occupancy.tuning import GroundFitConfig
-from schemas.errors import DataError
+from schemas.errors import DataError, raise_machine_fault
 from schemas.geometry import Pose
 from schemas.records import PREPARE_AGAIN, MapWindow
 
@@ -149,5 +149,6 @@ def read_map_mask(folder: Path, window: MapWindow, anchor_m: Float64[np.ndarray,
         with Image.open(path) as image:
             inside = np.asarray(image.convert("1"), dtype=bool)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise_machine_fault(error)
         raise DataError(f"{path}: map window is missing or no whole image ({error}). {PREPARE_AGAIN}") from error
     return MapMask(np.array(window.corner_m) - anchor_m[:2], inside[::-1], window.pixel_m)

@@ -22,7 +22,7 @@ from pipelines.occupancy.occ3d import Labels, labels_from_occ3d
 from pipelines.occupancy.resample import resample
 from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError, DataError, raise_machine_fault
 from schemas.geometry import VoxelGrid
 from schemas.outside import Source, read_bytes, read_npy
 from schemas.outside.limits import NPY_HEADER_BYTES
@@ -66,6 +66,7 @@ def _openoccupancy_path(folder: Path, dataset: DatasetSpec, record: SampleRecord
     try:
         token = next(row["token"] for row in json.loads(path.read_bytes()) if row["name"] == record.scene)
     except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise_machine_fault(error)
         raise DataError(f"{path} does not tell the token of {record.scene} ({error!r}); restore the table") from error
     return folder / f"scene_{token}" / "occupancy" / f"{record.keyframe_sweep.token}.npy"
 

@@ -14,7 +14,7 @@ from pipelines.occupancy.carving import count_claims
 from pipelines.occupancy.config import ImageLabels
 from schemas.classes import ClassTable
 from schemas.datasets import DatasetSpec
-from schemas.errors import DataError
+from schemas.errors import DataError, raise_machine_fault
 from schemas.geometry import VoxelGrid
 from schemas.names import folder_of
 from schemas.records import SampleRecord
@@ -67,6 +67,7 @@ def _read(path: Path, token: str) -> ClassImage:
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
+        raise_machine_fault(error)
         raise DataError(
             f"sample {token}: class image {path} cannot be read ({error.strerror}); write one PNG per camera as "
             "FOLDER/SCENE/SAMPLE_TOKEN/CAMERA.png, or leave --image-labels away"

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from pipelines.files import write_bytes
 from pipelines.prepare.source import MapImage, Source
-from schemas.errors import DataError, disk_errors, read_errors
+from schemas.errors import DataError, disk_errors, raise_machine_fault, read_errors
 from schemas.names import file_key
 from schemas.records import MapWindow, SampleRecord
 from schemas.settings import Frozen
@@ -89,6 +89,7 @@ def _unpack(image: MapImage, folder: Path, path: str) -> Raster:
                         strip = np.asarray(mask.crop((0, top, width, min(top + _STRIP_ROWS, height))).convert("L"))
                         file.write(np.packbits(strip > _THRESHOLD, axis=1).tobytes())
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise_machine_fault(error)
         raise DataError(f"{image.path}: map mask is missing or no whole image ({error}); copy it again") from error
     return Raster(path=path, size_px=(width, height), pixel_m=image.pixel_m)
 

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from pipelines.lidar_files import HEAD_VALUES, VALUE_BYTES, check_columns, check_points
 from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
 from pipelines.prepare.source import Hole
-from schemas.errors import DataError, read_errors
+from schemas.errors import DataError, raise_machine_fault, read_errors
 from schemas.outside import has_end
 from schemas.records import CameraRecord, LidarRecord, SampleRecord
 
@@ -48,12 +48,14 @@ def _holes(root: Path, record: SampleRecord) -> Iterator[Hole]:
         try:
             _check_points(root, sweep, record.token)
         except (DataError, OSError) as error:
+            raise_machine_fault(error)
             yield Hole("sweeps", sweep.token, str(error))
     labelled = [lidar for lidar in (record.lidar, *record.sweeps) if lidar is not None and lidar.labels_path]
     for lidar in labelled:
         try:
             _check_labels(root, lidar, record.token)
         except (DataError, OSError) as error:
+            raise_machine_fault(error)
             yield Hole("point_labels", lidar.token, str(error))
 
 
@@ -65,6 +67,7 @@ def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
     except PermissionError:
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise_machine_fault(error)
         raise DataError(f"sample {token}: {path} ({num_bytes} bytes) is no readable image. {_remedy()}") from error
     if kind not in _ENDS:
         raise DataError(f"sample {token}: {path} is a {kind} file; images are JPEG or PNG. Convert it.")
@@ -128,6 +131,7 @@ def _require(path: Path, token: str) -> int:
     except PermissionError:
         raise
     except OSError as error:  # such as a name that is too long
+        raise_machine_fault(error)
         raise DataError(f"sample {token}: {path} cannot be read ({error.strerror}). {_remedy()}") from error
     if not path.is_file():
         raise DataError(f"sample {token}: {path} is no file. {_remedy()}")

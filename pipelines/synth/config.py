@@ -10,7 +10,7 @@ from schemas.settings import Frozen
 
 
 class SynthConfig(Frozen):
-    """A generated world; everything but ``workers`` decides its bytes."""
+    """A generated world; all of it decides its bytes."""
 
     scenes: int = Field(default=4, ge=1, le=1000, description="Number of scenes, each with its own streets.")
     keyframes: int = Field(default=20, ge=1, description="Keyframes of each scene, 0.5 s apart.")
@@ -31,7 +31,6 @@ class SynthConfig(Frozen):
     depth: bool = Field(
         default=False, description="Also write the exact depth of each pixel: `<camera>-depth.png` beside the classes."
     )
-    workers: int = Field(default=2, ge=1, description="Processes; the bytes do not depend on it.")
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import multiprocessing
 import shutil
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial as bound
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -16,17 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.cluster import Site
 from pipelines.files import remove_partials, write_json
-from pipelines.scheduler import start_resource_tracker
+from pipelines.scheduler import available_cores, run_tasks
+from pipelines.stage import Runtime
 from pipelines.synth.config import SynthConfig, SynthSummary
 from pipelines.synth.keyframe import make_keyframe
 from pipelines.synth.rig import build_rig
 from pipelines.synth.tables import VERSION, KeyframeReport, Row, fixed_tables, scene_tables
 from schemas.classes import OCC3D
 from schemas.errors import DataError, StageError, disk_errors
+from schemas.lock import folder_lock
 from schemas.outside import Source, parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
-from schemas.shared_memory import check_shared_memory
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,20 @@ MANIFEST = "synth.json"
 _REPORTS = "reports"
 
 
-def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], None] | None = None) -> SynthSummary:
+@dataclass(frozen=True)
+class _Part:
+    """Keyframes of one scene that one task makes."""
+
+    scene: int
+    keyframes: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """For messages: `0003-00007` is the scene and the first keyframe."""
+        return f"{self.scene:04d}-{self.keyframes[0]:05d}"
+
+
+def generate_world(out: Path, config: SynthConfig, runtime: Runtime | None = None) -> SynthSummary:
     """Writes a generated driving world in nuScenes format with its exact truth.
 
     Below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy in Occ3D
@@ -46,26 +61,26 @@ def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], 
     Args:
         out: folder to make; it may exist if it is empty or holds this very world.
         config: what to generate.
-        on_keyframe: called after each keyframe, for a progress bar.
+        runtime: where to run (local processes by default) and whom to tell of keyframes; the rest of it is for stages.
 
     Raises:
+        ConfigError: another process writes ``out``.
         DataError: ``out`` holds something else, or cannot be written.
-        StageError: a worker process died.
+        StageError: a worker process died again and again.
         SetupError: shared memory is too small for the worker processes.
     """
     started = time.monotonic()
     manifest = _finished(out, config)
     if manifest is not None:
         return _summary(out, manifest, started, is_skipped=True)
-    partial = out.absolute().with_name(out.absolute().name + ".partial")
-    _prepare_partial(partial, config)
-    _run(partial, config, on_keyframe)
-    manifest = _write_tables(partial, config)
-    with disk_errors(out):
-        shutil.rmtree(partial / _REPORTS)
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
+    with folder_lock(out):
+        partial = out.absolute().with_name(out.absolute().name + ".partial")
+        manifest = _complete(partial, config)
+        if manifest is None:
+            _prepare_partial(partial, config)
+            _run(partial, out, config, runtime or Runtime())
+            manifest = _write_tables(partial, config)
+        _exchange(partial, out)
     summary = _summary(out, manifest, started, is_skipped=False)
     logger.info("synth: %d keyframes in %.1f s", summary.keyframes, summary.seconds)
     return summary
@@ -73,7 +88,20 @@ def generate_world(out: Path, config: SynthConfig, *, on_keyframe: Callable[[], 
 
 def _bytes_config(config: SynthConfig) -> dict[str, Any]:
     """What decides the bytes; without depth as before there was any, so that older worlds stay the same."""
-    return config.model_dump(mode="json", exclude={"workers"} if config.depth else {"workers", "depth"})
+    return config.model_dump(mode="json", exclude=set() if config.depth else {"depth"})
+
+
+def _complete(partial: Path, config: SynthConfig) -> dict[str, Any] | None:
+    """Manifest of a world that only a rename is missing: a run was killed in its last moments."""
+    return json.loads((partial / MANIFEST).read_text()) if _holds(partial / MANIFEST, config, "config") else None
+
+
+def _exchange(partial: Path, out: Path) -> None:
+    with disk_errors(out):
+        shutil.rmtree(partial / _REPORTS, ignore_errors=True)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
 
 
 def _finished(out: Path, config: SynthConfig) -> dict[str, Any] | None:
@@ -113,11 +141,12 @@ def _prepare_partial(partial: Path, config: SynthConfig) -> None:
     write_json(marker, _bytes_config(config))
 
 
-def _holds(marker: Path, config: SynthConfig) -> bool:
-    """Whether an unfinished world is of this configuration."""
+def _holds(marker: Path, config: SynthConfig, key: str | None = None) -> bool:
+    """Whether an unfinished world is of this configuration, which its file holds, below ``key`` if there is one."""
     source = Source(str(marker))
     try:
-        return parse_json(source, read_bytes(source, marker, JSON_BYTES)) == _bytes_config(config)
+        values = parse_json(source, read_bytes(source, marker, JSON_BYTES))
+        return (values if key is None else values.get(key)) == _bytes_config(config)
     except DataError:
         return False
 
@@ -126,67 +155,48 @@ def _report_path(partial: Path, scene: int, keyframe: int) -> Path:
     return partial / _REPORTS / f"{scene:04d}-{keyframe:05d}.json"
 
 
-def _run(partial: Path, config: SynthConfig, on_keyframe: Callable[[], None] | None) -> None:
-    open_keyframes = []
-    for scene in range(config.scenes):
-        for keyframe in range(config.keyframes):
-            if not _report_path(partial, scene, keyframe).is_file():
-                open_keyframes.append((scene, keyframe))
-            elif on_keyframe is not None:
-                on_keyframe()
-    if min(config.workers, len(open_keyframes)) <= 1:
-        for unit in open_keyframes:
-            _make_keyframes(partial, config, [unit])
-            if on_keyframe is not None:
-                on_keyframe()
-        return
-    check_shared_memory(config.workers, "make it in this process alone: --workers 1")
-    start_resource_tracker()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(config.workers, len(open_keyframes)), mp_context=context) as pool:
-        _run_pool(pool, partial, config, open_keyframes, on_keyframe)
+def _run(partial: Path, out: Path, config: SynthConfig, runtime: Runtime) -> None:
+    total = config.scenes * config.keyframes
+    open_keyframes = [
+        (scene, keyframe)
+        for scene in range(config.scenes)
+        for keyframe in range(config.keyframes)
+        if not _report_path(partial, scene, keyframe).is_file()
+    ]
+    done = total - len(open_keyframes)
+    runtime.on_progress(done, total)
+    parts = _parts(open_keyframes, runtime.scheduler.workers or available_cores())
+    work = bound(_make_part, partial, config)
+    site = bound(Site.here, out, None)
+    with closing(run_tasks(work, parts, runtime.scheduler, site, runtime.on_note)) as outcomes:
+        for _, outcome in outcomes:
+            if isinstance(outcome, StageError):
+                raise StageError(f"synth, {outcome}") from outcome
+            if isinstance(outcome, Exception):
+                raise outcome
+            done += outcome
+            runtime.on_progress(done, total)
 
 
-def _run_pool(
-    pool: Executor,
-    partial: Path,
-    config: SynthConfig,
-    open_keyframes: list[tuple[int, int]],
-    on_keyframe: Callable[[], None] | None,
-) -> None:
-    parts = _parts(open_keyframes, config.workers)
-    futures = [pool.submit(_make_keyframes, partial, config, part) for part in parts]
-    try:
-        for future in as_completed(futures):
-            for _ in range(future.result()):
-                if on_keyframe is not None:
-                    on_keyframe()
-    except BrokenProcessPool as error:
-        raise StageError(
-            "a worker process died, most likely for lack of memory. "
-            "Run again with fewer workers; finished keyframes stay."
-        ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _parts(open_keyframes: list[tuple[int, int]], workers: int) -> list[list[tuple[int, int]]]:
+def _parts(open_keyframes: list[tuple[int, int]], workers: int) -> list[_Part]:
     """What one process does in one go: a whole scene, which it then builds once; the last scenes keep all of them busy.
 
     Args:
         open_keyframes: (scene, keyframe), in order.
         workers: number of processes.
     """
-    scenes = [list(group) for _, group in groupby(open_keyframes, key=itemgetter(0))]
+    scenes = [
+        _Part(scene, tuple(number for _, number in group)) for scene, group in groupby(open_keyframes, itemgetter(0))
+    ]
     whole, last = scenes[:-workers], scenes[-workers:]
-    return whole + [[keyframe] for scene in last for keyframe in scene]
+    return whole + [_Part(part.scene, (keyframe,)) for part in last for keyframe in part.keyframes]
 
 
-def _make_keyframes(partial: Path, config: SynthConfig, keyframes: list[tuple[int, int]]) -> int:
-    """Makes keyframes (scene, keyframe) one after the other; says how many they were."""
-    for scene, keyframe in keyframes:
-        make_keyframe(partial, _report_path(partial, scene, keyframe), config, scene, keyframe)
-    return len(keyframes)
+def _make_part(partial: Path, config: SynthConfig, part: _Part) -> int:
+    """Makes keyframes one after the other; says how many they were."""
+    for keyframe in part.keyframes:
+        make_keyframe(partial, _report_path(partial, part.scene, keyframe), config, part.scene, keyframe)
+    return len(part.keyframes)
 
 
 def _write_tables(partial: Path, config: SynthConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.errors import DataError
+from schemas.errors import DataError, raise_machine_fault
 from schemas.outside.limits import SHOWN
 
 _SHORT: Final = reprlib.Repr()
@@ -65,6 +65,7 @@ def read_lines(source: Source, path: Path, largest: int) -> Iterator[bytes]:
                     raise source.error(f"has a line of over {largest:,} bytes")
                 yield line
     except OSError as error:
+        raise_machine_fault(error)
         raise source.error(f"cannot be read ({error.strerror})") from error
 
 
@@ -85,6 +86,7 @@ def read_bytes(source: Source, path: Path, largest: int) -> bytes:
     except FileNotFoundError as error:
         raise source.error("not found") from error
     except OSError as error:
+        raise_machine_fault(error)
         raise source.error(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a name that no file can have
         raise source.error(f"cannot be read ({error})") from error

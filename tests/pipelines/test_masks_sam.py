@@ -183,7 +183,7 @@ def test_largest_model_gets_the_memory_it_needs(tmp_path: Path, gpus: None, monk
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 16 << 30)
     assert sam_scheduler(Scheduler(), config).workers == 1
     assert sam_scheduler(Scheduler(memory_limit="3GiB"), config).memory_limit == "3GiB"
-    assert sam_scheduler(Scheduler(kind="tcp://far:1"), config) == Scheduler(kind="tcp://far:1")
+    assert sam_scheduler(Scheduler(kind="tcp://far:1"), config) == Scheduler(kind="tcp://far:1", needs_gpu=True)
 
 
 def test_each_worker_has_a_gpu_of_its_own(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:

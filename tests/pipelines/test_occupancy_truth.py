@@ -90,7 +90,9 @@ def test_without_boxes_movers_leave_trails(world_dataset: DatasetSpec, scene_rec
 @pytest.mark.parametrize(("seed", "slope"), [(0, 0.03), (3, 0.03), (0, 0.0)])
 def test_ten_sweeps_per_keyframe_reach_the_targets(tmp_path: Path, seed: int, slope: float) -> None:
     root = tmp_path / "world"
-    generate_world(root, SynthConfig(scenes=1, keyframes=12, seed=seed, image_width=160, slope=slope, workers=1))
+    generate_world(
+        root, SynthConfig(scenes=1, keyframes=12, seed=seed, image_width=160, slope=slope), Runtime(Scheduler("sync"))
+    )
     dataset = DatasetSpec(
         name="world", format="nuscenes", root=root, version="v1.0-synth", work=tmp_path / "work",
         image=ImageSpec(resize=(160, 90), crop=(0, 0, 160, 90)), splits={"train": SplitSpec(scenes=("synth-0000",))},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +17,12 @@ from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
 from pipelines.files import write_bytes
-from pipelines.scheduler import MEMORY_SHARE, Scheduler, run_tasks, worker_number
+from pipelines.scheduler import MEMORY_SHARE, RETRIES, Scheduler, run_tasks, worker_number
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage
-from schemas.errors import ConfigError, StageError
+from schemas.errors import ConfigError, DataError, StageError
 from tests.small_memory import run_with
 
+TWO = Scheduler(workers=2)
 UNITS = [Unit(f"part-{number}", 1) for number in range(6)]
 
 
@@ -124,6 +126,29 @@ def test_bus_error_of_a_worker_is_a_death_like_others(tmp_path: Path) -> None:
     for unit, outcome in outcomes.items():
         assert isinstance(outcome, StageError)
         assert str(outcome).startswith(f"unit {unit.name}: its worker process died")
+
+
+def fail_and_count(folder: Path, how: str, unit: Unit) -> str:
+    """Notes that it ran; the second unit then raises or dies, the third one dies in its first try alone."""
+    with (folder / unit.name).open("a") as tries:
+        tries.write("x")
+    is_first = (folder / unit.name).stat().st_size == 1
+    if unit.name == "part-1" and how == "raise":
+        raise DataError("sample b: its image is cut off")
+    if (unit.name == "part-1" and how == "die") or (unit.name == "part-2" and is_first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return unit.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "tries"), [("raise", 1), ("die", 1 + RETRIES)])
+def test_crashes_are_tried_again_and_bad_data_is_not(how: str, tries: int, tmp_path: Path) -> None:
+    outcomes = {unit.name: outcome for unit, outcome in run_tasks(partial(fail_and_count, tmp_path, how), UNITS, TWO)}
+    bad = outcomes.pop("part-1")
+    assert isinstance(bad, DataError if how == "raise" else StageError)
+    assert "sample b" in str(bad) if how == "raise" else "unit part-1: its worker process died 2 times" in str(bad)
+    assert outcomes == {unit.name: unit.name for unit in UNITS if unit.name != "part-1"}
+    assert (tmp_path / "part-1").stat().st_size == tries
 
 
 SMALL = """

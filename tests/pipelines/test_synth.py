@@ -1,5 +1,8 @@
 import hashlib
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,12 +12,16 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.data_classes import LidarPointCloud
 from nuscenes.utils.geometry_utils import BoxVisibility, points_in_box
 
+from pipelines.scheduler import Scheduler
+from pipelines.stage import Runtime
 from pipelines.synth import SynthConfig, SynthSummary, generate_world
 from schemas.classes import NUSCENES_CATEGORIES, OCC3D
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, project_points, rigid_transform, transform_points
+from schemas.lock import folder_lock
 
-CONFIG = SynthConfig(scenes=1, keyframes=2, seed=3, image_width=160, sweeps_per_keyframe=2, workers=1)
+CONFIG = SynthConfig(scenes=1, keyframes=2, seed=3, image_width=160, sweeps_per_keyframe=2)
+SYNC = Runtime(Scheduler("sync"))
 LABEL = OCC3D.labels_of(tuple(NUSCENES_CATEGORIES.values()))
 REAL_TABLES = Path(__file__).parents[2] / "../shared/data/nuscenes/v1.0-mini"
 
@@ -22,7 +29,7 @@ REAL_TABLES = Path(__file__).parents[2] / "../shared/data/nuscenes/v1.0-mini"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> SynthSummary:
     """One scene, two keyframes, tiny images."""
-    return generate_world(tmp_path_factory.mktemp("synth") / "world", CONFIG)
+    return generate_world(tmp_path_factory.mktemp("synth") / "world", CONFIG, SYNC)
 
 
 @pytest.fixture(scope="module")
@@ -198,24 +205,39 @@ def test_rows_have_the_keys_and_types_of_real_ones(world: SynthSummary) -> None:
 
 
 def test_same_bytes_with_two_workers_and_after_an_interruption(world: SynthSummary, tmp_path: Path) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
 
     out = tmp_path / "world"
     with pytest.raises(KeyboardInterrupt):
-        generate_world(out, CONFIG, on_keyframe=stop)
+        generate_world(out, CONFIG, replace(SYNC, on_progress=stop))
     assert not out.exists()
-    seen: list[int] = []
-    summary = generate_world(out, CONFIG.model_copy(update={"workers": 2}), on_keyframe=lambda: seen.append(1))
-    assert len(seen) == 2 and not summary.is_skipped
+    seen: list[tuple[int, int]] = []
+    runtime = Runtime(Scheduler(workers=2), on_progress=lambda done, total: seen.append((done, total)))
+    summary = generate_world(out, CONFIG, runtime)
+    assert seen == [(1, 2), (2, 2)] and not summary.is_skipped
     assert fingerprint(out) == fingerprint(world.root)
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
 
 
 @pytest.mark.slow
 def test_workers_do_not_change_the_bytes(world: SynthSummary, tmp_path: Path) -> None:
-    summary = generate_world(tmp_path / "world", CONFIG.model_copy(update={"workers": 2}))
+    summary = generate_world(tmp_path / "world", CONFIG, Runtime(Scheduler(workers=2)))
     assert fingerprint(summary.root) == fingerprint(world.root)
+
+
+def test_world_killed_before_its_last_rename_is_put_in_place(world: SynthSummary, tmp_path: Path) -> None:
+    """Its reports were removed already, so it looked like a foreign folder in the way."""
+    shutil.copytree(world.root, tmp_path / "world.partial")
+    generate_world(tmp_path / "world", CONFIG, SYNC)
+    assert fingerprint(tmp_path / "world") == fingerprint(world.root)
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+def test_second_driver_is_refused(tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "world"), pytest.raises(ConfigError, match=rf"written by process {os.getpid()} on "):
+        generate_world(tmp_path / "world", CONFIG, SYNC)
 
 
 def test_finished_world_is_kept(world: SynthSummary) -> None:

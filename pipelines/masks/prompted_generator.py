@@ -28,7 +28,7 @@ class PromptedGenerator:
             image if self.size is None else cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
             for image in images
         ]
-        with _one_thread():
+        with one_thread():
             found = find_masks(self.network, self.config, [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in sized])
         return [
             paint_masks(list(masks.masks), (image.shape[0], image.shape[1]))
@@ -37,7 +37,7 @@ class PromptedGenerator:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One torch thread: sums get the same order, and masks the same bytes, with any number of workers."""
     import torch
 

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import UInt16
 
 from pipelines.images import read_image
-from pipelines.masks.config import SamConfig, SeedsConfig, SlicConfig
+from pipelines.masks.config import Sam2Config, SamConfig, SeedsConfig, SlicConfig
 from pipelines.masks.generator import GeneratorKind, MaskGenerator
 from pipelines.masks.label_map import to_network_image
 from pipelines.masks.sam import SAM
+from pipelines.masks.sam2 import SAM2
 from pipelines.masks.seeds import SEEDS
 from pipelines.masks.slic import SLIC
 from pipelines.stage import OnError, Origin, Runtime, Stage, StageSummary, Unit, UnitReport, run_stage, units_of
@@ -28,9 +29,18 @@ from schemas.records import SampleRecord, read_index, read_records
 from schemas.settings import Frozen
 from schemas.workfolder import WorkFolder
 
-__all__ = ["GENERATORS", "SamConfig", "SeedsConfig", "SlicConfig", "generator_name", "make_masks", "masks_stage"]
+__all__ = [
+    "GENERATORS",
+    "Sam2Config",
+    "SamConfig",
+    "SeedsConfig",
+    "SlicConfig",
+    "generator_name",
+    "make_masks",
+    "masks_stage",
+]
 
-GENERATORS: Final[Mapping[str, GeneratorKind]] = {"seeds": SEEDS, "slic": SLIC, "sam": SAM}
+GENERATORS: Final[Mapping[str, GeneratorKind]] = {"seeds": SEEDS, "slic": SLIC, "sam": SAM, "sam2": SAM2}
 """Name of a generator (`--generator`, ``masks-<name>.zarr``) -> what the stage knows of it."""
 
 

@@ -62,3 +62,7 @@ class SamConfig(PromptedConfig):
     model_type: Literal["vit_b", "vit_l", "vit_h"] | None = Field(
         None, description="Expected size, compared with the file; None takes what the file holds."
     )
+
+
+class Sam2Config(PromptedConfig):
+    """SAM 2, from weights that the user brings (needs the extra `sam2`)."""

@@ -37,7 +37,9 @@ class PromptedConfig(Frozen):
     )
     points_per_side: int = Field(32, ge=1, description="Point prompts along each side of the image.")
     points_per_batch: int = Field(64, ge=1, description="Point prompts that the decoder takes at once; GPUs like more.")
-    images_per_batch: int = Field(6, ge=1, description="Images or crops that the encoder takes at once.")
+    images_per_batch: int = Field(
+        1, ge=1, description="Images or crops that the encoder takes at once; each needs 2 to 4 GB of the device."
+    )
     pred_iou_thresh: float = Field(0.88, ge=0, le=1, description="Masks with a lower predicted quality are left out.")
     stability_score_thresh: float = Field(0.95, ge=0, le=1, description="Masks that are less stable are left out.")
     stability_score_offset: float = Field(1.0, ge=0, description="Shift of the cut of the logits that tests stability.")

@@ -12,7 +12,7 @@ from schemas.errors import SetupError
 COPIES: Final = 1.2
 """Memory of the weights in a worker, in sizes of the checkpoint's file; on a GPU they pass through the host."""
 WORKING_MEMORY: Final = 6 << 30
-"""Bytes beside the weights: torch with CUDA, activations of six images at 1024 x 1024, masks of 64 points."""
+"""Bytes beside the weights: torch with CUDA, activations of one image at 1024 x 1024, masks of 64 points."""
 
 
 def network_scheduler(scheduler: Scheduler, device: str, checkpoint: Path) -> Scheduler:

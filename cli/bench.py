@@ -7,6 +7,7 @@ import typer
 from cli.bench_attention import attention
 from cli.bench_inference import inference
 from cli.bench_loader import loader
+from cli.bench_masks import masks
 from cli.bench_occupancy import occupancy
 from cli.bench_stages import stages
 from cli.bench_stores import stores
@@ -23,6 +24,6 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (stages, stores, occupancy, table3, attention, inference, loader):
+    for command in (stages, stores, occupancy, masks, table3, attention, inference, loader):
         add_command(bench, command)
     app.add_typer(bench)

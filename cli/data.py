@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -210,14 +211,40 @@ def _print_count(summary: StageSummary, name: str, text: str) -> None:
 
 def masks(
     generator: Annotated[
-        str, typer.Option("--generator", help="seeds (superpixels) or sam (Segment Anything).")
+        str,
+        typer.Option(
+            "--generator",
+            help="seeds or slic (superpixels), sam or sam2 (networks of yours); classes: classes of pixels for "
+            "`occupancy --image-labels`.",
+        ),
     ] = "seeds",
     segments: Annotated[int, typer.Option("--segments", help="SEEDS: 299 or 91 masks per image.")] = 299,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="SAM: published checkpoint file.", show_default=False)
+        Path | None, typer.Option("--checkpoint", help="Networks: their weights.", show_default=False)
     ] = None,
-    model_type: Annotated[str, typer.Option("--model-type", help="SAM: vit_b, vit_l or vit_h.")] = "vit_b",
-    device: Annotated[str, typer.Option("--device", help="SAM: cpu or cuda.")] = "cpu",
+    model_type: Annotated[
+        str | None,
+        typer.Option(
+            "--model-type", help="SAM: vit_b, vit_l or vit_h, if the file must hold that.", show_default=False
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Networks: cpu or cuda.")] = "cpu",
+    model: Annotated[
+        Path | None, typer.Option("--model", help="classes: ONNX file of a segmentation network.", show_default=False)
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            "--classes",
+            help="classes: text file, the dataset's class for each of the network's, one a line, - for none; by "
+            "default the list in the file.",
+            show_default=False,
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of the generator: name=value.", show_default=False),
+    ] = None,
     name: Dataset = None,
     datasets: Datasets = DATASETS_YAML,
     root: Root = None,
@@ -240,23 +267,52 @@ def masks(
 
         protoocc masks --generator seeds --segments 299
 
-        protoocc masks --generator sam --checkpoint weights/sam_vit_b_01ec64.pth --model-type vit_b --device cuda
+        protoocc masks --generator slic --set region_px=50
+
+        protoocc masks --generator sam --checkpoint weights/sam_vit_b_01ec64.pth --device cuda
+
+        protoocc masks --generator sam --checkpoint sam.pth --set precision=bfloat16 --set compile=true
+
+        protoocc masks --generator sam --checkpoint weights/sam_vit_h_4b8939.pth --set pred_iou_thresh=0.8
+
+        protoocc masks --generator classes --model segmentation.onnx --classes cityscapes.txt
 
         protoocc masks --report
+
+    A name that `--set` does not know is answered with all settings of the generator.
     """
-    from cli.sources import mask_generator
+    from cli.sources import CLASSES, class_model, mask_generator
+    from pipelines.class_images import make_class_images
     from pipelines.masks import make_masks
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
-    config = mask_generator(generator, segments=segments, checkpoint=checkpoint, model_type=model_type, device=device)
+    stage: Callable[[Runtime], StageSummary]
+    if generator == CLASSES:
+        own = ("segments", "checkpoint", "model_type", "device")
+        refuse(own, True, "--generator classes has --model, --classes and --set")
+        stage = partial(make_class_images, dataset, dataset.work, class_model(model, classes, changes or ()))
+    else:
+        refuse(("model", "classes"), True, "they belong to --generator classes")
+        config = mask_generator(
+            generator,
+            segments=segments,
+            checkpoint=checkpoint,
+            model_type=model_type,
+            device=device,
+            changes=changes or (),
+        )
+        stage = partial(make_masks, dataset, dataset.work, config)
     summary = run_with_bar(
         "masks",
-        lambda runtime: make_masks(dataset, dataset.work, config, runtime),
+        stage,
         scheduler=make_scheduler(scheduler, workers, memory_limit),
         overwrite=overwrite,
         on_error=on_error,
         check_inputs=check_inputs,
     )
+    if generator == CLASSES:
+        say("label with them: protoocc occupancy --source lidar --image-labels class-images")
+    _print_count(summary, "one_segment", "images are one segment: no mask was found in them, or one covers all")
     measured: dict[str, object] = {}
     if report:
         from cli.mask_report import report_masks
@@ -267,7 +323,7 @@ def masks(
 
 
 def pack(
-    masks: Annotated[str, typer.Option("--masks", help="Whose masks to pack: seeds or sam.")] = "seeds",
+    masks: Annotated[str, typer.Option("--masks", help="Whose masks to pack: seeds, slic, sam or sam2.")] = "seeds",
     samples_per_shard: Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples per shard.")] = 64,
     depth: Annotated[
         bool, typer.Option("--depth", help="Also pack the LiDAR points in each image, for losses of depth and pixels.")

@@ -14,14 +14,16 @@ from schemas.errors import ConfigError
 from schemas.settings import override
 
 if TYPE_CHECKING:
-    from pipelines.masks import SamConfig, SeedsConfig
+    from pipelines.class_model import ClassModelConfig
     from pipelines.occupancy import OccupancyConfig
     from pipelines.occupancy.layouts import LayoutName
     from pipelines.occupancy.predictions import ListName
     from pipelines.stage import StageSummary
+    from schemas.settings import Frozen
 
+CLASSES: Final = "classes"
+"""Generator of classes of pixels, which are no masks."""
 SOURCES: Final = ("lidar", "occ3d", "openocc-v2", "occ3d-waymo", "surroundocc", "openoccupancy")
-GENERATORS: Final = ("seeds", "sam")
 
 
 def occupancy_source(
@@ -62,31 +64,62 @@ def occupancy_source(
 
 
 def mask_generator(
-    generator: str, *, segments: int, checkpoint: Path | None, model_type: str, device: str
-) -> SeedsConfig | SamConfig:
-    """Settings of `--generator` and its options.
+    generator: str,
+    *,
+    segments: int | None = None,
+    checkpoint: Path | None = None,
+    model_type: str | None = None,
+    device: str | None = None,
+    changes: Sequence[str] = (),
+) -> Frozen:
+    """Settings of `--generator`, its options and `--set`.
 
     Raises:
-        ConfigError: an unknown word or number, or SAM without a checkpoint.
+        ConfigError: an unknown word, setting or number, or an option that belongs to another generator.
     """
     from pydantic import ValidationError
 
-    from pipelines.masks import SamConfig, SeedsConfig
+    from pipelines.masks import GENERATORS
     from schemas.settings import describe_validation
 
     if generator not in GENERATORS:
-        raise expected("--generator", generator, GENERATORS)
-    refuse(("checkpoint", "model_type", "device"), generator == "seeds", "--generator seeds needs no network")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise expected("--device", device, ("cpu", "cuda", "one GPU such as cuda:0"))
-    refuse(("segments",), generator == "sam", "Segment Anything decides itself how many masks an image has")
+        raise expected("--generator", generator, (*GENERATORS, CLASSES))
+    kind = GENERATORS[generator].config
+    options = {"segments": segments, "checkpoint": checkpoint, "model_type": model_type, "device": device}
+    for name in options:
+        refuse((name,), name not in kind.model_fields, f"it is no setting of --generator {generator}")
+    values = {name: value for name, value in options.items() if value is not None and name in kind.model_fields}
     try:
-        if generator == "seeds":
-            return SeedsConfig.model_validate({"segments": segments})
-        path = None if checkpoint is None else checkpoint.absolute()  # workers may have another working folder
-        return SamConfig.model_validate({"checkpoint": path, "model_type": model_type, "device": device})
+        config = override(kind.model_validate(values), changes)
     except ValidationError as error:
         raise ConfigError(describe_validation(f"--generator {generator}", error)) from error
+    chosen = getattr(config, "device", "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", chosen):
+        raise expected("--device", chosen, ("cpu", "cuda", "one GPU such as cuda:0"))
+    path: Path | None = getattr(config, "checkpoint", None)
+    if path is None:
+        return config
+    return config.model_copy(update={"checkpoint": path.absolute()})  # workers may have another working folder
+
+
+def class_model(model: Path | None, classes: Path | None, changes: Sequence[str]) -> ClassModelConfig:
+    """Settings of `--generator classes` from `--model`, `--classes` and `--set`.
+
+    Raises:
+        ConfigError: no file, an unreadable list of classes, or an unknown setting.
+    """
+    from pipelines.class_model import ClassModelConfig
+
+    if model is None:
+        raise ConfigError("--generator classes needs --model FILE, a segmentation network in ONNX")
+    names = None
+    if classes is not None:
+        try:
+            names = tuple(line.strip() for line in classes.read_text().splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--classes {classes}: expected a text file with a class a line ({error})") from error
+    config: ClassModelConfig = override(ClassModelConfig(model=model.absolute(), classes=names), changes)
+    return config
 
 
 def print_label_shares(summary: StageSummary) -> None:

@@ -37,6 +37,9 @@ PUBLISHED: Final[Mapping[str, tuple[str, int, str]]] = {
 }
 """Model type -> (file name, bytes, sha256) of the weights that the Segment Anything project published."""
 
+MOBILE_SAM: Final = "image_encoder.patch_embed.seq.0.c.weight"
+"""A weight that only MobileSAM has."""
+
 
 def find_checkpoint(config: SamConfig) -> Path:
     """The checkpoint file.
@@ -81,6 +84,10 @@ def load_sam(path: Path, model_type: str | None) -> Sam:
     from segment_anything import sam_model_registry
 
     state = _read_state(path)
+    if MOBILE_SAM in state:
+        raise CheckpointError(
+            f"{path} holds MobileSAM (vit_t), whose encoder no package offers. Pass a vit_b, vit_l or vit_h."
+        )
     with torch.device("meta"):
         sizes = {kind: sam_model_registry[kind]() for kind in PUBLISHED}
         try:

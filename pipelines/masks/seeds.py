@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from pipelines.masks.config import SeedsConfig
+from pipelines.masks.config import SeedsConfig, SlicConfig
+from pipelines.masks.generator import GeneratorKind
 from schemas.errors import SetupError
 
 SEEDS_SIZE: Final = (800, 450)
@@ -36,34 +37,51 @@ def require_ximgproc() -> None:
         )
 
 
-def seeds_segmenter(config: SeedsConfig) -> Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "450 800"]]:
-    """Builds the SEEDS object once and returns a function from an image to its label map.
+class SeedsGenerator:
+    """SEEDS of one count, built once: the same image gives the same labels in any order.
 
     The image is resized to 800x450 by area and taken in CIELAB, where the histograms (5 bins per channel) separate
-    the segments of real frames a little better than BGR or HSV. The same image gives the same labels in any order.
-
-    Args:
-        config: number of superpixels and passes.
-
-    Returns:
-        Function: BGR image (h, w, 3) -> labels (450, 800) in 0..segments-1, all of which occur.
-
-    Raises:
-        SetupError: OpenCV lacks ximgproc.
+    the segments of real frames a little better than BGR or HSV.
     """
+
+    def __init__(self, config: SeedsConfig) -> None:
+        """Takes the number of superpixels and passes.
+
+        Raises:
+            SetupError: OpenCV lacks ximgproc, or makes another number.
+        """
+        require_ximgproc()
+        requested, levels = REQUESTS[config.segments]
+        self.iterations = config.iterations
+        self.seeds: Any = cv2.ximgproc.createSuperpixelSEEDS(*SEEDS_SIZE, 3, requested, levels, PRIOR, HISTOGRAM_BINS)
+        found = self.seeds.getNumberOfSuperpixels()
+        if found != config.segments:
+            raise SetupError(
+                f"OpenCV {cv2.__version__} makes {found} superpixels where {config.segments} were expected. Install "
+                "'opencv-contrib-python>=4.8,<4.12'."
+            )
+
+    def generate(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Int32[np.ndarray, "450 800"]]:
+        """Label maps of BGR images; all labels 0..segments-1 occur in each."""
+        return [self._segment(image) for image in images]
+
+    def _segment(self, image: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "450 800"]:
+        self.seeds.iterate(to_superpixel_image(image), self.iterations)
+        return np.array(self.seeds.getLabels(), dtype=np.int32)
+
+
+def to_superpixel_image(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "450 800 3"]:
+    """A BGR image of any size in CIELAB at the size that superpixels are made at."""
+    return np.asarray(cv2.cvtColor(cv2.resize(image, SEEDS_SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2LAB))
+
+
+def superpixel_needs(config: SeedsConfig | SlicConfig) -> dict[str, str]:
+    """Checks OpenCV; superpixels read no file of their own."""
     require_ximgproc()
-    requested, levels = REQUESTS[config.segments]
-    seeds: Any = cv2.ximgproc.createSuperpixelSEEDS(*SEEDS_SIZE, 3, requested, levels, PRIOR, HISTOGRAM_BINS)
-    found = seeds.getNumberOfSuperpixels()
-    if found != config.segments:
-        raise SetupError(
-            f"OpenCV {cv2.__version__} makes {found} superpixels where {config.segments} were expected. Install "
-            "'opencv-contrib-python>=4.8,<4.12'."
-        )
+    return {}
 
-    def segment(image_bgr: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "450 800"]:
-        resized = cv2.resize(image_bgr, SEEDS_SIZE, interpolation=cv2.INTER_AREA)
-        seeds.iterate(cv2.cvtColor(resized, cv2.COLOR_BGR2LAB), config.iterations)
-        return np.array(seeds.getLabels(), dtype=np.int32)
 
-    return segment
+SEEDS: Final = GeneratorKind(
+    config=SeedsConfig, unit_size=32, needs=superpixel_needs, build=lambda config, size: SeedsGenerator(config)
+)
+"""Entry of the table of generators."""

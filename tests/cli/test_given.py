@@ -18,7 +18,7 @@ from protoocc import read_preset
 from schemas.datasets import expanded
 from schemas.errors import ConfigError, DataError
 
-SAM: dict[str, Any] = {"segments": 299, "checkpoint": None, "model_type": "vit_b", "device": "cpu"}
+SAM: dict[str, Any] = {"model_type": "vit_b", "device": "cpu"}
 
 app = typer.Typer()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines.images import read_image
-from pipelines.masks import SamConfig, segmenters_of
+from pipelines.masks import GENERATORS, SamConfig, generators_of
 from pipelines.prepare.sensor_files import check_files
 from schemas.errors import DataError
 from schemas.images import ImageSpec
@@ -117,11 +118,22 @@ def test_what_is_no_file(make: Callable[[Path], None], name: str, tmp_path: Path
         check_files(tmp_path, one_camera(name))
 
 
+class Sized:
+    """A generator that only knows its size."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def generate(self, images: object) -> list[object]:
+        raise NotImplementedError
+
+
 def test_masks_of_a_camera_have_its_own_scale(world_dataset: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One segmenter per size, so that a camera with a resize of its own gets masks at that scale."""
-    monkeypatch.setattr("pipelines.masks.sam_segmenter", lambda config, size: lambda image: size)
+    """One generator per size, so that a camera with a resize of its own gets masks at that scale."""
+    kind = replace(GENERATORS["sam"], build=lambda config, size: Sized(size))
+    monkeypatch.setattr("pipelines.masks.GENERATORS", {"sam": kind})
     image = ImageSpec(resize=(200, 160), crop=(0, 32, 200, 104))
     dataset = world_dataset.model_copy(update={"camera_images": {"CAM_BACK": image}})  # type: ignore[attr-defined]
-    segmenters = segmenters_of(dataset, SamConfig(checkpoint=Path("none.pth")))
-    sizes = {channel: segment(COLORS) for channel, segment in segmenters.items()}
-    assert sizes == {channel: (200, 160) if channel == "CAM_BACK" else (200, 112) for channel in dataset.cameras}
+    others = [channel for channel in dataset.cameras if channel != "CAM_BACK"]
+    found = {generator.size: channels for generator, channels in generators_of(dataset, SamConfig()).items()}
+    assert found == {(200, 160): ["CAM_BACK"], (200, 112): others}

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.images import read_image
 from pipelines.masks import SeedsConfig, make_masks
-from pipelines.masks.seeds import seeds_segmenter
+from pipelines.masks.seeds import SeedsGenerator
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime, read_manifest
 from pipelines.zarr_io import open_store
@@ -57,6 +57,7 @@ def test_store_holds_ids_of_every_image(masked: Path) -> None:
     assert read_manifest(masked / "masks-seeds.zarr").counts == {
         "images": 24.0,
         "segments": 24 * 299.0,
+        "one_segment": 0.0,
         "outside_splits": 0.0,
     }
 
@@ -153,25 +154,24 @@ def test_records_must_be_finished(world_dataset: DatasetSpec, sync_runtime: Runt
 def test_seeds_counts_of_the_paper(segments: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (45, 80, 3), dtype=np.uint8)
     image = cv2.resize(noise, (1600, 900), interpolation=cv2.INTER_CUBIC)
-    labels = seeds_segmenter(SeedsConfig(segments=segments))(image)  # type: ignore[arg-type]
+    (labels,) = SeedsGenerator(SeedsConfig(segments=segments)).generate([image])  # type: ignore[arg-type]
     assert labels.shape == (450, 800)
     np.testing.assert_array_equal(np.unique(labels), np.arange(segments))
 
 
 def test_seeds_do_not_remember_the_last_image() -> None:
-    generator = np.random.default_rng(1)
-    first, second = (generator.integers(0, 256, (90, 160, 3), dtype=np.uint8) for _ in range(2))
-    segmenter = seeds_segmenter(SEEDS)
-    fresh = segmenter(first)
-    segmenter(second)
-    np.testing.assert_array_equal(segmenter(first), fresh)
+    rng = np.random.default_rng(1)
+    first, second = (rng.integers(0, 256, (90, 160, 3), dtype=np.uint8) for _ in range(2))
+    generator = SeedsGenerator(SEEDS)
+    (fresh,) = generator.generate([first])
+    np.testing.assert_array_equal(generator.generate([second, first])[1], fresh)
 
 
 def test_seeds_follow_an_edge() -> None:
     """Left half dark, right half bright, edge at column 410: no segment holds more than a sliver of both."""
     image = np.zeros((450, 800, 3), np.uint8)
     image[:, 410:] = 220
-    labels = seeds_segmenter(SEEDS)(image)
+    (labels,) = SeedsGenerator(SEEDS).generate([image])
     right = np.bincount(labels[:, 410:].ravel(), minlength=299)
     left = np.bincount(labels[:, :410].ravel(), minlength=299)
     assert np.minimum(left, right).sum() / labels.size < 0.005

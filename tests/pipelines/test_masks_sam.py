@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from pipelines.masks import SamConfig, make_masks
-from pipelines.masks.sam import _load_once, sam_segmenter
+from pipelines.masks.found_masks import FoundMasks
+from pipelines.masks.network_workers import COPIES, WORKING_MEMORY, device_here
+from pipelines.masks.sam import SAM, _load_once, sam_generator
 from pipelines.masks.sam_checkpoint import PUBLISHED, find_checkpoint, load_sam
 from pipelines.masks.sam_small import small_sam as sam_of_shapes
-from pipelines.masks.sam_workers import COPIES, WORKING_MEMORY, device_here, sam_scheduler
 from pipelines.scheduler import MEMORY_SHARE, Scheduler
-from pipelines.stage import Runtime
+from pipelines.stage import Runtime, read_manifest
 from pipelines.zarr_io import open_store
 from schemas.datasets import DatasetSpec
 from schemas.errors import CheckpointError, ConfigError, SetupError
@@ -140,7 +142,7 @@ def test_a_process_loads_the_model_once(checkpoint: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("pipelines.masks.sam.load_sam", slow_load)
     _load_once.cache_clear()
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: sam_segmenter(loose(checkpoint), (16, 9)), range(4)))
+        list(threads.map(lambda _: sam_generator(loose(checkpoint), (16, 9)), range(4)))
     assert loads == [checkpoint]
 
 
@@ -166,7 +168,7 @@ def test_one_worker_per_gpu(device: str, told: int | None, expected: int, checkp
     if expected == 4 and not plenty:
         expected = int(MEMORY_LIMIT * MEMORY_SHARE / (WORKING_MEMORY * 1.01))
     for kind in ("processes", "threads"):
-        assert sam_scheduler(Scheduler(kind=kind, workers=told), config).workers == expected
+        assert SAM.schedule(Scheduler(kind=kind, workers=told), config).workers == expected
 
 
 def test_largest_model_gets_the_memory_it_needs(tmp_path: Path, gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,38 +177,38 @@ def test_largest_model_gets_the_memory_it_needs(tmp_path: Path, gpus: None, monk
     name, size, _ = PUBLISHED["vit_h"]
     config = SamConfig(checkpoint=sparse(tmp_path / name, size), device="cuda")
     needed = COPIES * size + WORKING_MEMORY
-    filled = sam_scheduler(Scheduler(), config)
+    filled = SAM.schedule(Scheduler(), config)
     assert filled.workers == 4
     assert filled.worker_memory(4) >= needed
-    crowded = sam_scheduler(Scheduler(workers=16), config)
+    crowded = SAM.schedule(Scheduler(workers=16), config)
     assert crowded.worker_memory(16) >= int(needed)
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 16 << 30)
-    assert sam_scheduler(Scheduler(), config).workers == 1
-    assert sam_scheduler(Scheduler(memory_limit="3GiB"), config).memory_limit == "3GiB"
-    assert sam_scheduler(Scheduler(kind="tcp://far:1"), config) == Scheduler(kind="tcp://far:1", needs_gpu=True)
+    assert SAM.schedule(Scheduler(), config).workers == 1
+    assert SAM.schedule(Scheduler(memory_limit="3GiB"), config).memory_limit == "3GiB"
+    assert SAM.schedule(Scheduler(kind="tcp://far:1"), config) == Scheduler(kind="tcp://far:1", needs_gpu=True)
 
 
 def test_each_worker_has_a_gpu_of_its_own(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, expected in ((0, "cuda:0"), (3, "cuda:3"), (4, "cuda:0")):
-        monkeypatch.setattr("pipelines.masks.sam_workers.worker_number", lambda number=number: number)
+        monkeypatch.setattr("pipelines.masks.network_workers.worker_number", lambda number=number: number)
         assert device_here("cuda") == expected
     assert (device_here("cuda:2"), device_here("cpu")) == ("cuda:2", "cpu")
 
 
 def test_label_map_covers_the_image(checkpoint: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (45, 80, 3), dtype=np.uint8)
-    segment = sam_segmenter(loose(checkpoint), (40, 24))
-    labels = segment(image)
+    generator = sam_generator(loose(checkpoint), (40, 24))
+    (labels,) = generator.generate([image])
     assert labels.shape == (24, 40)
     np.testing.assert_array_equal(np.unique(labels), np.arange(labels.max() + 1))
     assert labels.max() >= 1, "the random model must make masks, or this tests nothing"
-    np.testing.assert_array_equal(segment(image), labels)
+    np.testing.assert_array_equal(generator.generate([image])[0], labels)
 
 
 def test_number_of_torch_threads_is_restored(checkpoint: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    sam_segmenter(loose(checkpoint), (16, 9))(np.zeros((9, 16, 3), dtype=np.uint8))
+    sam_generator(loose(checkpoint), (16, 9)).generate([np.zeros((9, 16, 3), dtype=np.uint8)])
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
@@ -290,6 +292,12 @@ def test_other_weights_and_shapes_are_refused(checkpoint: Path, tmp_path: Path) 
         load_sam(tmp_path / "holed.pth", None)
 
 
+def test_mobile_sam_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"image_encoder.patch_embed.seq.0.c.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "mobile_sam.pt")
+    with pytest.raises(CheckpointError, match=r"mobile_sam.pt holds MobileSAM \(vit_t\)"):
+        load_sam(tmp_path / "mobile_sam.pt", None)
+
+
 @pytest.mark.parametrize(
     ("wrap", "notes"),
     [
@@ -333,19 +341,44 @@ def test_python_object_beside_the_weights_is_explained(checkpoint: Path, tmp_pat
 def test_absent_gpu_is_named(checkpoint: Path) -> None:
     config = SamConfig(checkpoint=checkpoint, device="cuda")
     with pytest.raises(SetupError, match="--device cuda: torch finds no CUDA device"):
-        sam_segmenter(config, (40, 24))
+        sam_generator(config, (40, 24))
 
 
 def test_bgr_files_reach_the_model_as_rgb(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segment_anything import SamAutomaticMaskGenerator
-
     seen = []
 
-    def spy(self: object, image: np.ndarray) -> list[dict[str, object]]:
-        seen.append(image)
-        return []
+    def spy(network: object, config: object, images: Sequence[np.ndarray]) -> list[FoundMasks]:
+        seen.extend(images)
+        return [FoundMasks.none((9, 16))]
 
-    monkeypatch.setattr(SamAutomaticMaskGenerator, "generate", spy)
+    monkeypatch.setattr("pipelines.masks.prompted_generator.find_masks", spy)
     red_bgr = cv2.merge([np.full((9, 16), value, np.uint8) for value in (0, 0, 200)])
-    sam_segmenter(loose(checkpoint), (16, 9))(red_bgr)
+    (labels,) = sam_generator(loose(checkpoint), (16, 9)).generate([red_bgr])
     assert seen[0][0, 0].tolist() == [200, 0, 0]
+    assert (labels == 0).all(), "an image without a mask is one segment"
+
+
+def test_images_without_masks_are_counted(
+    checkpoint: Path, work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime
+) -> None:
+    """No mask of the random model is as sure of itself as asked; every image is one segment, which is legal."""
+    config = SamConfig(checkpoint=checkpoint, points_per_side=1, stability_score_thresh=1)
+    summary = make_masks(world_dataset, work, config, sync_runtime)
+    assert summary.counts == {"images": 24, "segments": 24, "one_segment": 24, "outside_splits": 0}
+    assert read_manifest(work / "masks-sam.zarr").counts["one_segment"] == 24
+    assert (open_store(work / "masks-sam.zarr", "masks")["segment_id"][:] == 0).all()
+
+
+def test_weights_are_known_by_their_checksum(
+    checkpoint: Path, work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert SAM.needs(SamConfig(checkpoint=checkpoint, sha256=sha256)) == {"checkpoint": sha256}
+    config = SamConfig(checkpoint=checkpoint, sha256="0" * 64)
+    with pytest.raises(CheckpointError, match=f"small.pth has SHA-256 {sha256}, --set sha256 says 0000"):
+        make_masks(world_dataset, work, config, sync_runtime)
+    assert not (work / "masks-sam.zarr").exists()
+    published = {"vit_b": ("small.pth", checkpoint.stat().st_size, "1" * 64)}
+    monkeypatch.setattr("pipelines.masks.sam.PUBLISHED", published)
+    with pytest.raises(CheckpointError, match="the published file has 1111.*give weights of your own another name"):
+        SAM.needs(SamConfig(checkpoint=checkpoint))

@@ -1,12 +1,11 @@
-"""Segment Anything on workers: how many, on which device, with how much memory."""
+"""Networks on workers: how many, on which device, with how much memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from pipelines.masks.config import SamConfig
-from pipelines.masks.sam_checkpoint import find_checkpoint
 from pipelines.scheduler import Scheduler, worker_number
 from schemas.errors import SetupError
 
@@ -16,22 +15,24 @@ WORKING_MEMORY: Final = 6 << 30
 """Bytes beside the weights: torch with CUDA, activations of one image at 1024 x 1024, masks of 64 points."""
 
 
-def sam_scheduler(scheduler: Scheduler, config: SamConfig) -> Scheduler:
-    """The scheduler with what the user left open filled in for this model.
+def network_scheduler(scheduler: Scheduler, device: str, checkpoint: Path) -> Scheduler:
+    """The scheduler with what the user left open filled in for a network.
 
     Workers: one per GPU on cuda, else one; fewer where their memory would not fit the machine. Memory of a worker
     process: its share of the machine, and not less than the checkpoint needs. On cuda a task takes a GPU for itself,
     also on a cluster, whose workers say how many they have.
 
-    Raises:
-        CheckpointError: there is no checkpoint.
+    Args:
+        scheduler: as the user asked.
+        device: cpu, cuda or cuda:N.
+        checkpoint: file of the weights.
     """
-    scheduler = replace(scheduler, needs_gpu=config.device.startswith("cuda"))
+    scheduler = replace(scheduler, needs_gpu=device.startswith("cuda"))
     if scheduler.is_remote:
         return scheduler
     machine = replace(scheduler, memory_limit=None).worker_memory(1)
-    needed = int(COPIES * find_checkpoint(config).stat().st_size) + WORKING_MEMORY
-    workers = scheduler.workers or max(1, min(_gpus(config.device), machine // needed))
+    needed = int(COPIES * checkpoint.stat().st_size) + WORKING_MEMORY
+    workers = scheduler.workers or max(1, min(_gpus(device), machine // needed))
     filled = replace(scheduler, workers=workers)
     if scheduler.kind != "processes" or scheduler.memory_limit is not None:
         return filled

@@ -15,6 +15,11 @@ class SeedsConfig(Frozen):
 
     segments: Literal[299, 91] = Field(299, description="Superpixels per image, as in the paper: 299 or 91.")
     iterations: int = Field(10, ge=1, description="Passes that refine the borders.")
+    connected: bool = Field(
+        False,
+        exclude_if=lambda value: value is False,
+        description="Whether the pieces of a superpixel that fell apart become segments of their own.",
+    )
 
 
 class SlicConfig(Frozen):

@@ -12,6 +12,7 @@ from jaxtyping import Int32, UInt8
 
 from pipelines.masks.config import SeedsConfig, SlicConfig
 from pipelines.masks.generator import GeneratorKind
+from pipelines.masks.label_map import connected_regions
 from schemas.errors import SetupError
 
 SEEDS_SIZE: Final = (800, 450)
@@ -52,7 +53,7 @@ class SeedsGenerator:
         """
         require_ximgproc()
         requested, levels = REQUESTS[config.segments]
-        self.iterations = config.iterations
+        self.config = config
         self.seeds: Any = cv2.ximgproc.createSuperpixelSEEDS(*SEEDS_SIZE, 3, requested, levels, PRIOR, HISTOGRAM_BINS)
         found = self.seeds.getNumberOfSuperpixels()
         if found != config.segments:
@@ -62,12 +63,13 @@ class SeedsGenerator:
             )
 
     def generate(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Int32[np.ndarray, "450 800"]]:
-        """Label maps of BGR images; all labels 0..segments-1 occur in each."""
+        """Label maps of BGR images; all labels 0..segments-1 occur in each, and more where pieces are told apart."""
         return [self._segment(image) for image in images]
 
     def _segment(self, image: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "450 800"]:
-        self.seeds.iterate(to_superpixel_image(image), self.iterations)
-        return np.array(self.seeds.getLabels(), dtype=np.int32)
+        self.seeds.iterate(to_superpixel_image(image), self.config.iterations)
+        labels = np.array(self.seeds.getLabels(), dtype=np.int32)
+        return connected_regions(labels) if self.config.connected else labels
 
 
 def to_superpixel_image(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "450 800 3"]:

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.images import read_image
 from pipelines.masks import SeedsConfig, make_masks
+from pipelines.masks.label_map import connected_regions
 from pipelines.masks.seeds import SeedsGenerator
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime, read_manifest
@@ -203,3 +204,11 @@ def test_real_images_have_299_segments(real_nuscenes: Path, tmp_path: Path, sync
     store = open_store(tmp_path / "masks-seeds.zarr", "masks")
     assert store["segment_id"].shape == (1, 6, 432, 800)
     assert (store["segment_count"][:] == 299).all()
+
+
+def test_connected_superpixels_are_pieces_of_the_others() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
+    (whole,) = SeedsGenerator(SeedsConfig(segments=91)).generate([image])
+    (pieces,) = SeedsGenerator(SeedsConfig(segments=91, connected=True)).generate([image])
+    np.testing.assert_array_equal(pieces, connected_regions(whole))
+    assert SeedsConfig().model_dump().keys() == {"segments", "iterations"}, "older stores can be taken up again"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.masks.label_map import paint_masks, to_network_image
+from pipelines.masks.label_map import connected_regions, paint_masks, to_network_image
 from schemas.errors import DataError
 from schemas.images import ImageSpec
 
@@ -76,3 +76,10 @@ def test_too_many_segments_are_refused() -> None:
     labels = np.array([[0, 65535]], dtype=np.int32)
     with pytest.raises(DataError, match="65536 segments in one image, at most 65535"):
         to_network_image(labels, ImageSpec(resize=(2, 1), crop=(0, 0, 2, 1)), (8, 6))
+
+
+def test_pieces_of_a_label_become_segments() -> None:
+    """Label 5 lies in two pieces that touch at a corner only; regions count in the order of their first pixels."""
+    labels = np.array([[5, 5, 2], [2, 2, 5], [2, 5, 5]], np.int32)
+    assert connected_regions(labels).tolist() == [[0, 0, 1], [2, 2, 3], [2, 3, 3]]
+    assert connected_regions(np.full((2, 3), 7, np.int32)).tolist() == [[0] * 3] * 2

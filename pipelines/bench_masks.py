@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 from collections.abc import Sequence
@@ -35,13 +36,21 @@ class MasksBench:
     """From the first finished unit to the last: all that the stage does, without the start of its processes."""
     bare_per_s: float
     """Decode, resize, convert and segment alone, all processes at the same time."""
+    stage_per_core_s: float
+    """By processor time of all processes, their start included: what other programs hardly change."""
+    bare_per_core_s: float
     seconds: float
     """The stage with the start of its processes and its manifest."""
 
     @property
     def ratio(self) -> float:
-        """The stage's throughput by the bare one."""
+        """The stage's throughput by the bare one; means something where nothing else runs."""
         return self.stage_per_s / self.bare_per_s
+
+    @property
+    def core_ratio(self) -> float:
+        """The same by processor time."""
+        return self.stage_per_core_s / self.bare_per_core_s
 
 
 def bench_masks(scratch: Path, photos: Sequence[Path], samples: int, workers: int, config: SeedsConfig) -> MasksBench:
@@ -60,16 +69,27 @@ def bench_masks(scratch: Path, photos: Sequence[Path], samples: int, workers: in
     runtime = Runtime(
         scheduler=Scheduler(workers=workers), on_progress=lambda done, total: ticks.append((time.monotonic(), done))
     )
+    before = _core_s()
     summary = make_masks(dataset, dataset.work, config, runtime)
+    between = _core_s()
     (first_s, first), (last_s, last) = ticks[workers], ticks[-1]
-    per_process = max(1, samples // (2 * workers))
+    rounds = max(1, samples // (2 * workers))
+    bare_per_s = _bare_per_s(photos, rounds, workers, config)
     return MasksBench(
         images=samples * len(photos),
         workers=workers,
         stage_per_s=(last - first) * len(photos) / (last_s - first_s),
-        bare_per_s=_bare_per_s(photos, per_process, workers, config),
+        bare_per_s=bare_per_s,
+        stage_per_core_s=samples * len(photos) / (between - before),
+        bare_per_core_s=workers * (rounds + 1) * len(photos) / (_core_s() - between),
         seconds=summary.seconds,
     )
+
+
+def _core_s() -> float:
+    """Processor seconds of this process and of those it has waited for."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def _log(scratch: Path, photos: Sequence[Path], samples: int) -> DatasetSpec:

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cluster import Site, difference
-from pipelines.masks import SamConfig
-from pipelines.masks.sam_workers import sam_scheduler
+from pipelines.masks.network_workers import network_scheduler
 from pipelines.scheduler import Scheduler, run_tasks
 from pipelines.stage import Runtime, Stage, Unit, UnitReport, read_manifest, run_stage
 from pipelines.synth import SynthConfig, generate_world
@@ -193,7 +192,7 @@ def test_worker_with_a_disk_of_its_own_is_refused(cluster: Cluster, tmp_path: Pa
 
 @pytest.mark.slow
 def test_gpu_goes_to_the_worker_that_has_one(cluster: Cluster, tmp_path: Path) -> None:
-    scheduler = sam_scheduler(Scheduler(cluster.address), SamConfig(device="cuda"))
+    scheduler = network_scheduler(Scheduler(cluster.address), "cuda", Path("weights.pth"))
     cluster.start_worker()
     tasks = [Unit(f"part-{number}", 1) for number in range(4)]
     with pytest.raises(ConfigError, match=r"no worker of tcp://\S+ offers a GPU.*--resources"):

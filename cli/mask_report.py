@@ -29,6 +29,7 @@ LINES: Mapping[str, str] = {
     "fewest": "fewest",
     "most": "most",
     "single": "images of one segment",
+    "uncovered": "share that no mask covered",
     "size_5": "5 % of the segments are smaller than, pixels",
     "size_50": "half are smaller than, pixels",
     "size_95": "5 % are larger than, pixels",
@@ -37,7 +38,7 @@ LINES: Mapping[str, str] = {
     "boundary_recall": "boundary recall",
     "undersegmentation_error": "undersegmentation error",
 }
-SHARES = ("largest", "achievable_accuracy", "boundary_recall", "undersegmentation_error")
+SHARES = ("uncovered", "largest", "achievable_accuracy", "boundary_recall", "undersegmentation_error")
 
 
 def report_masks(dataset: DatasetSpec, scheduler: Scheduler) -> dict[str, Any]:

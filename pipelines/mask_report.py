@@ -40,6 +40,9 @@ class MaskFigures(Frozen):
     segments: float = Field(description="Mean number of segments of an image, within the crop.")
     fewest: int = Field(description="Segments of the image with the fewest.")
     most: int = Field(description="Segments of the image with the most.")
+    uncovered: float | None = Field(
+        description="Share of all pixels of all images that no mask covered, 0..1; null in stores that do not count it."
+    )
     single: int = Field(description="Images of one segment, such as dark ones.")
     size_5: float = Field(description="A twentieth of all segments is smaller.")
     size_50: float = Field(description="Half of all segments are smaller.")
@@ -88,8 +91,16 @@ def measure_masks(
         parts[unit.entries[0].row] = outcome
         on_progress(sum(unit.size for unit in units if unit.entries[0].row in parts), sum(unit.size for unit in units))
     images = [image for row in sorted(parts) for image in parts[row]]
-    keyframes = sum(unit.size for unit in units)
-    return _figures(generator, read_manifest(store).config.get("settings", {}), keyframes, images)
+    figures = _figures(images)
+    manifest = read_manifest(store)
+    counts = manifest.counts
+    return MaskFigures(
+        generator=generator,
+        settings=manifest.config.get("settings", {}),
+        keyframes=sum(unit.size for unit in units),
+        uncovered=counts["uncovered"] / counts["images"] if "uncovered" in counts else None,
+        **figures,
+    )
 
 
 def chosen_keyframes(work: WorkFolder, generator: str, most: int = KEYFRAMES) -> list[RecordEntry]:
@@ -124,22 +135,20 @@ def _read_image(segments: UInt16[np.ndarray, "H W"], exact: Integer[np.ndarray, 
     return _Image(sizes[sizes > 0], None if exact is None else fit_of(segments, exact))
 
 
-def _figures(generator: str, settings: dict[str, Any], keyframes: int, images: Sequence[_Image]) -> MaskFigures:
+def _figures(images: Sequence[_Image]) -> dict[str, Any]:
+    """What is measured on single images, by field."""
     counts = [len(image.sizes) for image in images]
     small, median, large = np.quantile(np.concatenate([image.sizes for image in images]), _QUANTILES).tolist()
     fits = [astuple(image.fit) for image in images if image.fit is not None]
-    return MaskFigures(
-        generator=generator,
-        settings=settings,
-        keyframes=keyframes,
-        images=len(images),
-        segments=float(np.mean(counts)),
-        fewest=min(counts),
-        most=max(counts),
-        single=counts.count(1),
-        size_5=small,
-        size_50=median,
-        size_95=large,
-        largest=float(np.mean([image.sizes.max() / image.sizes.sum() for image in images])),
-        fit=dict(zip(Fit.__annotations__, np.mean(fits, axis=0).tolist(), strict=True)) if fits else None,
-    )
+    return {
+        "images": len(images),
+        "segments": float(np.mean(counts)),
+        "fewest": min(counts),
+        "most": max(counts),
+        "single": counts.count(1),
+        "size_5": small,
+        "size_50": median,
+        "size_95": large,
+        "largest": float(np.mean([image.sizes.max() / image.sizes.sum() for image in images])),
+        "fit": dict(zip(Fit.__annotations__, np.mean(fits, axis=0).tolist(), strict=True)) if fits else None,
+    }

@@ -16,7 +16,7 @@ from jaxtyping import UInt16
 from pipelines.images import read_image
 from pipelines.masks.config import Sam2Config, SamConfig, SeedsConfig, SlicConfig
 from pipelines.masks.generator import GeneratorKind, MaskGenerator
-from pipelines.masks.label_map import to_network_image
+from pipelines.masks.label_map import cover_gaps, to_network_image
 from pipelines.masks.sam import SAM
 from pipelines.masks.sam2 import SAM2
 from pipelines.masks.seeds import SEEDS
@@ -125,14 +125,14 @@ def segment_unit(
     records = read_records(work.records, unit.entries)
     generators = generators_of(dataset, config)
     dropped: dict[str, str] = {}
-    counts = {"images": 0.0, "segments": 0.0, "one_segment": 0.0, "outside_splits": 0.0}
+    counts = {"images": 0.0, "segments": 0.0, "one_segment": 0.0, "uncovered": 0.0, "outside_splits": 0.0}
     done = 0
     for entry, record in zip(unit.entries, records, strict=True):
         if not record.splits:
             counts["outside_splits"] += 1
             continue
         try:
-            arrays = segment_record(dataset, record, generators)
+            arrays, uncovered = segment_record(dataset, record, generators)
         except DataError as error:
             if on_error == "fail":
                 raise
@@ -142,6 +142,7 @@ def segment_unit(
         done += 1
         counts["images"] += len(dataset.cameras)
         counts["segments"] += float(arrays["segment_count"].sum())
+        counts["uncovered"] += uncovered
         counts["one_segment"] += float((arrays["segment_count"] == 1).sum())
     images = (
         dataset.root / record.cameras[name].path for record in records if record.splits for name in dataset.cameras
@@ -160,7 +161,7 @@ def generators_of(dataset: DatasetSpec, config: Frozen) -> dict[MaskGenerator, l
 
 def segment_record(
     dataset: DatasetSpec, record: SampleRecord, generators: Mapping[MaskGenerator, list[str]]
-) -> dict[str, UInt16[np.ndarray, "..."]]:  # noqa: UP037  jaxtyping takes the string
+) -> tuple[dict[str, UInt16[np.ndarray, "..."]], float]:  # noqa: UP037  jaxtyping takes the string
     """Segments of all camera images of one keyframe.
 
     Args:
@@ -169,19 +170,23 @@ def segment_record(
         generators: generators with their cameras.
 
     Returns:
-        `segment_id` (V, H, W) and `segment_count` (V).
+        `segment_id` (V, H, W) and `segment_count` (V); sum over the images of the share, 0..1, that no mask covered.
 
     Raises:
         DataError: an image is missing or cannot be decoded.
     """
     ids: dict[str, UInt16[np.ndarray, "H W"]] = {}
     totals: dict[str, int] = {}
+    uncovered = 0.0
     for generator, channels in generators.items():
         images = [read_image(dataset.root / record.cameras[channel].path, record.token) for channel in channels]
-        for channel, image, labels in zip(channels, images, generator.generate(images), strict=True):
+        for channel, image, found in zip(channels, images, generator.generate(images), strict=True):
+            uncovered += float((found < 0).mean())
+            labels = cover_gaps(found)
             ids[channel] = to_network_image(labels, dataset.image_of(channel), (image.shape[1], image.shape[0]))
             totals[channel] = int(labels.max()) + 1
-    return {
+    arrays = {
         "segment_id": np.stack([ids[channel] for channel in dataset.cameras]),
         "segment_count": np.array([totals[channel] for channel in dataset.cameras], dtype=np.uint16),
     }
+    return arrays, uncovered

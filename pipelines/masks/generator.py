@@ -27,7 +27,8 @@ class MaskGenerator(Protocol):
             images: BGR, of any sizes; those of one keyframe, so that the same ones always come together.
 
         Returns:
-            Labels 0..S-1, all of which occur, that cover the image; of the generator's own size. One segment is legal.
+            Labels 0..S-1, all of which occur, and -1 where the generator found nothing; of its own size. Both a single
+            segment and none at all are legal; the stage covers what is left (`label_map.cover_gaps`).
         """
 
 

@@ -20,27 +20,43 @@ OWN_REGION_SHARE: Final = 0.001
 
 
 def paint_masks(masks: Sequence[Bool[np.ndarray, "H W"]], shape: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
-    """Disjoint segments that cover the image.
-
-    Masks are painted from the largest to the smallest, so a small one keeps its pixels. Of the pixels that no mask
-    covers, connected regions of 0.1 % of the image and more become segments of their own; smaller ones take the label
-    of the nearest labelled pixel.
+    """Disjoint segments: masks are painted from the largest to the smallest, so a small one keeps its pixels.
 
     Args:
         masks: masks (H, W), in any overlap, possibly none.
         shape: (H, W) in pixels.
 
     Returns:
-        Labels (H, W) in 0..S-1, all of which occur.
+        Labels (H, W) in 0..S-1, all of which occur, and -1 where no mask is.
     """
     labels = np.full(shape, -1, dtype=np.int32)
     areas = [int(mask.sum()) for mask in masks]
     for label in sorted(range(len(masks)), key=lambda index: (-areas[index], index)):
         labels[masks[label]] = label
-    labels = _add_own_regions(labels, first_label=len(masks))
-    labels = _fill_nearest(labels)
-    compact = np.unique(labels, return_inverse=True)[1]
-    return compact.reshape(shape).astype(np.int32)
+    return _compact(labels)
+
+
+def cover_gaps(labels: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
+    """Labels that cover the image.
+
+    Of the pixels without a label, connected regions of 0.1 % of the image and more become segments of their own;
+    smaller ones take the label of the nearest labelled pixel. An image without any label is one segment.
+
+    Args:
+        labels: labels (H, W) in 0..S-1, all of which occur, and -1 where none is.
+
+    Returns:
+        The same where there is no -1, else labels with more segments, all of which occur.
+    """
+    if int(labels.min()) >= 0:
+        return labels
+    return _compact(_fill_nearest(_add_own_regions(labels, first_label=int(labels.max()) + 1)))
+
+
+def _compact(labels: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
+    """Numbers labels from 0 without gaps, in their order; -1 stays."""
+    found, numbers = np.unique(labels, return_inverse=True)
+    return (numbers.reshape(labels.shape) - int(found[0] < 0)).astype(np.int32)
 
 
 def _add_own_regions(labels: Int32[np.ndarray, "H W"], *, first_label: int) -> Int32[np.ndarray, "H W"]:

@@ -108,8 +108,9 @@ def _load_once(path: Path, device: str) -> Any:
     """Reads safetensors and JSON alone; nothing of the folder is run, nothing is fetched."""
     from transformers import Sam2Model
 
+    loader: Any = Sam2Model
     try:
-        model, report = Sam2Model.from_pretrained(
+        model, report = loader.from_pretrained(
             path.parent, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:

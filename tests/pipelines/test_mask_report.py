@@ -65,6 +65,7 @@ def test_report_of_a_generated_world(stored: Path, world_dataset: DatasetSpec) -
     segments = [store.read(e.row, e.token)["segment_id"] for e in read_index(work.records) if e.splits]
     counts = [len(np.unique(image)) for keyframe in segments for image in keyframe]
     assert figures["images"] == len(counts) and figures["segments"] == pytest.approx(np.mean(counts))
+    assert figures["uncovered"] == 0
     assert (figures["fewest"], figures["most"], figures["single"]) == (min(counts), max(counts), 0)
     assert figures["fit"]["achievable_accuracy"] > 0.9 > figures["fit"]["undersegmentation_error"] > 0
     page = Path(answer["report"]).read_text()

@@ -59,6 +59,7 @@ def test_store_holds_ids_of_every_image(masked: Path) -> None:
         "images": 24.0,
         "segments": 24 * 299.0,
         "one_segment": 0.0,
+        "uncovered": 0.0,
         "outside_splits": 0.0,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.masks.label_map import connected_regions, paint_masks, to_network_image
+from pipelines.masks.label_map import connected_regions, cover_gaps, paint_masks, to_network_image
 from schemas.errors import DataError
 from schemas.images import ImageSpec
 
@@ -33,12 +33,16 @@ def test_hidden_mask_leaves_no_gap_in_the_labels() -> None:
 
 
 def test_no_mask_is_one_segment() -> None:
-    np.testing.assert_array_equal(paint_masks([], (3, 4)), np.zeros((3, 4)))
+    nothing = paint_masks([], (3, 4))
+    np.testing.assert_array_equal(nothing, np.full((3, 4), -1))
+    np.testing.assert_array_equal(cover_gaps(nothing), np.zeros((3, 4)))
 
 
 def test_large_uncovered_region_is_a_segment_of_its_own() -> None:
     shape = (10, 10)
-    labels = paint_masks([mask(shape, slice(0, 10), slice(4, 6))], shape)
+    painted = paint_masks([mask(shape, slice(0, 10), slice(4, 6))], shape)
+    assert (painted < 0).sum() == 80 and (painted == 0).sum() == 20
+    labels = cover_gaps(painted)
     # columns 0..3 and 6..9 are 40 % of the image each, and not connected
     np.testing.assert_array_equal(np.unique(labels[:, :4]), [1])
     np.testing.assert_array_equal(np.unique(labels[:, 4:6]), [0])
@@ -50,9 +54,9 @@ def test_small_uncovered_region_takes_the_nearest_label() -> None:
     left, right = mask(shape, slice(0, 100), slice(0, 50)), mask(shape, slice(0, 100), slice(50, 100))
     hole = left.copy()
     hole[20, 40:49] = False
-    np.testing.assert_array_equal(paint_masks([hole, right], shape), np.where(left, 0, 1))
+    np.testing.assert_array_equal(cover_gaps(paint_masks([hole, right], shape)), np.where(left, 0, 1))
     hole[20, 39] = False
-    labels = paint_masks([hole, right], shape)
+    labels = cover_gaps(paint_masks([hole, right], shape))
     assert labels.max() == 2
     assert (labels == 2).sum() == 10
 

@@ -31,7 +31,7 @@ LEAST_MEMORY: Final = 256 << 20
 TASKS_PER_REMOTE_THREAD: Final = 2
 """On a cluster, the next task waits beside each running one, as answers travel; local workers get one at a time."""
 RETRIES: Final = 1
-"""How often a task whose local worker process died is tried again; a cluster has a setting of its own."""
+"""How often a task whose local worker process died is tried again, by itself; a cluster has a setting of its own."""
 FILES: Final = 32
 FILES_OF_A_WORKER: Final = 12
 """Descriptors that this process opens for local workers; measured: 20 and 10 for each."""
@@ -243,19 +243,33 @@ class _Batch(Generic[Task, Result]):
     needs_gpu: bool
 
     def run_on(self, client: Client, tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Exception]]:
-        """As `run_tasks`."""
-        from distributed import CancelledError, as_completed
+        """As `run_tasks`.
+
+        Dask blames all tasks that a dead worker had, also one that only waited there. So a local task is tried again
+        with nothing else in flight: who dies then has killed its worker.
+        """
+        from distributed import CancelledError, KilledWorker, as_completed
 
         waiting = iter(tasks)
         running: dict[Future, Task] = {}
+        suspects: list[Task] = []
+        alone: Task | None = None
         finished = as_completed(loop=client.loop)
 
+        def start(task: Task) -> None:
+            future = self._submit(client, task)
+            running[future] = task
+            finished.add(future)
+
         def fill() -> None:
-            wanted = self.room or max(1, TASKS_PER_REMOTE_THREAD * sum(client.nthreads().values()))
-            for task in islice(waiting, max(0, wanted - len(running))):
-                future = self._submit(client, task)
-                running[future] = task
-                finished.add(future)
+            nonlocal alone
+            alone = suspects.pop(0) if suspects and not running else None
+            if alone is not None:
+                start(alone)
+            elif not suspects:
+                wanted = self.room or max(1, TASKS_PER_REMOTE_THREAD * sum(client.nthreads().values()))
+                for task in islice(waiting, max(0, wanted - len(running))):
+                    start(task)
 
         fill()
         for future in finished:
@@ -265,8 +279,12 @@ class _Batch(Generic[Task, Result]):
                 raise error
             outcome = error if error is not None else future.result()
             future.release()
+            is_suspect = isinstance(error, KilledWorker) and self.room is not None and task is not alone
+            if is_suspect:
+                suspects.append(task)
             fill()
-            yield task, outcome
+            if not is_suspect:
+                yield task, outcome
 
     def _submit(self, client: Client, task: Task) -> Future:
         resources = {GPU: 1} if self.needs_gpu else None
@@ -279,9 +297,10 @@ def _explain(outcome: Result | Exception, task: Named, scheduler: Scheduler, wor
 
     if not isinstance(outcome, KilledWorker):
         return outcome
+    deaths = 1 + (outcome.allowed_failures if scheduler.is_remote else RETRIES)
     died = (
-        f"unit {task.name}: its worker process died {outcome.allowed_failures + 1} times, which nearly always means "
-        "that it needed too much memory."
+        f"unit {task.name}: its worker process died {deaths} times, which nearly always means that it needed too much "
+        "memory."
     )
     if scheduler.kind != "processes":
         return StageError(f"{died} Give the workers of {scheduler.kind} more where they are started.")
@@ -365,5 +384,5 @@ def _memory(scheduler: Scheduler, workers: int) -> dict[str, Any]:
     return {
         "memory_limit": scheduler.worker_memory(workers),
         "config": {f"distributed.worker.memory.{step}": False for step in ("target", "spill", "pause")},
-        "scheduler_kwargs": {"allowed_failures": RETRIES},
+        "scheduler_kwargs": {"allowed_failures": 0},
     }

@@ -84,12 +84,14 @@ def measure_masks(
     store = work.masks(generator)
     check_origin(Origin(dataset, stores={"records": work.records, "masks": store}))
     units = units_of(chosen_keyframes(work, generator), _AT_ONCE)
+    total, done = sum(unit.size for unit in units), 0
     parts: dict[int, list[_Image]] = {}
     for unit, outcome in run_tasks(partial(_read_unit, dataset, generator), units, scheduler):
         if isinstance(outcome, Exception):
             raise outcome
         parts[unit.entries[0].row] = outcome
-        on_progress(sum(unit.size for unit in units if unit.entries[0].row in parts), sum(unit.size for unit in units))
+        done += unit.size
+        on_progress(done, total)
     images = [image for row in sorted(parts) for image in parts[row]]
     figures = _figures(images)
     manifest = read_manifest(store)
@@ -97,7 +99,7 @@ def measure_masks(
     return MaskFigures(
         generator=generator,
         settings=manifest.config.get("settings", {}),
-        keyframes=sum(unit.size for unit in units),
+        keyframes=total,
         uncovered=counts["uncovered"] / counts["images"] if "uncovered" in counts else None,
         **figures,
     )

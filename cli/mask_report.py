@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pipelines.mask_report import MaskFigures
     from pipelines.scheduler import Scheduler
+    from pipelines.zarr_io import StoreRows
     from protoocc.view.page import Panel
     from schemas.datasets import DatasetSpec
     from schemas.records import RecordEntry
@@ -96,29 +97,29 @@ def _print(rows: Sequence[Sequence[str]], measured: Sequence[MaskFigures]) -> No
 def _contact_sheet(dataset: DatasetSpec, generators: Sequence[str]) -> UInt8[np.ndarray, "h w 3"]:
     """Some keyframes with the borders of each generator's segments, a row for each of both."""
     from pipelines.mask_report import chosen_keyframes
+    from pipelines.zarr_io import StoreRows
     from protoocc.view.page import Page
     from schemas.workfolder import WorkFolder
 
     work, page = WorkFolder(dataset.work), Page()
     page.add_heading([f"pseudo masks of {dataset.name}", "borders of the segments; keyframes spread over the dataset"])
+    stores = {generator: StoreRows(work.masks(generator), "masks") for generator in generators}
     for entry in chosen_keyframes(work, generators[0], SHEET_KEYFRAMES):
-        for generator in generators:
-            page.add_row(_panels(dataset, generator, entry))
+        for generator, store in stores.items():
+            page.add_row(_panels(dataset, generator, store, entry))
     return page.render()
 
 
-def _panels(dataset: DatasetSpec, generator: str, entry: RecordEntry) -> list[Panel]:
+def _panels(dataset: DatasetSpec, generator: str, store: StoreRows, entry: RecordEntry) -> list[Panel]:
     from pipelines.images import read_image
-    from pipelines.zarr_io import StoreRows
     from protoocc.view.images import camera_panel, spatial_order
     from protoocc.view.page import CONTENT_WIDTH, GAP, Panel
     from schemas.network_images import resize_and_crop
     from schemas.records import read_records
     from schemas.workfolder import WorkFolder
 
-    work = WorkFolder(dataset.work)
-    (record,) = read_records(work.records, [entry])
-    segments = StoreRows(work.masks(generator), "masks").read(entry.row, entry.token)["segment_id"]
+    (record,) = read_records(WorkFolder(dataset.work).records, [entry])
+    segments = store.read(entry.row, entry.token)["segment_id"]
     panels = []
     for view in spatial_order(dataset.cameras)[:SHEET_CAMERAS]:
         channel = dataset.cameras[view]

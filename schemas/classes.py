@@ -148,7 +148,63 @@ OCC3D: Final = ClassTable(
 )
 """Occ3D-nuScenes. Construction vehicles carry their arms on either side, so they are not symmetric."""
 
-CLASS_TABLES: Final = {"occ3d": OCC3D}
+SEMANTICKITTI: Final = ClassTable(
+    names=(
+        "empty",
+        "car",
+        "bicycle",
+        "motorcycle",
+        "truck",
+        "other-vehicle",
+        "person",
+        "bicyclist",
+        "motorcyclist",
+        "road",
+        "parking",
+        "sidewalk",
+        "other-ground",
+        "building",
+        "fence",
+        "vegetation",
+        "trunk",
+        "terrain",
+        "pole",
+        "traffic-sign",
+    ),
+    colors=(
+        (255, 255, 255),
+        (100, 150, 245),
+        (100, 230, 245),
+        (30, 60, 150),
+        (80, 30, 180),
+        (0, 0, 255),
+        (255, 30, 30),
+        (255, 40, 200),
+        (150, 30, 90),
+        (255, 0, 255),
+        (255, 150, 255),
+        (75, 0, 75),
+        (175, 0, 75),
+        (255, 200, 0),
+        (255, 120, 50),
+        (0, 175, 0),
+        (135, 60, 0),
+        (150, 240, 80),
+        (255, 240, 150),
+        (255, 0, 0),
+    ),
+    free=0,
+    ground=("road", "parking", "sidewalk", "other-ground", "terrain"),
+    driveable="road",
+    stuff=(
+        *("road", "parking", "sidewalk", "other-ground", "terrain"),
+        *("building", "fence", "vegetation", "trunk", "pole", "traffic-sign"),
+    ),
+    symmetric=("car", "bicycle", "motorcycle", "truck", "other-vehicle", "bicyclist", "motorcyclist"),
+)
+"""SemanticKITTI's scene completion: the 20 classes of its learning map, 0 = empty, with the colours of its tools."""
+
+CLASS_TABLES: Final = {"occ3d": OCC3D, "semantickitti": SEMANTICKITTI}
 """Tables that `datasets.yaml` can name."""
 
 NUSCENES_CATEGORIES: Final[dict[str, str]] = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from schemas.classes import CLASS_TABLES, NUSCENES_CATEGORIES, OCC3D, ClassTable
 from schemas.errors import ConfigError, DataError, did_you_mean
-from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.geometry import OCC3D_GRID, SEMANTICKITTI_GRID, VoxelGrid
 from schemas.images import SMALLEST_SIDE_PX, ImageSpec
 from schemas.names import file_key
 from schemas.outside import Source, parse_yaml, read_bytes, shorten
@@ -25,6 +25,22 @@ NUSCENES_CAMERAS = (
     "CAM_BACK_RIGHT",
 )
 """Camera order of every array with a V axis, unless a dataset entry names another one."""
+
+Format = Literal["nuscenes", "semantickitti"]
+"""Layout of raw data; `pipelines.prepare.SOURCES` has a reader for each."""
+
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
+    "semantickitti": {
+        "version": "dataset",
+        "cameras": ("image_2",),
+        "lidar": "velodyne",
+        "image": {"resize": None, "crop": (0, 0, 1220, 370)},
+        "grid": SEMANTICKITTI_GRID,
+        "classes": "semantickitti",
+        "projection": "exact",
+    },
+}
+"""Values of fields that an entry leaves out, where they are not those of nuScenes."""
 
 
 class SplitSpec(Frozen):
@@ -46,9 +62,11 @@ class DatasetSpec(Frozen):
     """One entry of `datasets.yaml`."""
 
     name: str = Field(description="Name of the entry.")
-    format: Literal["nuscenes"] = Field(description="Layout of the raw data.")
+    format: Format = Field(description="Layout of the raw data.")
     root: Path = Field(description="Raw data folder; relative paths start at the folder of datasets.yaml.")
-    version: str = Field(description="Table folder below root, such as v1.0-trainval.")
+    version: str = Field(
+        description="Folder below root: of the tables, such as v1.0-trainval; semantickitti: of `sequences`, `dataset`."
+    )
     work: Path = Field(description="Folder that the stages write to.")
     cameras: tuple[str, ...] = Field(NUSCENES_CAMERAS, min_length=1, description="Camera channels, in array order.")
     lidar: str | None = Field("LIDAR_TOP", description="LiDAR channel; null for logs of cameras alone.")
@@ -68,6 +86,11 @@ class DatasetSpec(Frozen):
     )
     categories: dict[str, str] = Field({}, description="Further box or point categories: category name -> class name.")
     labels: str = Field("gts", description="Folder of Occ3D labels below root (<labels>/<scene>/<token>/labels.npz).")
+    projection: Literal["exact", "peer"] | None = Field(
+        None,
+        description="semantickitti: image_2 has its own place on the vehicle (exact, P2 with its 4th column), or that "
+        "of camera 0, as VoxFormer, MonoScene and Symphonies project (peer); null for other formats.",
+    )
     splits: dict[str, SplitSpec] = Field(description="Named splits; training uses `train`, evaluation `val`.")
     licence: str | None = Field(
         None,
@@ -81,6 +104,12 @@ class DatasetSpec(Frozen):
         max_length=1000,
         description="Whom and what the licence asks to name, one line; travels with shards.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, value: Any) -> Any:
+        kind = value.get("format") if isinstance(value, dict) else None
+        return {**_DEFAULTS.get(kind, {}), **value} if isinstance(kind, str) else value
 
     @field_validator("root", "work")
     @classmethod
@@ -118,6 +147,8 @@ class DatasetSpec(Frozen):
                 f"image.crop: the network's image would have {self.image.shape} rows and columns; below "
                 f"{SMALLEST_SIDE_PX} nothing is left to see or to segment"
             )
+        if (self.projection is None) == (self.format == "semantickitti"):
+            raise ValueError("projection: exact or peer for format semantickitti, null for any other")
         if self.lidar is None and self.grid.frame == "lidar":
             raise ValueError("grid.frame: lidar needs a LiDAR, and `lidar` is null")
         for channel, image in self.camera_images.items():

@@ -85,6 +85,10 @@ class VoxelGrid(Frozen):
 OCC3D_GRID = VoxelGrid(minimum_m=(-40.0, -40.0, -1.0), voxel_size_m=0.4, shape=(200, 200, 16))
 """The grid of Occ3D-nuScenes: x, y in [-40, 40), z in [-1, 5.4) metres."""
 
+SEMANTICKITTI_GRID = VoxelGrid(minimum_m=(0.0, -25.6, -2.0), voxel_size_m=0.2, shape=(256, 256, 32))
+"""The grid of SemanticKITTI's scene completion: x in [0, 51.2), y in [-25.6, 25.6), z in [-2, 4.4) metres. Its
+ego frame is that of the LiDAR."""
+
 
 def rigid_transform(rotation_wxyz: Sequence[float], translation_m: Sequence[float]) -> Pose:
     """Pose from a quaternion and a translation, as nuScenes tables store them.

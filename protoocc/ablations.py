@@ -1,4 +1,4 @@
-"""The rows of the paper's ablation tables 4 to 8, each as changes of settings; all start from ProtoOcc-Small."""
+"""The rows of the tables of the paper: 4 to 8 as changes of settings, 2 as networks with and without its parts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,15 @@ class Ablation:
         changes: `path=value` for `protoocc.config.override`.
         published_miou: Occ3D-nuScenes val mIoU in the paper, percent; None where the printed table is unreadable.
         masks: of the shards that the row is trained on.
+        preset: reduced network whose settings the row changes, see `protoocc.presets`.
+        over: row of the same table that this one is compared with; None for the table's first one.
     """
 
     changes: tuple[str, ...]
     published_miou: float | None
     masks: Masks = "seeds-299"
+    preset: str = "demo"
+    over: str | None = None
 
 
 def _table_5() -> dict[str, Ablation]:
@@ -78,6 +82,19 @@ ABLATIONS: Final[dict[str, Ablation]] = {
 """Every row by table and name. `table7-none` is the row of table 4 that has no prototypes, hence needs no masks."""
 
 
+TABLE_2: Final[dict[str, Ablation]] = {
+    "table2-voxformer": Ablation((), 11.51, preset="voxformer-demo"),
+    "table2-voxformer-protoocc": Ablation((), 12.39, preset="voxformer-demo-protoocc", over="voxformer"),
+    "table2-symphonies": Ablation((), 13.64, preset="symphonies-demo"),
+    "table2-symphonies-protoocc": Ablation((), 14.50, preset="symphonies-demo-protoocc", over="symphonies"),
+}
+"""Hosts on SemanticKITTI without and with the paper's parts; published are the rows -S of table 2. They are presets of
+their own, so `train --ablation` has no word for them."""
+
+ROWS: Final = {**ABLATIONS, **TABLE_2}
+"""Every row that `protoocc reproduce` trains."""
+
+
 def rows_of(table: str) -> dict[str, Ablation]:
-    """Rows of a table, such as `table4`, by their names without it; the others are compared with the first one."""
-    return {name.removeprefix(f"{table}-"): row for name, row in ABLATIONS.items() if name.startswith(f"{table}-")}
+    """Rows of a table, such as `table4`, by their names without it."""
+    return {name.removeprefix(f"{table}-"): row for name, row in ROWS.items() if name.startswith(f"{table}-")}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from protoocc.ablations import ABLATIONS, Ablation
+from protoocc.ablations import ROWS, Ablation
 from protoocc.checkpoint import STATE, find_checkpoint, load_state
 from protoocc.config import TrainConfig
 from protoocc.data import ShardSet
@@ -22,10 +22,8 @@ from schemas.errors import CheckpointError, ConfigError, DataError
 from schemas.runs import EVALUATION, RunFolder
 from schemas.settings import Frozen
 
-PRESET: Final = "demo"
-"""The reduced network whose settings the rows change."""
-PAPER_SETTINGS: Final = ('model.augmentations=["dropout","gaussian"]', "model.prototype_cell=4")
-"""Where a row leaves them, what the paper's networks have and a small preset may save: two views, r = 4."""
+PAPER_SETTINGS: Final = {"demo": ('model.augmentations=["dropout","gaussian"]', "model.prototype_cell=4")}
+"""Where a row leaves them, what the paper's networks have and a small preset may save, by preset: two views, r = 4."""
 _DECIDED: Final = ("seed", "schedule.steps", "schedule.epochs", "data.split")
 """Fields that belong to the table as a whole."""
 
@@ -62,7 +60,7 @@ def row_config(row: Ablation, *, steps: int, seed: int, changes: Sequence[str] =
         ConfigError: an unknown field, or a value that it does not take.
     """
     own = (f"schedule.steps={steps}", f"seed={seed}")
-    return read_preset(PRESET, [*PAPER_SETTINGS, *changes, *row.changes, *own])
+    return read_preset(row.preset, [*PAPER_SETTINGS.get(row.preset, ()), *changes, *row.changes, *own])
 
 
 def check_changes(rows: Mapping[str, Ablation], changes: Sequence[str]) -> None:
@@ -85,14 +83,14 @@ def run_name(name: str) -> str:
     """The first row of all tables with the same settings and masks as this one: they share their trainings.
 
     Args:
-        name: key of `ABLATIONS`, such as `table6-r4`.
+        name: key of `ROWS`, such as `table6-r4`.
     """
 
     def meaning(row: Ablation) -> tuple[TrainConfig, str]:
         return row_config(row, steps=1, seed=0), row.masks
 
-    wanted = meaning(ABLATIONS[name])
-    return next(other for other, row in ABLATIONS.items() if meaning(row) == wanted)
+    wanted = meaning(ROWS[name])
+    return next(other for other, row in ROWS.items() if row.preset == ROWS[name].preset and meaning(row) == wanted)
 
 
 def check_settings(run: Path, config: TrainConfig) -> None:

@@ -9,10 +9,14 @@ from typing import Any, Final
 from pydantic import Field
 
 from protoocc.ablations import rows_of
-from protoocc.reproduce import PRESET, Figures, SeedResult
+from protoocc.reproduce import Figures, SeedResult
 from schemas.settings import Frozen, flatten
 
 _FIGURES: Final = ("miou", "iou", "things_iou")
+_OCC3D: Final = "ProtoOcc-Small on Occ3D-nuScenes val"
+_PUBLISHED: Final = {"table2": "the Small sizes on SemanticKITTI val"}
+"""What the paper trained and where it scored, by table, if it is not `_OCC3D`."""
+_NOT_THE_SAME: Final = "order and differences may be compared, not the figures themselves."
 
 
 class Spread(Frozen):
@@ -37,11 +41,13 @@ class ReproducedRow(Frozen):
     masks: str = Field(description="Pseudo masks of the shards that it was trained on.")
     changes: tuple[str, ...] = Field(description="Settings of this row.")
     miou: Spread | None = Field(description="mIoU.")
-    difference: Spread | None = Field(description="mIoU minus that of the first row, seed by seed; null there.")
+    preset: str = Field("demo", description="Preset whose settings were changed.")
+    over: str | None = Field(None, description="Row that it is compared with; null where it is none but itself.")
+    difference: Spread | None = Field(description="mIoU minus that of the row `over`, seed by seed; null without one.")
     iou: Spread | None = Field(description="IoU of everything occupied.")
     things_iou: Spread | None = Field(description="IoU of things.")
     published_miou: float | None = Field(description="The paper's, a share; null where it cannot be read.")
-    published_difference: float | None = Field(description="The paper's, to its first row.")
+    published_difference: float | None = Field(description="The paper's, to the row `over`.")
     seeds: tuple[SeedResult, ...] = Field(description="The trainings.")
 
 
@@ -76,7 +82,7 @@ def make_table(facts: TableFacts, results: Mapping[str, Sequence[SeedResult]]) -
         facts: what they have in common.
         results: by row name, at least one; the same seeds in the same order for all.
     """
-    first, *_ = results
+    first = next(iter(results))
     every = [result for found in results.values() for result in found]
     return ReproducedTable(
         **dict(facts),
@@ -84,27 +90,36 @@ def make_table(facts: TableFacts, results: Mapping[str, Sequence[SeedResult]]) -
         frequent_class=every[0].frequent_class,
         commits=tuple(sorted({commit for result in every for commit in result.commits})),
         hardware=tuple(sorted({result.hardware for result in every})),
-        rows=tuple(_row(facts.table, name, first, results) for name in results),
+        rows=tuple(_row(facts.table, name, results) for name in results),
     )
 
 
-def _row(table: str, name: str, first: str, results: Mapping[str, Sequence[SeedResult]]) -> ReproducedRow:
+def _row(table: str, name: str, results: Mapping[str, Sequence[SeedResult]]) -> ReproducedRow:
     rows, found = rows_of(table), results[name]
-    row, reference = rows[name], rows[first]
+    row, over = rows[name], _compared_with(table, name, results)
     spreads = {key: Spread.of([getattr(result.scores, key) for result in found]) for key in _FIGURES}
     pairs = zip(
-        (result.scores.miou for result in found), (result.scores.miou for result in results[first]), strict=True
+        (result.scores.miou for result in found), (result.scores.miou for result in results[over or name]), strict=True
     )
     return ReproducedRow(
         name=name,
         masks=row.masks,
+        preset=row.preset,
         changes=row.changes,
         **spreads,
-        difference=None if name == first else Spread.of([_minus(*pair) for pair in pairs]),
+        over=over,
+        difference=None if over is None else Spread.of([_minus(*pair) for pair in pairs]),
         published_miou=_share(row.published_miou),
-        published_difference=None if name == first else _share(_minus(row.published_miou, reference.published_miou)),
+        published_difference=None if over is None else _share(_minus(row.published_miou, rows[over].published_miou)),
         seeds=tuple(found),
     )
+
+
+def _compared_with(table: str, name: str, results: Mapping[str, Sequence[SeedResult]]) -> str | None:
+    """The row that this one names or, where it names none, the first trained one of its preset; None for that one."""
+    rows = rows_of(table)
+    over = rows[name].over or next(other for other in results if rows[other].preset == rows[name].preset)
+    return None if over == name or over not in results else over
 
 
 def _minus(value: float | None, other: float | None) -> float | None:
@@ -118,7 +133,8 @@ def _share(percent: float | None) -> float | None:
 
 def markdown(table: ReproducedTable) -> str:
     """The table and everything one must know to read it, percent."""
-    over = f"over {table.rows[0].name}"
+    overs = {row.over for row in table.rows if row.over is not None}
+    over = f"over {overs.pop()}" if len(overs) == 1 else "over its host"
     lines = [
         f"# Table {table.table.removeprefix('table')} on a generated world",
         "",
@@ -147,18 +163,15 @@ def _notes(table: ReproducedTable) -> Iterator[str]:
     seeds, every = ", ".join(map(str, table.seeds)), [result for row in table.rows for result in row.seeds]
     constant = table.frequent_class
     yield (
-        f"Percent of camera-visible voxels; mean ± sample standard deviation over the training seeds {seeds}; "
+        f"Percent of scored voxels (`mask_camera`); mean ± sample standard deviation over the training seeds {seeds}; "
         "differences are taken seed by seed."
     )
     yield f"Scored on split `{table.split}`: {table.samples} samples, on which nothing was trained."
     yield (
-        f"Rows change settings of the preset `{PRESET}`, a small network: {table.steps} steps on {table.train_samples} "
-        f"samples of split `train`, {fmean(result.train_seconds for result in every):.0f} s a training."
+        f"{_presets(table)}: {table.steps} steps on {table.train_samples} samples of split `train`, "
+        f"{fmean(result.train_seconds for result in every):.0f} s a training."
     )
-    yield (
-        "The paper's figures are those of ProtoOcc-Small on Occ3D-nuScenes val: order and differences may be compared, "
-        "not the figures themselves."
-    )
+    yield f"The paper's figures are those of {_PUBLISHED.get(table.table, _OCC3D)}: {_NOT_THE_SAME}"
     yield (
         f"The most frequent class of each voxel has mIoU {_percent(constant.miou)}, IoU {_percent(constant.iou)}, IoU "
         f"of things {_percent(constant.things_iou)} on the same samples."
@@ -170,6 +183,13 @@ def _notes(table: ReproducedTable) -> Iterator[str]:
     yield f"World: {', '.join(f'{name} {value}' for name, value in flatten(table.world).items())}."
     yield f"Code: {', '.join(table.commits)}. Hardware: {'; '.join(table.hardware)}."
     yield f"Command: `{table.command}`"
+
+
+def _presets(table: ReproducedTable) -> str:
+    names = dict.fromkeys(row.preset for row in table.rows)
+    if len(names) > 1:
+        return f"Rows are the presets {', '.join(f'`{name}`' for name in names)}, small networks"
+    return f"Rows change settings of the preset `{next(iter(names))}`, a small network"
 
 
 def _spread(spread: Spread | None, sign: str = "") -> str:

@@ -104,3 +104,21 @@ def test_page(table: ReproducedTable) -> None:
 def test_page_of_one_seed_and_of_a_figure_that_does_not_exist() -> None:
     assert "| all | 13.00 | +3.00 | 37.80 |" in markdown(table_of([0.10], [0.13]))
     assert "| all |  |  | 37.80 | +2.02 |" in markdown(table_of([0.10, 0.2], [0.13, None]))
+
+
+def test_rows_of_table_2_are_compared_with_their_own_host() -> None:
+    """Each pair by itself, and a row whose host was not trained with nothing."""
+    miou = {"voxformer": [0.10], "voxformer-protoocc": [0.13], "symphonies": [0.2], "symphonies-protoocc": [0.19]}
+    facts = table_of([0.1], [0.2]).model_dump() | {"table": "table2"}
+    common = TableFacts.model_validate({name: facts[name] for name in TableFacts.model_fields})
+    made = make_table(common, {name: [seed_result(0, value)] for name, (value,) in miou.items()})
+    assert [row.over for row in made.rows] == [None, "voxformer", None, "symphonies"]
+    differences = [row.difference.mean for row in made.rows if row.difference is not None]
+    assert differences == [pytest.approx(0.03), pytest.approx(-0.01)]
+    assert [row.published_difference for row in made.rows] == [None, 0.0088, None, 0.0086]
+    page = markdown(made)
+    assert "| row | mIoU | over its host |" in page
+    assert "presets `voxformer-demo`, `voxformer-demo-protoocc`, `symphonies-demo`" in page
+    assert "those of the Small sizes on SemanticKITTI val" in page
+    alone = make_table(common, {"symphonies-protoocc": [seed_result(0, 0.19)]})
+    assert (alone.rows[0].over, alone.rows[0].difference) == (None, None)

@@ -45,7 +45,7 @@ class SweepReader:
     """Global position that all stored positions are relative to."""
     reach_us: int
     """How long boxes are extrapolated."""
-    table: UInt8[np.ndarray, " 256"] | None
+    table: UInt8[np.ndarray, " k"] | None
     """Class of each point-label index; None where the dataset has no point labels."""
     drift: HeightDrift
     """At any time of the scene; all positions but those of objects contain it."""

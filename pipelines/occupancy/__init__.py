@@ -16,6 +16,7 @@ from pipelines.occupancy.layouts import LAYOUTS
 from pipelines.occupancy.occ3d import labels_from, labels_from_occ3d
 from pipelines.occupancy.refine import class_folder
 from pipelines.occupancy.scene import label_scene, read_scene
+from pipelines.occupancy.voxel_files import VoxelsConfig, check_voxels
 from pipelines.points import require_lidar
 from pipelines.stage import (
     OnError,
@@ -42,11 +43,12 @@ __all__ = [
     "LidarConfig",
     "Occ3dConfig",
     "OccupancyConfig",
+    "VoxelsConfig",
     "make_occupancy",
     "occupancy_stage",
 ]
 
-OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig
+OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig | VoxelsConfig
 """Where labels come from."""
 
 _TABLE = ("names", "free", "ground", "driveable", "stuff", "symmetric")
@@ -130,7 +132,9 @@ def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
         labels_from_occ3d(dataset)
         check_grid(dataset, source)
         return
-    if isinstance(source, Occ3dConfig):
+    if isinstance(source, VoxelsConfig):
+        check_voxels(dataset, source)
+    elif isinstance(source, Occ3dConfig):
         labels_from(dataset, LAYOUTS[source.kind])
     elif source.image_labels is not None:
         _check_class_images(dataset, source.image_labels)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.occupancy.config import LIDAR_PRESETS, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig
 from pipelines.occupancy.refine import class_folder
+from pipelines.occupancy.voxel_files import VoxelsConfig
 from schemas.datasets import DatasetSpec
 from schemas.names import folder_of
 from schemas.records import SampleRecord
@@ -34,11 +35,14 @@ def files_of_scene(dataset: DatasetSpec, config: LidarConfig, records: Sequence[
             yield from (folder / f"{channel}.png" for channel in dataset.cameras)
 
 
-def source_options(source: Occ3dConfig | LidarConfig | ImportConfig) -> str:
+def source_options(source: Occ3dConfig | LidarConfig | ImportConfig | VoxelsConfig) -> str:
     """Options of `protoocc occupancy` that give this source."""
     options = ["--source", source.kind]
     if isinstance(source, ImportConfig):
         options += ["--labels", str(source.labels), *(["--resample"] if source.resample else [])]
+    elif isinstance(source, VoxelsConfig):
+        options += [] if source.labels is None else ["--labels", str(source.labels)]
+        options += [] if source.repair else ["--set", "repair=false"]
     elif isinstance(source, LidarConfig):
         options += _lidar_options(source)
     return shlex.join(options)

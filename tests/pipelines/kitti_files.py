@@ -53,3 +53,17 @@ def kitti_entry(root: Path, scenes: Sequence[str] = ("00",), **changes: Any) -> 
     """The entry, with all of the named sequences in `train`."""
     fields: dict[str, Any] = {"splits": {"train": SplitSpec(scenes=tuple(scenes))}, **changes}
     return DatasetSpec(name="kitti", format="semantickitti", root=root, work=root / "work", **fields)
+
+
+def write_voxels(folder: Path, scan: int, raw: np.ndarray, invalid: np.ndarray, *, moved: int = 0) -> None:
+    """`.label`, `.invalid`, `.occluded` (all but the first voxel) and `.bin` (of the scan), moved in flat order."""
+    voxels = folder / "voxels"
+    voxels.mkdir(exist_ok=True)
+    points = np.fromfile(folder / "velodyne" / f"{scan:06}.bin", "<f4").reshape(-1, 4)[:, :3]
+    x, y, z = np.floor((points - np.array([0, -25.6, -2], np.float32)) / np.float32(0.2)).astype(int).T
+    hit, occluded = np.zeros(raw.shape, dtype=bool), np.ones(raw.shape, dtype=bool)
+    hit[x, y, z] = True
+    occluded[0, 0, 0] = False
+    np.roll(raw.ravel(), moved).astype("<u2").tofile(voxels / f"{scan:06}.label")
+    for name, bits in {"bin": hit, "invalid": invalid, "occluded": occluded}.items():
+        np.packbits(np.roll(bits.ravel(), moved)).tofile(voxels / f"{scan:06}.{name}")

@@ -39,11 +39,12 @@ Source = Annotated[
     ),
 ]
 Thresholds = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--thresholds",
-        help="Thresholds of --source lidar: default, paper, release-like, or evidence (default without the voxels that "
-        "the keyframe's own rays pass too often).",
+        help="Thresholds of --source lidar: default, paper, release-like, evidence (default without the voxels that "
+        "the keyframe's own rays pass too often) or semantickitti, which is that format's.  [default: default]",
+        show_default=False,
     ),
 ]
 LabelFolder = Annotated[
@@ -85,7 +86,7 @@ def register(app: typer.Typer) -> None:
 
 def occupancy(
     source: Source = None,
-    thresholds: Thresholds = "default",
+    thresholds: Thresholds = None,
     labels: LabelFolder = None,
     resample: Resample = False,
     image_labels: ImageLabelFolder = None,
@@ -148,11 +149,11 @@ def occupancy(
     )
     summary, answer = None, dict[str, Any]()
     if not uses_finished:
-        from pipelines.occupancy import make_occupancy
+        from pipelines.occupancy import PRESET_OF_FORMAT, make_occupancy
 
         config = occupancy_source(
             source or "occ3d",
-            thresholds,
+            thresholds or PRESET_OF_FORMAT[dataset.format],
             labels=labels,
             resample=resample,
             image_labels=image_labels,

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8, UInt16
 
 from pipelines.lidar_files import HEAD_VALUES, VALUE_BYTES, check_columns, check_points
-from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
+from pipelines.point_labels import KITTI_SUFFIX, PANOPTIC_SUFFIX, read_categories
 from schemas.classes import SEMANTICKITTI
 from schemas.datasets import DatasetSpec, Format
 from schemas.errors import ConfigError, DataError, raise_machine_fault
 from schemas.records import LidarRecord, SampleRecord
-from schemas.semantickitti import LEARNING_MAP, NOISE
+from schemas.semantickitti import FIRST_MOVING, LEARNING_MAP, NOISE
 from schemas.semantickitti import UNKNOWN as OTHER_MATTER
 
 UNKNOWN: Final = 255
@@ -107,10 +107,29 @@ _CLASS_TABLES: Final[Mapping[Format, Callable[[DatasetSpec], UInt8[np.ndarray, "
 """Class of each value of a point-label file, by the format of the raw data."""
 
 
+def moving_indices(dataset: DatasetSpec) -> Bool[np.ndarray, " k"] | None:
+    """Which values of a point-label file say that the thing moves; None for formats that have boxes to tell it."""
+    return np.arange(2**16) >= FIRST_MOVING if dataset.format == "semantickitti" else None
+
+
+def read_moving(dataset: DatasetSpec, lidar: LidarRecord, token: str, count: int) -> Bool[np.ndarray, " n"]:
+    """Which points of a sweep belong to things that move, as far as its point labels tell.
+
+    Raises:
+        DataError: as `read_point_labels`.
+    """
+    moving = moving_indices(dataset)
+    if moving is None or lidar.labels_path is None:
+        return np.zeros(count, dtype=bool)
+    return moving[_read_indices(dataset, lidar, token, count)]
+
+
 def kind_of_point_labels(records: Sequence[SampleRecord]) -> str:
-    """`lidarseg`, or `panoptic` where all point labels of a scene come from that set."""
+    """Set that all point labels of a scene come from: `panoptic`, `semantickitti`, or else `lidarseg`."""
     sweeps = [record.keyframe_sweep for record in records]
     paths = [sweep.labels_path for sweep in sweeps if sweep.labels_path is not None]
+    if paths and all(path.endswith(KITTI_SUFFIX) for path in paths):
+        return "semantickitti"
     return "panoptic" if paths and all(path.endswith(PANOPTIC_SUFFIX) for path in paths) else "lidarseg"
 
 
@@ -159,11 +178,7 @@ def read_point_labels(
     if lidar.labels_path is None:
         return np.full(count, UNLABELLED, dtype=np.uint8)
     path = dataset.root / lidar.labels_path
-    indices = read_categories(path, token)
-    if len(indices) != count:
-        raise DataError(
-            f"{path} (sample {token}): {len(indices)} labels for {count} points of {lidar.path}. Copy both files again."
-        )
+    indices = _read_indices(dataset, lidar, token, count)
     labels = table[indices]
     if (labels == _NO_CATEGORY).any():
         index = int(indices[(labels == _NO_CATEGORY).argmax()])
@@ -171,3 +186,13 @@ def read_point_labels(
             f"{path} (sample {token}): label {index} is the index of no row of category.json (SemanticKITTI: no raw id)"
         )
     return labels
+
+
+def _read_indices(dataset: DatasetSpec, lidar: LidarRecord, token: str, count: int) -> UInt16[np.ndarray, " n"]:
+    path = dataset.root / str(lidar.labels_path)
+    indices = read_categories(path, token)
+    if len(indices) != count:
+        raise DataError(
+            f"{path} (sample {token}): {len(indices)} labels for {count} points of {lidar.path}. Copy both files again."
+        )
+    return indices

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.label_counts import useless_counts
-from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
+from pipelines.occupancy.config import LIDAR_PRESETS, PRESET_OF_FORMAT, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.importing import import_scene, scene_records
 from pipelines.occupancy.inputs import files_of_scene, source_options
 from pipelines.occupancy.label_sets import ImportConfig, check_grid
@@ -38,6 +38,7 @@ from schemas.workfolder import WorkFolder
 
 __all__ = [
     "LIDAR_PRESETS",
+    "PRESET_OF_FORMAT",
     "ImageLabels",
     "ImportConfig",
     "LidarConfig",
@@ -92,6 +93,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     folders = WorkFolder(work)
     entries = read_index(folders.records)
     x, y, z = dataset.grid.shape
+    options = source_options(source, dataset.format)
     label_unit: Callable[[Path, Unit], UnitReport] = (
         partial(_make_scene, dataset, work, on_error, source)
         if isinstance(source, LidarConfig)
@@ -110,7 +112,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
             dataset,
             fields=FIELDS + (("labels",) if isinstance(source, Occ3dConfig) else ()),
             stores={"records": folders.records},
-            command=f"protoocc occupancy {source_options(source)} --dataset {shlex.quote(dataset.name)}",
+            command=f"protoocc occupancy {options} --dataset {shlex.quote(dataset.name)}",
         ),
     )
 

@@ -102,5 +102,5 @@ def _voxels(sequence: Sequence, number: int) -> Voxels:
     turns = [turn for turn, _ in sequence_turns(sequence.config, sequence.index)]
     filled = fill_voxels(sequence.geometry.at(now_s), sequence.raw_ids, world_from_lidar)
     places = np.array([sequence.lidar_pose(scan_number)[:3, 3] for scan_number in range(sequence.scans)])
-    eyes = list(transform_points(voxel_from_world, places))
+    eyes = transform_points(voxel_from_world, places)
     return complete(filled, hit_voxels(voxel_from_world, turns, of_moving), eyes, number)

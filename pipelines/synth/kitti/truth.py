@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt16
+from jaxtyping import Bool, Float, Float32, Float64, UInt16
 
 from pipelines.synth.kitti.raw_ids import RawIds
 from pipelines.synth.observed import Turn
@@ -75,7 +75,7 @@ def _mark(hit: Bool[np.ndarray, "X Y Z"], points_voxel: Float[np.ndarray, "n 3"]
 def complete(
     filled: UInt16[np.ndarray, "X Y Z"],
     hit: Bool[np.ndarray, "X Y Z"],
-    eyes: Sequence[Float[np.ndarray, " 3"]],
+    eyes: Float64[np.ndarray, "s 3"],
     own: int,
 ) -> Voxels:
     """Labels and both masks.
@@ -89,10 +89,9 @@ def complete(
     occupied = filled > 0
     labels = np.where(hit, filled, np.uint16(0))
     occluded = np.ones(_GRID.shape, bool)
-    reveal(occluded, occupied, eyes[own])
+    reveal(occluded, occupied, eyes[own : own + 1])
     hidden = occluded.copy()
-    for eye in eyes:
-        reveal(hidden, occupied, eye)
+    reveal(hidden, occupied, np.ascontiguousarray(eyes[::-1]))  # later places lie deeper in the grid
     return Voxels(labels, hidden & (labels == 0), occluded)
 
 

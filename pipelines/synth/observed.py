@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from pipelines.synth.rig import CAMERAS, LIDAR, Mount, lidar_rays
+from pipelines.synth.rig import CAMERAS, HDL_32, LIDAR, Beams, Mount, lidar_rays
 from pipelines.synth.sensors import Hits, Snapshot, is_returned
 from pipelines.synth.truth import Occupancy
 from schemas.classes import OCC3D
@@ -44,10 +44,12 @@ class Turn:
     """Ends on each moving thing, by its number, in its own frame."""
 
 
-def turn_around(snapshot: Snapshot, world_from_lidar: Pose, time_us: int) -> tuple[Turn, Hits]:
+def turn_around(
+    snapshot: Snapshot, world_from_lidar: Pose, time_us: int, beams: Beams = HDL_32
+) -> tuple[Turn, Hits]:
     """One turn of the LiDAR without noise or loss, and all its hits; ``snapshot`` is the world at that time."""
     geometry, origin = snapshot.geometry, world_from_lidar[:3, 3]
-    rays = lidar_rays() @ world_from_lidar[:3, :3].T.astype(np.float32)
+    rays = lidar_rays(beams) @ world_from_lidar[:3, :3].T.astype(np.float32)
     hits = snapshot.trace(origin, rays)
     kept = np.flatnonzero(is_returned(hits))
     ends = origin + rays[kept].astype(np.float64) * hits.distance_m[kept, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -28,11 +28,22 @@ _CAMERA_MOUNTS: Final[dict[str, tuple[float, float, float, float, float, int]]] 
 _CAMERA_AXES: Final = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 """Camera axes (x right, y down, z forward) of a camera that looks along the vehicle's x; columns in vehicle axes."""
 
-BEAMS: Final = 32
-AZIMUTHS: Final = 1080
 LIDAR_NEAR_M: Final = 1.0
 LIDAR_RANGE_M: Final = 70.0
-BEAM_LIMITS_DEG: Final = (-30.67, 10.67)
+
+
+class Beams(NamedTuple):
+    """How a LiDAR looks around."""
+
+    count: int
+    azimuths: int
+    """Directions of each beam in one turn."""
+    limits_deg: tuple[float, float]
+    """Pitch of the lowest and of the highest beam."""
+
+
+HDL_32: Final = Beams(32, 1080, (-30.67, 10.67))
+"""The LiDAR of nuScenes."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +109,9 @@ def pixel_rays(image_from_camera: Float[np.ndarray, "3 3"], width: int, height: 
     return (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
 
 
-def lidar_rays() -> Float32[np.ndarray, "n 3"]:
-    """Directions of one turn, azimuth by azimuth, beam 0 lowest: (AZIMUTHS * BEAMS, 3) unit vectors, LiDAR frame."""
-    azimuth = np.arange(AZIMUTHS) * 2 * np.pi / AZIMUTHS
-    pitch = np.radians(np.linspace(*BEAM_LIMITS_DEG, BEAMS))
+def lidar_rays(beams: Beams = HDL_32) -> Float32[np.ndarray, "n 3"]:
+    """Directions of one turn, azimuth by azimuth, beam 0 lowest: (azimuths * count, 3) unit vectors, LiDAR frame."""
+    azimuth = np.arange(beams.azimuths) * 2 * np.pi / beams.azimuths
+    pitch = np.radians(np.linspace(*beams.limits_deg, beams.count))
     a, p = (grid.ravel() for grid in np.meshgrid(azimuth, pitch, indexing="ij"))
     return np.stack([np.cos(p) * np.sin(a), np.cos(p) * np.cos(a), np.sin(p)], axis=1).astype(np.float32)

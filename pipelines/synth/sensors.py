@@ -13,7 +13,7 @@ from embreex.rtcore_scene import EmbreeScene
 from jaxtyping import Bool, Float, Float32, Int32, UInt8, UInt16
 
 from pipelines.synth.ground import CATEGORY_OF_CODE, PAINT_MARK, Hills, compiled, hit_ground
-from pipelines.synth.rig import BEAMS, LIDAR_NEAR_M, LIDAR_RANGE_M, Mount, lidar_rays, pixel_rays
+from pipelines.synth.rig import HDL_32, LIDAR_NEAR_M, LIDAR_RANGE_M, Beams, Mount, lidar_rays, pixel_rays
 from pipelines.synth.texture import GROUND, SKY, Coat, Daylight, Seen, shade
 from pipelines.synth.world import Thing, World
 from schemas.classes import NUSCENES_CATEGORIES, OCC3D
@@ -207,6 +207,8 @@ class Picture:
     """Class of `OCC3D` (free: sky) * TRUTH_BASE + number of the thing (0: ground, sky)."""
     depth_m: Float32[np.ndarray, "h w"]
     """Of what the middle of each pixel shows, along the camera's axis; infinite for the sky."""
+    surface: Int32[np.ndarray, "h w"]
+    """As in `Hits`."""
 
 
 def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt: int) -> Picture:
@@ -236,7 +238,8 @@ def take_picture(snapshot: Snapshot, mount: Mount, world_from_ego: Pose, *, salt
     classes = OCC3D_OF_CATEGORY[geometry.category(hits.surface)].astype(np.int32)
     truth = (classes * TRUTH_BASE + geometry.thing_number(hits.surface)).astype(np.uint16)
     depth_m = (hits.distance_m * rays_camera[:, 2]).reshape(height, width)
-    return Picture(blurred.astype(np.uint8), truth.reshape(height, width), depth_m)
+    surface = hits.surface.reshape(height, width)
+    return Picture(blurred.astype(np.uint8), truth.reshape(height, width), depth_m, surface)
 
 
 @dataclass(frozen=True)
@@ -244,29 +247,32 @@ class Cloud:
     """One turn of the LiDAR."""
 
     points: Float32[np.ndarray, "n 5"]
-    """x, y, z (metres, LiDAR frame), intensity 0 .. 255, beam 0 .. 31, as in a nuScenes `.pcd.bin`."""
+    """x, y, z (metres, LiDAR frame), intensity 0 .. 255, beam from 0 (lowest), as in a nuScenes `.pcd.bin`."""
     category: UInt8[np.ndarray, " n"]
+    surface: Int32[np.ndarray, " n"]
+    """As in `Hits`."""
 
 
-def scan(geometry: Geometry, hits: Hits, generator: np.random.Generator) -> Cloud:
+def scan(geometry: Geometry, hits: Hits, generator: np.random.Generator, beams: Beams = HDL_32) -> Cloud:
     """What the LiDAR reports of one turn: 1 cm range noise, one return in 25 lost, all at one instant.
 
     Args:
         geometry: what was hit.
         hits: of `rig.lidar_rays`.
         generator: source of noise and loss.
+        beams: the LiDAR.
     """
-    rays = lidar_rays()
+    rays = lidar_rays(beams)
     noise_m = generator.normal(0.0, 0.01, len(rays)).astype(np.float32)
     kept = (generator.random(len(rays)) > 0.04) & is_returned(hits)
     bright = np.full(len(rays), 12.0)
     bright[hits.surface == GROUND - PAINT_MARK] = 60.0
     on_thing = hits.surface >= 0
     bright[on_thing] = 8.0 + 90.0 * geometry.color[hits.surface[on_thing]].mean(axis=1)
-    beam = np.tile(np.arange(BEAMS), len(rays) // BEAMS)
+    beam = np.tile(np.arange(beams.count), beams.azimuths)
     distance = (hits.distance_m + noise_m)[kept]
     points = np.column_stack([rays[kept] * distance[:, None], np.round(bright[kept]), beam[kept]])
-    return Cloud(points.astype(np.float32), geometry.category(hits.surface)[kept])
+    return Cloud(points.astype(np.float32), geometry.category(hits.surface)[kept], hits.surface[kept])
 
 
 def is_returned(hits: Hits) -> Bool[np.ndarray, " n"]:

@@ -1,9 +1,9 @@
 """Exact occupancy of a generated scene, from the geometry itself.
 
-Every surface inside the grid is covered with samples (8 cm on things, 10 cm on the ground), each standing
-for its share of the area; ground counts half, so that low things do not drown in the road they stand on. A voxel that
-holds any surface takes the class with the largest area in it, the smaller number if equal. Insides of solid things stay
-free, as in Occ3D.
+Every surface inside the grid is covered with samples (8 cm on things, 10 cm on the ground; closer for voxels below
+0.4 m), each standing for its share of the area; ground counts half, so that low things do not drown in the road they
+stand on. A voxel that holds any surface takes the class with the largest area in it, the smaller number if equal.
+Insides of solid things stay free, as in Occ3D.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from schemas.classes import OCC3D
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, transform_points
 
 THING_SPACING_M: Final = 0.08
+"""At most; a fifth of a voxel where that is less."""
 GROUND_SPACING_M: Final = 0.1
+"""At most; a quarter of a voxel where that is less."""
 _LOW: Final = np.asarray(OCC3D_GRID.minimum_m)
 _SAMPLES_PER_THING: Final = 60
 
@@ -55,10 +57,11 @@ def voxelise(snapshot: Snapshot, world_from_ego: Pose) -> Occupancy:
     of_code = OCC3D_OF_CATEGORY[[CATEGORIES.index(name) for name in CATEGORY_OF_CODE]]
     world = geometry.world
     cells = Cells(area_mm2, _LOW, OCC3D_GRID.voxel_size_m)
-    _cover_ground(cells, world.ground, world.hills, of_code, world_from_ego)
-    _cover(area_mm2, ego_from_world, geometry.still_m, classes[: geometry.num_still])
+    cover_ground(cells, world.ground, world.hills, of_code, world_from_ego)
+    cover_things(cells, ego_from_world, geometry.still_m, classes[: geometry.num_still])
     moving_mm2 = np.zeros_like(area_mm2)
-    _cover(moving_mm2, ego_from_world, snapshot.moving_m, classes[geometry.num_still :])
+    moving = cells._replace(area_mm2=moving_mm2)
+    cover_things(moving, ego_from_world, snapshot.moving_m, classes[geometry.num_still :])
     area_mm2 += moving_mm2
     best = area_mm2.argmax(axis=-1).astype(np.uint8)
     is_free = area_mm2.max(axis=-1) == 0
@@ -66,21 +69,23 @@ def voxelise(snapshot: Snapshot, world_from_ego: Pose) -> Occupancy:
     return Occupancy(np.where(is_free, np.uint8(OCC3D.free), best), is_moving)
 
 
-def _cover(
-    area_mm2: Int32[np.ndarray, "X Y Z c"],
+def cover_things(
+    cells: Cells,
     ego_from_world: Pose,
     triangles_world: Float32[np.ndarray, "t 3 3"],
     classes: UInt8[np.ndarray, " t"],
 ) -> None:
+    """Adds the area of triangles of the world to the voxels they lie in."""
     corners = transform_points(ego_from_world, triangles_world.reshape(-1, 3).astype(np.float64)).reshape(-1, 3, 3)
-    _cover_triangles(Cells(area_mm2, _LOW, OCC3D_GRID.voxel_size_m), corners, classes)
+    cover_triangles(cells, corners, classes)
 
 
 @compiled
-def _cover_triangles(cells: Cells, corners_ego: Float[np.ndarray, "t 3 3"], classes: UInt8[np.ndarray, " t"]) -> None:
+def cover_triangles(cells: Cells, corners_ego: Float[np.ndarray, "t 3 3"], classes: UInt8[np.ndarray, " t"]) -> None:
     """Adds the area of triangles to the voxels they lie in; samples are the cells of a grid along two edges."""
     area_mm2, low_m, voxel_m = cells
     shape = area_mm2.shape
+    spacing_m = min(THING_SPACING_M, voxel_m / 5)
     for t in range(len(corners_ego)):
         a, b, c = corners_ego[t, 0], corners_ego[t, 1], corners_ego[t, 2]
         outside = False
@@ -90,8 +95,8 @@ def _cover_triangles(cells: Cells, corners_ego: Float[np.ndarray, "t 3 3"], clas
         if outside:
             continue
         ab, ac = b - a, c - a
-        n = max(1, int(np.ceil(np.sqrt(np.sum(ab * ab)) / THING_SPACING_M)))
-        m = max(1, int(np.ceil(np.sqrt(np.sum(ac * ac)) / THING_SPACING_M)))
+        n = max(1, int(np.ceil(np.sqrt(np.sum(ab * ab)) / spacing_m)))
+        m = max(1, int(np.ceil(np.sqrt(np.sum(ac * ac)) / spacing_m)))
         cross = np.cross(ab, ac)
         share = int(1e6 * np.sqrt(np.sum(cross * cross)) / (n * m)) + 1
         for i in range(n):
@@ -109,7 +114,7 @@ def _cover_triangles(cells: Cells, corners_ego: Float[np.ndarray, "t 3 3"], clas
 
 
 @compiled
-def _cover_ground(
+def cover_ground(
     cells: Cells,
     ground: UInt8[np.ndarray, "h w"],
     hills: Hills,
@@ -118,7 +123,7 @@ def _cover_ground(
 ) -> None:
     """Adds the area of the ground, the upright faces of kerbs included."""
     area_mm2, low_m, voxel_m = cells
-    per_voxel = int(round(voxel_m / GROUND_SPACING_M))
+    per_voxel = max(4, int(round(voxel_m / GROUND_SPACING_M)))
     step = voxel_m / per_voxel
     share = int(0.5e6 * step * step)
     m = world_from_ego

@@ -19,7 +19,7 @@ from pipelines.synth.observed import Turn, observe
 from pipelines.synth.rig import CAMERAS, LIDAR, build_rig, lidar_rays, pixel_rays
 from pipelines.synth.shapes import Material, block, tube
 from pipelines.synth.texture import chance, noise
-from pipelines.synth.truth import Cells, Occupancy, _cover_ground, _cover_triangles
+from pipelines.synth.truth import Cells, Occupancy, cover_ground, cover_triangles
 from pipelines.synth.world import Road, build_world
 from schemas.classes import NUSCENES_CATEGORIES, OCC3D
 from schemas.geometry import OCC3D_GRID
@@ -160,10 +160,10 @@ def test_ground_leaves_the_grid_on_a_slope() -> None:
     # it rises by 0.1 per metre from x = 0 on: 0.4 m in 4 m, in a grid from 0 to 0.6 m above a level vehicle
     hills = np.array([[1000.0, 1e-4, 0.0, 0.0]])
     classes = np.array([11, 11, 13, 13, 14, 12], np.uint8)
-    _cover_ground(Cells(area_mm2, np.array([0.0, 0.0, 0.0]), 1.0), raster(0), hills, classes, np.eye(4))
+    cover_ground(Cells(area_mm2, np.array([0.0, 0.0, 0.0]), 1.0), raster(0), hills, classes, np.eye(4))
     levels = area_mm2[:, 0, :, 11] > 0
     assert levels[:, 0].tolist() == [True] * 10 and not levels[:, 1:].any()  # 0 to 1 m
-    _cover_ground(Cells(area_mm2, np.array([0.0, 0.0, -0.5]), 0.25), raster(0), hills, classes, np.eye(4))
+    cover_ground(Cells(area_mm2, np.array([0.0, 0.0, -0.5]), 0.25), raster(0), hills, classes, np.eye(4))
     # voxels of 0.25 m from -0.5 to 0.25 m: columns 0..2.5 m, height 0 to 0.25 m, are in the third layer
     assert (area_mm2[:, 0, 2, 11] > 0).all()
 
@@ -171,7 +171,7 @@ def test_ground_leaves_the_grid_on_a_slope() -> None:
 def test_triangles_cover_voxels_by_area() -> None:
     area_mm2 = np.zeros((4, 4, 4, 6), np.int32)
     corners = np.array([[[0.0, 0.0, 0.4], [1.6, 0.0, 0.4], [0.0, 1.6, 0.4]], [[0.0, 0.0, 9.0]] * 3])
-    _cover_triangles(Cells(area_mm2, np.zeros(3), 0.8), corners, np.array([4, 5], np.uint8))
+    cover_triangles(Cells(area_mm2, np.zeros(3), 0.8), corners, np.array([4, 5], np.uint8))
     # half of a 1.6 m square: 0.64 m2 in the first cell, half of that on either side
     assert area_mm2[0, 0, 0, 4] == pytest.approx(640_000, rel=1e-3)
     assert area_mm2[1, 0, 0, 4] == area_mm2[0, 1, 0, 4] == pytest.approx(320_000, rel=1e-3)

@@ -15,7 +15,6 @@ from protoocc.metrics import AbsentRule, Scores
 from protoocc.ray_iou import RayScores
 from schemas.settings import Frozen
 
-
 _SHARES: Final = ("miou", "iou", "precision", "recall", "things_iou", "ground_iou")
 
 

@@ -130,7 +130,7 @@ class Confusion:
         return both / either if either else float("nan")
 
 
-def _share(some: Int64[np.ndarray, "..."], whole: Int64[np.ndarray, "..."]) -> float:
+def _share(some: Int64[np.ndarray, ...], whole: Int64[np.ndarray, ...]) -> float:
     """Counts of a part over those of the whole; NaN where the whole is empty."""
     total = int(whole.sum())
     return int(some.sum()) / total if total else float("nan")

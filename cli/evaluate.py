@@ -32,7 +32,8 @@ def evaluate(
         typer.Option(
             "--predictions",
             help="Score the files of this folder instead of a run: TOKEN.npz with arr_0 (Occ3D submissions) or pred "
-            "(SparseOcc), [gts/]SCENE/TOKEN/labels.npz, or the files of --source.",
+            "(SparseOcc), [gts/]SCENE/TOKEN/labels.npz, sequences/NN/predictions/*.label (SemanticKITTI), or the files "
+            "of --source.",
             show_default=False,
         ),
     ] = None,

@@ -15,8 +15,10 @@ from cli.say import name_of, say
 
 if TYPE_CHECKING:
     from protoocc.config import TrainConfig
-    from protoocc.predictions import PredictionOptions, PredictionSummary
+    from protoocc.predictions import Kind, PredictionSummary
     from protoocc.predictions_source import Source
+    from protoocc.submission import Benchmark
+    from schemas.geometry import VoxelGrid
 
 Run = Annotated[
     Path | None,
@@ -66,11 +68,18 @@ def predict(
         list[str] | None,
         typer.Option(
             "--write",
-            help="occ3d: submission files; npz: class and visibility of each voxel; pictures: PNG. May be repeated. "
-            "By default occ3d, and npz and pictures of your own photos.",
+            help="occ3d or semantickitti: submission files; npz: class and visibility of each voxel; pictures: PNG. "
+            "May be repeated. By default those of the benchmark of its classes; npz and pictures of your own photos.",
             show_default=False,
         ),
     ] = None,
+    submission: Annotated[
+        bool,
+        typer.Option(
+            "--submission",
+            help="Check the files of the whole split by the rules of the benchmark and put them into submission.zip.",
+        ),
+    ] = False,
     predictions: Annotated[
         Path, typer.Option("--predictions", help="Folder for the files; a part that is there is continued.")
     ] = Path("predictions"),
@@ -95,17 +104,26 @@ def predict(
 
         protoocc predict --run runs/nuscenes-protoocc-small --dataset nuscenes --records --batch 4
 
+        protoocc predict --run runs/kitti-voxformer-base --dataset kitti --split test --submission
+
         protoocc predict --run runs/nuscenes-protoocc-small --calibration car/calibration.yaml --predictions car/out
     """
     from protoocc.checkpoint import load_network
     from protoocc.inference import default_device
-    from protoocc.predictions import write_predictions
+    from protoocc.predictions import PredictionOptions, write_predictions
+    from protoocc.submission import benchmark_of, check_submission
 
     _refuse_what_does_not_apply(calibration is not None, records, run is not None)
-    options = _options(write, own_photos=calibration is not None, batch=batch, single_frame=single_frame)
+    refuse(("write", "samples", "limit", "calibration"), submission, "--submission takes a whole split in its own form")
+    kinds = _kinds(write or [])
     folder = None if calibration is not None or records else find_shards(shards, datasets, name)
     checkpoint = find_checkpoint_of(run, preset, folder, datasets, name)
     network, config = load_network(checkpoint)
+    benchmark = benchmark_of(config.classes)
+    kinds = kinds or (("npz", "pictures") if calibration is not None else (benchmark,))
+    options = PredictionOptions(kinds=kinds, batch=batch, single_frame=single_frame)
+    if submission:
+        check_submission(benchmark, config.classes, config.model.grid)
     if calibration is not None:
         source = photo_source(calibration, images, config)
     elif folder is not None:
@@ -115,7 +133,21 @@ def predict(
     _choose(source, samples, limit)
     with progress_bar("predict") as update:
         summary = write_predictions(network.to(default_device()), config, source, predictions, options, update)
+    if submission:
+        _bundle(predictions, benchmark, source, config.model.grid)
     _report(summary, as_json)
+
+
+def _bundle(folder: Path, benchmark: Benchmark, source: Source, grid: VoxelGrid) -> None:
+    """Writes the zip and says what the server will ask for beyond it."""
+    from protoocc.submission import lacking_sequences, write_submission
+
+    tokens = [moment.token for moment in source.moments]
+    path = write_submission(folder, benchmark, tokens, grid)
+    say(f"submission: {len(tokens)} samples checked; {name_of(path)}")
+    lacking = lacking_sequences(tokens) if benchmark == "semantickitti" else ()
+    if lacking:
+        say(f"the server takes the sequences 11 to 21 at once; {', '.join(lacking)} are not in this split", "yellow")
 
 
 def _refuse_what_does_not_apply(has_photos: bool, records: bool, has_run: bool) -> None:
@@ -126,15 +158,13 @@ def _refuse_what_does_not_apply(has_photos: bool, records: bool, has_run: bool) 
     refuse(("preset",), has_run, "--run names the run already, which knows its network")
 
 
-def _options(write: list[str] | None, *, own_photos: bool, batch: int, single_frame: bool) -> PredictionOptions:
-    from protoocc.predictions import KINDS, PredictionOptions
+def _kinds(words: list[str]) -> tuple[Kind, ...]:
+    from protoocc.predictions import KINDS
 
-    words = write or (["npz", "pictures"] if own_photos else ["occ3d"])
     for word in words:
         if word not in KINDS:
             raise expected("--write", word, KINDS)
-    kinds = tuple(kind for kind in KINDS if kind in words)
-    return PredictionOptions(kinds=kinds, batch=batch, single_frame=single_frame)
+    return tuple(kind for kind in KINDS if kind in words)
 
 
 def find_checkpoint_of(run: Path | None, preset: str, shards: Path | None, datasets: Path, name: str | None) -> Path:

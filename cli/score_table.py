@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from cli.say import answers, name_of, say, shown
@@ -20,9 +20,18 @@ RAYS_COLUMN: Final = "none"
 _MEANS: Final = {
     "mIoU": "miou",
     "IoU (occupied)": "iou",
+    "precision (occupied)": "precision",
+    "recall (occupied)": "recall",
     "IoU of things": "things_iou",
     "IoU of ground": "ground_iou",
 }
+_ABSENT: Final = {
+    "original": "classes absent from labels and prediction are left out of the mean",
+    "labelled": "classes absent from the labels are left out of the mean",
+    "zero": "classes absent from labels and prediction count 0 in the mean, but in rings and bands are left out",
+}
+_ZONE_FIGURES: Final = {"mIoU": "miou", "IoU": "iou"}
+_RANGE_FIGURES: Final = {**_ZONE_FIGURES, "precision": "precision", "recall": "recall"}
 
 _Column = tuple["EvalRow", str]
 _Line = tuple[str, list["float | None"]]
@@ -40,6 +49,7 @@ def print_report(report: EvalReport) -> None:
         table.add_column("\n".join((*row.name.split("_"), MASK_NAMES[mask])), justify="right", vertical="bottom")
     _add(table, _means(columns), style="bold")
     _add(table, _classes(columns))
+    _add(table, _zones(columns, "ranges", "ahead", _RANGE_FIGURES), style="bold")
     _add(table, _zones(columns, "distances", "away"))
     _add(table, _zones(columns, "heights", "high"))
     if report.without_rays is None:
@@ -72,10 +82,12 @@ def _classes(columns: list[_Column]) -> Iterator[_Line]:
         yield name, [row.masks[mask].classes[name] for row, mask in columns]
 
 
-def _zones(columns: list[_Column], zones: str, word: str) -> Iterator[_Line]:
-    """Two rows for each ring or band."""
+def _zones(
+    columns: list[_Column], zones: str, word: str, figures: Mapping[str, str] = _ZONE_FIGURES
+) -> Iterator[_Line]:
+    """A row of each figure for each ring, band or range."""
     for name in getattr(columns[0][0].masks["camera"], zones):
-        for label, field in (("mIoU", "miou"), ("IoU", "iou")):
+        for label, field in figures.items():
             shares = [getattr(getattr(row.masks[mask], zones)[name], field) for row, mask in columns]
             yield f"{label} {name} {word}", shares
 
@@ -90,10 +102,7 @@ def _rays(columns: list[_Column]) -> Iterator[_Line]:
 def _notes(report: EvalReport) -> Iterator[str]:
     scored = report.checkpoint or report.predictions
     voted = "no baseline" if report.baseline_split is None else f"baseline from split {report.baseline_split}"
-    yield (
-        f"{name_of(scored)}; {voted}; classes absent from labels and prediction are left out of the mean; "
-        "docs/metrics.md says what each score means"
-    )
+    yield (f"{name_of(scored)}; {voted}; {_ABSENT[report.absent]}; docs/metrics.md says what each score means")
     if report.unknown_voxels:
         yield f"{report.unknown_voxels:,} scored voxels are unknown in the predictions and count as free"
     if report.without_rays is not None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from pydantic import Field
 
+from protoocc.completion import CompletionScores
 from protoocc.metrics import AbsentRule, Scores
 from protoocc.ray_iou import RayScores
 from schemas.settings import Frozen
+
+_SHARES: Final = ("miou", "iou", "precision", "recall", "things_iou", "ground_iou")
 
 
 class ZoneScores(Frozen):
     """Scores of some voxels, shares 0..1; null where a score does not exist (absent classes)."""
 
-    miou: float | None = Field(description="Mean IoU over the scored classes that are present.")
+    miou: float | None = Field(description="Mean IoU over the scored classes, absent ones by the report's rule.")
     iou: float | None = Field(description="Occupied against free.")
+    precision: float | None = Field(description="Share of the voxels predicted as occupied that are.")
+    recall: float | None = Field(description="Share of the occupied voxels that are predicted as occupied.")
     things_iou: float | None = Field(description="Classes that are neither ground nor free, against all else.")
     ground_iou: float | None = Field(description="Classes of the ground, against all else.")
     voxels: int = Field(description="Number of scored voxels.")
@@ -27,6 +35,31 @@ class ZoneScores(Frozen):
         return cls(**_figures(scores))
 
 
+class CompletionFigures(Frozen):
+    """Shares 0..1 by the convention of a published program; null where that divides by zero."""
+
+    iou: float | None = Field(description="Occupied against free.")
+    precision: float | None = Field(description="Share of the voxels predicted as occupied that are.")
+    recall: float | None = Field(description="Share of the occupied voxels that are predicted as occupied.")
+    miou: float | None = Field(description="Mean over the scored classes; absent ones count 0.")
+
+    @classmethod
+    def of(cls, scores: CompletionScores) -> CompletionFigures:
+        """The same scores."""
+        return cls(**{name: _number(share) for name, share in dataclasses.asdict(scores).items()})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Scores of parts of the grid by name."""
+
+    distances: Mapping[str, Scores]
+    heights: Mapping[str, Scores]
+    ranges: Mapping[str, Scores]
+    conventions: Mapping[str, Mapping[str, CompletionScores]]
+    """By convention, then by range."""
+
+
 class MaskScores(ZoneScores):
     """Scores of all voxels that a mask leaves."""
 
@@ -34,14 +67,23 @@ class MaskScores(ZoneScores):
     distances: dict[str, ZoneScores] = Field(description="By ring of horizontal distance from the vehicle.")
     heights: dict[str, ZoneScores] = Field(description="By band of height above the road.")
 
+    ranges: dict[str, ZoneScores] = Field(description="By range before the vehicle, each within the next; or none.")
+    conventions: dict[str, dict[str, CompletionFigures]] = Field(
+        description="For SemanticKITTI's classes, by published program and by range: its own figures to the last bit."
+    )
+
     @classmethod
-    def with_zones(cls, scores: Scores, distances: Mapping[str, Scores], heights: Mapping[str, Scores]) -> MaskScores:
-        """The same scores and those of zones by name."""
+    def of_parts(cls, scores: Scores, parts: Parts) -> MaskScores:
+        """The same scores and those of parts of the grid."""
+        zones = {"distances": parts.distances, "heights": parts.heights, "ranges": parts.ranges}
         return cls(
             **_figures(scores),
             classes={name: _number(share) for name, share in scores.classes.items()},
-            distances={name: ZoneScores.of(zone) for name, zone in distances.items()},
-            heights={name: ZoneScores.of(zone) for name, zone in heights.items()},
+            **{kind: {name: ZoneScores.of(zone) for name, zone in found.items()} for kind, found in zones.items()},
+            conventions={
+                convention: {name: CompletionFigures.of(figures) for name, figures in found.items()}
+                for convention, found in parts.conventions.items()
+            },
         )
 
 
@@ -82,6 +124,16 @@ class EvalRow(Frozen):
         return self.masks["camera"].iou
 
     @property
+    def precision(self) -> float | None:
+        """Precision of occupied voxels, camera mask."""
+        return self.masks["camera"].precision
+
+    @property
+    def recall(self) -> float | None:
+        """Recall of occupied voxels, camera mask."""
+        return self.masks["camera"].recall
+
+    @property
     def things_iou(self) -> float | None:
         """IoU of things, camera mask."""
         return self.masks["camera"].things_iou
@@ -104,7 +156,7 @@ class EvalReport(Frozen):
     split: str = Field(description="Evaluated split.")
     samples: int = Field(description="Number of evaluated samples.")
     frames: int | None = Field(description="Keyframes that the network reads for a sample; null for foreign files.")
-    absent: AbsentRule = Field(description="Which classes the mean leaves out.")
+    absent: AbsentRule = Field(description="Which classes the means leave out; rings and bands never keep absent ones.")
     baseline_split: str | None = Field(description="Split whose labels voted for `frequent_class`; null: no baseline.")
     checkpoint: str | None = Field(description="Run and step, such as runs/a/checkpoints/step-000100.")
     predictions: str | None = Field(description="Folder of predictions, where no checkpoint was scored.")
@@ -119,7 +171,7 @@ class EvalReport(Frozen):
 
 
 def _figures(scores: Scores) -> dict[str, float | int | None]:
-    shares = {name: _number(getattr(scores, name)) for name in ("miou", "iou", "things_iou", "ground_iou")}
+    shares = {name: _number(getattr(scores, name)) for name in _SHARES}
     return {**shares, "voxels": scores.voxels}
 
 

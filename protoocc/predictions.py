@@ -1,4 +1,4 @@
-"""Predictions as files: Occ3D submissions, arrays and pictures; killed and run again, the same bytes.
+"""Predictions as files: submissions to benchmarks, arrays and pictures; killed and run again, the same bytes.
 
 The folder holds `predictions.json` (what decides the bytes, and the names of all samples), written first, and a folder
 for each kind of file. A file that is there is whole. Samples are predicted in fixed batches, so that a run that goes on
@@ -25,18 +25,18 @@ from protoocc.metrics import Confusion
 from protoocc.network import Network
 from protoocc.predictions_folder import PredictionsPlan, claim_folder
 from protoocc.predictions_source import Moment, Shot, Source, check_names, to_batch
+from protoocc.submission import Benchmark, benchmark_numbers, submission_bytes, submission_file
 from protoocc.view import PredictionView, SampleView, render_prediction, render_sample, sample_title, write_png
-from schemas.classes import OCC3D, ClassTable
-from schemas.errors import ConfigError
 from schemas.files import write_bytes
 from schemas.geometry import VoxelGrid, invert_rigid
 from schemas.lock import folder_lock
 from schemas.settings import Frozen
 from schemas.voxels.visibility import View, see_voxels
 
-Kind = Literal["occ3d", "npz", "pictures"]
+Kind = Literal["occ3d", "semantickitti", "npz", "pictures"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-"""occ3d: `<token>.npz` with `arr_0`, classes numbered as in Occ3D, the form of submissions; npz: `<scene>-<frame>.npz`
+"""occ3d: `<token>.npz` with `arr_0`, classes numbered as in Occ3D, the form of submissions; semantickitti:
+`sequences/NN/predictions/FFFFFF.label` with raw ids, the form of that benchmark's; npz: `<scene>-<frame>.npz`
 with `semantics` and `seen`; pictures: PNG."""
 
 RAYS_PER_VOXEL: Final = 1.5
@@ -49,6 +49,11 @@ class PredictionOptions(Frozen):
     kinds: tuple[Kind, ...] = Field(min_length=1, description="Kinds of files, each in a folder of its name.")
     batch: int = Field(1, ge=1, description="Samples that are computed together.")
     single_frame: bool = Field(False, description="Leave out earlier keyframes, also where the network reads some.")
+
+    @property
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        """Those of the kinds that are submissions."""
+        return tuple(kind for kind in self.kinds if kind == "occ3d" or kind == "semantickitti")
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,15 @@ def write_predictions(
         on_progress: called with finished and total samples.
 
     Raises:
-        ConfigError: the folder holds other predictions or foreign files, or Occ3D has no such class.
-        DataError: a sample is missing or damaged, or the disk is full.
+        ConfigError: the folder holds other predictions or foreign files, or a benchmark has no such class.
+        DataError: a sample is missing or damaged, a benchmark has no such sample, or the disk is full.
     """
-    if "occ3d" in options.kinds:
-        occ3d_numbers(config.classes)
     check_names(source)
     moments, computed = source.moments, 0
+    for benchmark in options.benchmarks:
+        benchmark_numbers(benchmark, config.classes)
+        for moment in moments:
+            submission_file(benchmark, moment.token)
     plan = PredictionsPlan.of(network, config, source, options.model_dump(mode="json"))
     with folder_lock(out):
         claim_folder(out, plan)
@@ -122,7 +129,8 @@ def _predict(moments: Sequence[Moment], shots: Sequence[Shot], network: Network)
 
 
 def _paths(out: Path, moment: Moment, options: PredictionOptions) -> list[Path]:
-    names = {"occ3d": f"{moment.token}.npz", "npz": f"{moment.key}.npz", "pictures": f"{moment.key}.png"}
+    names = {"npz": f"{moment.key}.npz", "pictures": f"{moment.key}.png"}
+    names |= {benchmark: str(submission_file(benchmark, moment.token)) for benchmark in options.benchmarks}
     return [out / kind / names[kind] for kind in options.kinds]
 
 
@@ -132,8 +140,8 @@ def _write(out: Path, result: _Result, options: PredictionOptions) -> None:
     if set(options.kinds) & {"npz", "pictures"}:
         seen = seen_from(result.shot.views, result.volume != classes.free, grid)
     for kind, path in zip(options.kinds, _paths(out, result.moment, options), strict=True):
-        if kind == "occ3d":
-            write_bytes(path, _npz(occ3d_numbers(classes)[result.volume]))
+        if kind == "occ3d" or kind == "semantickitti":
+            write_bytes(path, submission_bytes(kind, benchmark_numbers(kind, classes)[result.volume]))
         elif seen is not None and kind == "npz":
             write_bytes(path, _npz(semantics=result.volume, seen=seen.astype(np.uint8)))
         elif seen is not None:
@@ -141,27 +149,10 @@ def _write(out: Path, result: _Result, options: PredictionOptions) -> None:
             write_png(path, _sheet(result, seen))
 
 
-def _npz(*positional: np.ndarray, **named: np.ndarray) -> bytes:
+def _npz(**named: np.ndarray) -> bytes:
     data = io.BytesIO()
-    np.savez_compressed(data, *positional, **named)
+    np.savez_compressed(data, **named)
     return data.getvalue()
-
-
-def occ3d_numbers(classes: ClassTable) -> UInt8[np.ndarray, " L"]:
-    """The number that Occ3D has for each class of a table, by its name.
-
-    Raises:
-        ConfigError: Occ3D has no class of that name.
-    """
-    strange = sorted(set(classes.occupied) - set(OCC3D.occupied))
-    if strange:
-        raise ConfigError(
-            f"Occ3D files know no class '{strange[0]}' of the network; their classes are {', '.join(OCC3D.occupied)}. "
-            "Write npz files instead: --write npz"
-        )
-    numbers = np.full(classes.num_classes, OCC3D.free, dtype=np.uint8)
-    numbers[classes.labels_of(classes.occupied)] = OCC3D.labels_of(classes.occupied)
-    return numbers
 
 
 def seen_from(views: Views, occupied: Bool[np.ndarray, "X Y Z"], grid: VoxelGrid) -> Bool[np.ndarray, "X Y Z"]:

@@ -14,6 +14,7 @@ from schemas.runs import EVALUATION
 from schemas.settings import flatten
 
 _MASK: Final = "masks.camera."
+_PARTS: Final = ("distances.", "heights.", "ranges.", "conventions.")
 _REMEDY: Final = "Make it again with `protoocc eval`, or remove it."
 
 
@@ -55,5 +56,5 @@ def read_scores(run: Path) -> KeptScores | None:
 def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the benchmark's mask, without zones, and RayIoU."""
     benchmark = {name.removeprefix(_MASK): value for name, value in row.items() if name.startswith(_MASK)}
-    figures = {name: value for name, value in benchmark.items() if not name.startswith(("distances.", "heights."))}
+    figures = {name: value for name, value in benchmark.items() if not name.startswith(_PARTS)}
     return figures | {"ray_iou": row.get("rays.ray_iou")}

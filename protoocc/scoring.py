@@ -13,12 +13,13 @@ from jaxtyping import UInt8
 from pydantic import Field
 
 from protoocc.baselines import all_free, frequent_class
+from protoocc.completion import CONVENTIONS, completion_scores
 from protoocc.data import ShardDataset, ShardSet
-from protoocc.eval_report import EvalReport, EvalRow, MaskScores, RayFigures
-from protoocc.metrics import AbsentRule
+from protoocc.eval_report import EvalReport, EvalRow, MaskScores, Parts, RayFigures
+from protoocc.metrics import AbsentRule, benchmark_rule
 from protoocc.ray_iou import cast_rays
 from protoocc.ray_places import RayPlaces
-from protoocc.tally import MASKS, Tally, Truth
+from protoocc.tally import MASKS, Mask, Tally, Truth
 from protoocc.zones import Zones
 from schemas.settings import Frozen
 from schemas.version import code_version
@@ -34,7 +35,7 @@ Tallies = dict[str, Tally]
 class EvalConfig(Frozen):
     """How to score; `workers` changes nothing but the time."""
 
-    absent: AbsentRule = Field("original", description="Which classes the mean leaves out.")
+    absent: AbsentRule | None = Field(None, description="Which classes means leave out; null: as the benchmark.")
     workers: int = Field(1, ge=1, description="Threads that count voxels and cast rays.")
 
 
@@ -106,22 +107,23 @@ class Scoring:
                 tallies[key].rays.add(cast_rays(volume, places_m, info.classes, info.grid), expected)
         return tallies
 
-    def report(self, tallies: Tallies, absent: AbsentRule) -> EvalReport:
+    def report(self, tallies: Tallies, absent: AbsentRule | None) -> EvalReport:
         """Scores of everything that was counted; who predicted is to be filled in."""
         shards, lacking = self.dataset.shards, self.places.missing
+        rule = absent or benchmark_rule(shards.dataset.classes)
         return EvalReport(
             dataset=shards.dataset.name,
             split=shards.split,
             samples=len(shards.samples),
             frames=None,
-            absent=absent,
+            absent=rule,
             baseline_split=None if self.voted is None else self.voted.split,
             checkpoint=None,
             predictions=None,
             unknown_voxels=next(iter(tallies.values())).unknown,
             without_rays=None if lacking is None else _no_rays(lacking),
             code_version=code_version(),
-            rows=tuple(_row(name, tally, absent, has_rays=lacking is None) for name, tally in tallies.items()),
+            rows=tuple(_row(name, tally, rule, has_rays=lacking is None) for name, tally in tallies.items()),
         )
 
 
@@ -168,11 +170,25 @@ def _take(waiting: deque[Future[Tallies]], sums: Tallies, done: int, on_done: Ca
 
 
 def _row(name: str, tally: Tally, absent: AbsentRule, *, has_rays: bool) -> EvalRow:
-    masks = {}
-    for mask in MASKS:
-        masks[mask] = MaskScores.with_zones(
-            tally.confusion(mask).scores(absent),
-            {zone: tally.confusion(mask, ring=n).scores(absent) for n, zone in enumerate(tally.zones.rings)},
-            {zone: tally.confusion(mask, band=n).scores(absent) for n, zone in enumerate(tally.zones.bands)},
-        )
+    masks = {mask: _mask_scores(tally, mask, absent) for mask in MASKS}
     return EvalRow(name=name, masks=masks, rays=RayFigures.of(tally.rays.scores()) if has_rays else None)
+
+
+def _mask_scores(tally: Tally, mask: Mask, absent: AbsentRule) -> MaskScores:
+    """Scores of the voxels of a mask; the means of rings and bands leave absent classes out, which many lack."""
+    zones, whole = tally.zones, tally.confusion(mask)
+    inside = "original" if absent == "zero" else absent
+    ranges = {zone: tally.confusion(mask, within=number) for number, zone in enumerate(zones.ranges)}
+    is_completion = benchmark_rule(tally.classes) == "zero"
+    return MaskScores.of_parts(
+        whole.scores(absent),
+        Parts(
+            distances={zone: tally.confusion(mask, ring=n).scores(inside) for n, zone in enumerate(zones.rings)},
+            heights={zone: tally.confusion(mask, band=n).scores(inside) for n, zone in enumerate(zones.bands)},
+            ranges={zone: confusion.scores(absent) for zone, confusion in ranges.items()},
+            conventions={
+                program: {zone: completion_scores(one, convention) for zone, one in (ranges or {"all": whole}).items()}
+                for program, convention in (CONVENTIONS.items() if is_completion else ())
+            },
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Everything that is counted about one predictor: voxels by mask, distance and height, and rays.
+"""Everything that is counted about one predictor: voxels by mask, range, distance and height, and rays.
 
 All counts are whole numbers that are added up, so neither the order of the samples nor how many are counted at a time
 changes a score.
@@ -51,8 +51,9 @@ class Tally:
         self.rays = RayConfusion(classes)
         self.unknown = 0
         """Voxels of known class that were predicted as unknown and count as free."""
-        shape = (len(_SEEN["none"]), len(zones.rings), len(zones.bands), classes.num_classes, classes.num_classes)
-        self.counts: Int64[np.ndarray, "4 rings bands L L"] = np.zeros(shape, np.int64)
+        places = (len(_SEEN["none"]), zones.shells, len(zones.rings), len(zones.bands))
+        shape = (*places, classes.num_classes, classes.num_classes)
+        self.counts: Int64[np.ndarray, "4 shells rings bands L L"] = np.zeros(shape, np.int64)
 
     def add(self, prediction: UInt8[np.ndarray, "X Y Z"], truth: Truth) -> None:
         """Counts the voxels of one sample.
@@ -69,7 +70,7 @@ class Tally:
         check_labels("label", label, self.classes, may_be_unknown=False)
         check_labels("prediction", predicted, self.classes, may_be_unknown=False)
         seen = truth.mask_camera[known] + 2 * truth.mask_lidar[known].astype(np.int64)
-        places = seen * (len(self.zones.rings) * len(self.zones.bands)) + self.zones.index[known]
+        places = seen * np.prod(self.counts.shape[1:4]) + self.zones.index[known]
         pairs = (places * self.classes.num_classes + label) * self.classes.num_classes + predicted
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
 
@@ -80,9 +81,12 @@ class Tally:
         self.unknown += other.unknown
         return self
 
-    def confusion(self, mask: Mask, *, ring: int | None = None, band: int | None = None) -> Confusion:
-        """The voxels that a mask scores, in one ring of distance or one band of height or in all."""
+    def confusion(
+        self, mask: Mask, *, within: int | None = None, ring: int | None = None, band: int | None = None
+    ) -> Confusion:
+        """The voxels that a mask scores, within one range, in one ring of distance or one band of height or in all."""
+        shells = slice(None) if within is None else slice(within + 1)
         rings, bands = (slice(None) if number is None else [number] for number in (ring, band))
         confusion = Confusion(self.classes)
-        confusion.counts += self.counts[_SEEN[mask]][:, rings][:, :, bands].sum(axis=(0, 1, 2))
+        confusion.counts += self.counts[_SEEN[mask]][:, shells][:, :, rings][:, :, :, bands].sum(axis=(0, 1, 2, 3))
         return confusion

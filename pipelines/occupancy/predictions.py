@@ -2,7 +2,8 @@
 
 Either one `.npz` for each sample with an array of classes: `TOKEN.npz` (Occ3D submissions have it as `arr_0`, SparseOcc
 as `pred`), `<scene>-<frame>.npz` (`protoocc predict --write npz`) or `[gts/]SCENE/TOKEN/labels.npz`. Or the lists of
-occupied voxels of `pipelines.occupancy.label_sets`.
+occupied voxels of `pipelines.occupancy.label_sets`. Or the submissions of SemanticKITTI, which are known by their
+folder `sequences`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from jaxtyping import UInt8
 from pipelines.occupancy.label_sets import ImportConfig, imported_file, read_imported
 from pipelines.occupancy.layouts import LAYOUTS, Layout, LayoutName
 from pipelines.occupancy.occ3d import class_numbers, labels_from
-from schemas.classes import ClassTable
+from schemas.classes import SEMANTICKITTI, ClassTable
+from schemas.completion_files import PREDICTIONS, SEQUENCES, prediction_file, read_prediction
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.names import folder_of
@@ -95,6 +97,8 @@ def open_predictions(
     """
     if not folder.is_dir():
         raise ConfigError(f"--predictions {folder}: no such folder; expected one with a file for each sample")
+    if source is None and (folder / SEQUENCES).is_dir():
+        return _label_files(folder, samples, info, entry)
     if source == "surroundocc" or source == "openoccupancy":
         return _lists(folder, samples, source, entry)
     if source is None:
@@ -171,6 +175,18 @@ def _read_numbers(path: Path, token: str, layout: Layout, shape: tuple[int, int,
     if values.shape in ((voxels,), (1, voxels), (1, *shape)):
         values = values.reshape(shape)
     return class_numbers(where, values, shape, layout)
+
+
+def _label_files(
+    folder: Path, samples: Sequence[SampleEntry], info: DatasetInfo, entry: DatasetSpec | None
+) -> PredictionFiles:
+    """`sequences/NN/predictions/FFFFFF.label`, whose raw ids become classes by name."""
+    layout = Layout({"semantics": PREDICTIONS}, SEMANTICKITTI.names, (SEMANTICKITTI.free,), has_masks=False)
+    labels = labels_from(entry or _Bare(info.name, info.classes), layout)
+    paths = {sample.token: folder / prediction_file(sample.token) for sample in samples}
+    _check_complete(folder, paths, set(_plain(folder, f"{SEQUENCES}/*/{PREDICTIONS}/*.label")))
+    shape = info.grid.shape
+    return PredictionFiles(folder, paths, lambda path, sample: labels[read_prediction(path, sample.token, shape)])
 
 
 def _lists(

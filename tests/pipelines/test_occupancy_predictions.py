@@ -11,7 +11,7 @@ import pytest
 from pipelines.occupancy.label_sets import LABEL_SETS
 from pipelines.occupancy.layouts import LAYOUTS
 from pipelines.occupancy.predictions import open_predictions
-from schemas.classes import OCC3D, ClassTable
+from schemas.classes import OCC3D, SEMANTICKITTI, ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import OCC3D_GRID, VoxelGrid
@@ -193,3 +193,28 @@ def test_a_real_label_file_reads_as_a_prediction(real_occ3d: Path) -> None:
     # Counted in the published file: 600,908 free voxels, 39,092 occupied ones.
     assert [int((labels == FREE).sum()), int((labels != FREE).sum())] == [600_908, 39_092]
     assert set(LAYOUTS["occ3d"].classes) == set(OCC3D.names)
+
+
+SCANS = [
+    SampleEntry(key=f"08-{frame:04d}", token=f"08-{5 * frame:06d}", scene="08", frame=frame, members={})
+    for frame in range(2)
+]
+
+
+def test_submissions_of_semantickitti(tmp_path: Path) -> None:
+    """Raw ids become classes by name; 252 is a moving car; the order is x, y, z with z fastest."""
+    folder = tmp_path / "sequences/08/predictions"
+    folder.mkdir(parents=True)
+    for scan in ("000000", "000005"):
+        (folder / f"{scan}.label").write_bytes(np.array([0, 10, 252, 40, *[0] * 7, 81], "<u2").tobytes())
+    info = INFO.model_copy(update={"classes": SEMANTICKITTI})
+    found = open_predictions(tmp_path, SCANS, info).read(SCANS[1])
+    expected = np.zeros(GRID.shape, np.uint8)
+    expected[0, 0, 1] = expected[0, 1, 0] = 1
+    expected[0, 1, 1], expected[2, 1, 1] = 9, 19
+    assert np.array_equal(found, expected)
+    (folder / "000005.label").rename(folder / "000006.label")
+    with pytest.raises(DataError, match=r"no file for 1 of 2 samples .*08-000005.*1 file of no sample.*000006.label"):
+        open_predictions(tmp_path, SCANS, info)
+    with pytest.raises(ConfigError, match="class 'other-vehicle', its class table has not"):
+        open_predictions(tmp_path, SCANS, INFO)

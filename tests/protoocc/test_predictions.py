@@ -17,9 +17,10 @@ from protoocc.data.decode import Views
 from protoocc.hosts import build_network
 from protoocc.inference import predict
 from protoocc.network import Network
-from protoocc.predictions import PredictionOptions, occ3d_numbers, seen_from, write_predictions
+from protoocc.predictions import PredictionOptions, seen_from, write_predictions
 from protoocc.predictions_folder import PREDICTIONS
 from protoocc.predictions_source import Moment, ShardSource, Shot, to_batch
+from protoocc.submission import benchmark_numbers
 from schemas.classes import OCC3D, ClassTable
 from schemas.errors import ConfigError, DataError
 from schemas.settings import override
@@ -126,10 +127,10 @@ def test_other_predictions_are_refused(shards: Path, network: Network, config: T
 def test_occ3d_numbers_go_by_names() -> None:
     names = ("free", "car", "vegetation")
     table = ClassTable(names=names, colors=((0, 0, 0),) * 3, free=0)
-    np.testing.assert_array_equal(occ3d_numbers(table), [17, 4, 16])
-    np.testing.assert_array_equal(occ3d_numbers(OCC3D), np.arange(18))
+    np.testing.assert_array_equal(benchmark_numbers("occ3d", table), [17, 4, 16])
+    np.testing.assert_array_equal(benchmark_numbers("occ3d", OCC3D), np.arange(18))
     with pytest.raises(ConfigError, match=r"no class 'thing_0' of the network.*--write npz"):
-        occ3d_numbers(KITTI)
+        benchmark_numbers("occ3d", KITTI)
 
 
 def test_names_that_are_no_files(shards: Path, network: Network, config: TrainConfig, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class NetworkOutput:
         pixel_seen: whether a cell counts in that loss; given wherever ``pixel_features`` are.
         pixel_stride: pixels per cell of that grid; given wherever ``pixel_features`` are.
         pixels: class and depth of image cells, for the losses of single pixels; None without them.
+        auxiliary: class logits of the same voxels by earlier layers, in training; empty for most networks.
     """
 
     logits: Float[Tensor, "views n L"]
@@ -72,6 +73,7 @@ class NetworkOutput:
     pixel_seen: Bool[Tensor, "B V h w"] | None = None
     pixel_stride: int | None = None
     pixels: PixelOutput | None = None
+    auxiliary: tuple[Float[Tensor, "n L"], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class ProtoOcc(QueryNetwork):
     def __init__(self, config: ProtoOccConfig) -> None:
         """Builds all parts with random weights."""
         super().__init__(config)
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, with_detail=config.voxel_detail)
 
     def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> NetworkOutput:
         """Logits of all views and, for the mask loss, X of equation (2) on the clustering grid.

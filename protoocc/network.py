@@ -43,6 +43,11 @@ class NetworkConfig(Frozen):
         """Index of the class that means free space."""
         return self.num_classes - 1 if self.free is None else self.free
 
+    @property
+    def reads_depth(self) -> bool:
+        """Whether the network reads ``Batch.input_depth_m``."""
+        return False
+
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained, each with its remedy; empty where it can.
 
@@ -126,6 +131,10 @@ class Network(nn.Module, ABC):
         """Most probable class of all voxels of the flattened (B, X, Y, Z) volume."""
         classes: Tensor = self(batch).logits[0].argmax(-1).to(torch.uint8)
         return classes
+
+    def trained_parts(self) -> dict[str, str]:
+        """Parts that keep the weights of another run: start of their names, here and there, and its run folder."""
+        return {}
 
     def image_prototypes(self, batch: Batch) -> ImagePrototypes | None:
         """How the cells of the images of a batch of one are grouped; None for networks that group nothing."""

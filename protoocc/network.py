@@ -99,8 +99,8 @@ class Network(nn.Module, ABC):
 
     Config: ClassVar[type[NetworkConfig]]
     """Settings that it is built from: ``Config.kind`` is its key in `protoocc.hosts.HOSTS`."""
-    backbone_prefix: ClassVar[str | None] = None
-    """Start of the names of parameters with the backbone's learning rate; None where all learn alike."""
+    backbone_prefix: ClassVar[str | tuple[str, ...] | None] = None
+    """How names of parameters with the backbone's learning rate start; None where all learn alike."""
 
     config: NetworkConfig
 

@@ -69,6 +69,7 @@ class NetworkOutput:
         pixel_seen: whether a cell counts in that loss; given wherever ``pixel_features`` are.
         pixel_stride: pixels per cell of that grid; given wherever ``pixel_features`` are.
         pixels: class and depth of image cells, for the losses of single pixels; None without them.
+        auxiliary: class logits of the same voxels by earlier layers, in training; empty for most networks.
     """
 
     logits: Float[Tensor, "views n L"]
@@ -77,6 +78,7 @@ class NetworkOutput:
     pixel_seen: Bool[Tensor, "B V h w"] | None = None
     pixel_stride: int | None = None
     pixels: PixelOutput | None = None
+    auxiliary: tuple[Float[Tensor, "n L"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Network(nn.Module, ABC):
 
     Config: ClassVar[type[NetworkConfig]]
     """Settings that it is built from: ``Config.kind`` is its key in `protoocc.hosts.HOSTS`."""
-    backbone_prefix: ClassVar[str | None] = None
-    """Start of the names of parameters with the backbone's learning rate; None where all learn alike."""
+    backbone_prefix: ClassVar[str | tuple[str, ...] | None] = None
+    """How names of parameters with the backbone's learning rate start; None where all learn alike."""
 
     config: NetworkConfig
 

@@ -194,6 +194,12 @@ class Decoder(nn.Module):
         features = self.upsample(torch.cat(views), torch.cat(indices))
         return self._classify(features.unflatten(0, (len(views), len(voxels))), detail)
 
+    def original(
+        self, queries: Float[Tensor, "B h w z d"], voxels: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "1 n L"]:
+        """Class logits of chosen voxels in the original view alone, in training as well; None for all of them."""
+        return self._classify(self.upsample(queries, voxels)[None], None)
+
     def _classify(self, features: Float[Tensor, "views n c"], detail: Detail | None) -> Float[Tensor, "views n L"]:
         if detail is None:
             logits: Tensor = self.classifier(features)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from protoocc.model.parts_config import UpsampleStage
+from protoocc.model.presets import DEMO_FEATURES
 from protoocc.model.symphonies.config import SymphoniesConfig
 
 _TWICE = UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=32)
 _TWICE_WIDE = UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=128)
-_PARTS: Final[dict[str, Any]] = {
-    "prototype_mapping": True,
-    "prototype_optimisation": True,
-    "head": "paper",
-    "multi_perspective": True,
-}
 
 
 def symphonies() -> SymphoniesConfig:
@@ -24,31 +17,21 @@ def symphonies() -> SymphoniesConfig:
 
 def symphonies_base() -> SymphoniesConfig:
     """The paper's Base: 128 x 128 x 16 queries."""
-    return SymphoniesConfig(query_shape=(128, 128, 16))
+    return SymphoniesConfig(query_shape=(128, 128, 16), upsample=(_TWICE,))
 
 
 def symphonies_small() -> SymphoniesConfig:
     """The paper's Small: 64 x 64 x 8 queries."""
-    return SymphoniesConfig(query_shape=(64, 64, 8))
+    return SymphoniesConfig(query_shape=(64, 64, 8), upsample=(_TWICE_WIDE, _TWICE))
 
 
-def symphonies_base_protoocc() -> SymphoniesConfig:
-    """Base with prototypes and several perspectives."""
-    return SymphoniesConfig(query_shape=(128, 128, 16), upsample=(_TWICE,), **_PARTS)
-
-
-def symphonies_small_protoocc() -> SymphoniesConfig:
-    """Small with prototypes and several perspectives."""
-    return SymphoniesConfig(query_shape=(64, 64, 8), upsample=(_TWICE_WIDE, _TWICE), **_PARTS)
-
-
-def symphonies_demo(features: dict[str, Any]) -> SymphoniesConfig:
-    """The smallest one, on given image features, for images of about 144 x 480 and two CPU cores.
+def symphonies_demo() -> SymphoniesConfig:
+    """A narrow one on the image features of `demo`, which stay as they are, for two CPU cores.
 
     It decodes as the paper does, in one view: its own head would upsample all two million voxels in every step.
     """
     return SymphoniesConfig(
-        **features,
+        **DEMO_FEATURES,
         pixel_decoder_layers=0,
         frozen_features=True,
         query_shape=(64, 64, 4),
@@ -60,11 +43,11 @@ def symphonies_demo(features: dict[str, Any]) -> SymphoniesConfig:
         dilations=(1,),
         head="paper",
         upsample=(UpsampleStage(kernel=(4, 4, 8), stride=(4, 4, 8), channels=32),),
-        classifier_channels=64,
-        clustering_stride=8,
+        augmentations=("dropout",),
     )
 
 
-def symphonies_demo_protoocc(features: dict[str, Any]) -> SymphoniesConfig:
-    """The smallest one with prototypes and two perspectives."""
-    return symphonies_demo(features).model_copy(update={**_PARTS, "augmentations": ("dropout",)})
+def with_parts(config: SymphoniesConfig) -> SymphoniesConfig:
+    """The same network with the paper's parts."""
+    parts = {"prototype_mapping": True, "prototype_optimisation": True, "multi_perspective": True, "head": "paper"}
+    return SymphoniesConfig.model_validate({**dict(config), **parts})

@@ -328,6 +328,15 @@ def pack(
     depth: Annotated[
         bool, typer.Option("--depth", help="Also pack the LiDAR points in each image, for losses of depth and pixels.")
     ] = False,
+    depth_maps: Annotated[
+        Path | None,
+        typer.Option(
+            "--depth-maps",
+            help="Also pack depth maps of this folder, which networks may read: a .npy (metres) or 16-bit .png (metres "
+            "* 256) for each camera file, at its path.",
+            show_default=False,
+        ),
+    ] = None,
     no_images: Annotated[
         bool, typer.Option("--no-images", help="Leave out the images: `protoocc join` takes them from the raw data.")
     ] = False,
@@ -354,13 +363,17 @@ def pack(
 
         protoocc pack --depth
 
+        protoocc pack --depth-maps data/kitti-depth
+
         protoocc pack --no-images
     """
     from pipelines.pack import PackConfig
     from pipelines.pack import pack as run_pack
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
-    config = PackConfig(masks=masks, samples_per_shard=samples_per_shard, depth=depth, images=not no_images)
+    maps = None if depth_maps is None else str(depth_maps)
+    values = {"masks": masks, "samples_per_shard": samples_per_shard, "depth": depth, "images": not no_images}
+    config = PackConfig(**values, depth_maps=maps)
     summary = run_with_bar(
         "pack",
         lambda runtime: run_pack(dataset, dataset.work, config, runtime),

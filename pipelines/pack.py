@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipelines.depth_maps import depth_map_member, map_paths
 from pipelines.images import camera_files, camera_members
 from pipelines.label_counts import useless_counts
 from pipelines.lidar_depth import PixelPoints, keyframe_pixels, lidar_paths
@@ -60,6 +61,7 @@ from schemas.shards import (
     DEPTH_ARRAYS,
     DEPTH_MEMBER,
     IMAGES_KEY,
+    INPUT_DEPTH_MEMBER,
     MASKS_MEMBER,
     META_MEMBER,
     OCCUPANCY_MEMBER,
@@ -77,6 +79,9 @@ class PackConfig(Frozen):
     samples_per_shard: int = Field(64, ge=1, description="A shard is closed after the scene that reaches this count.")
     depth: bool = Field(
         False, description="Pack the points of the keyframe's LiDAR sweep in each image, with their depth."
+    )
+    depth_maps: str | None = Field(
+        None, description="Folder of depth maps of the user's, at the paths of the camera files; null: none."
     )
     images: bool = Field(
         True, description="Pack the images; without them samples name the camera files, which readers join."
@@ -118,7 +123,13 @@ def pack_stage(dataset: DatasetSpec, work: WorkFolder, config: PackConfig) -> St
         options.append("--depth")
     if not config.images:
         options.append("--no-images")
-    defaults = {name for name in ("depth", "images") if getattr(config, name) == PackConfig.model_fields[name].default}
+    if config.depth_maps is not None:
+        options += ["--depth-maps", config.depth_maps]
+    defaults = {
+        name
+        for name in ("depth", "depth_maps", "images")
+        if getattr(config, name) == PackConfig.model_fields[name].default
+    }
     return Stage(
         name="pack",
         folder=work.shards,
@@ -178,7 +189,10 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
     stores = [StoreRows(path, kind) for kind, path in _stores(work, config).items()]
     records = read_records(work.records, unit.entries)
     useless: Counter[str] = Counter()
-    order = sample_members(dataset.cameras, masks=True, depth=config.depth, images=config.images)
+    maps = None if config.depth_maps is None else Path(config.depth_maps)
+    order = sample_members(
+        dataset.cameras, masks=True, depth=config.depth, depth_maps=maps is not None, images=config.images
+    )
 
     def samples() -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:
         for entry, record in zip(unit.entries, records, strict=True):
@@ -187,11 +201,14 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
             members = _members(dataset, record, arrays, config)
             if config.depth:
                 members[DEPTH_MEMBER] = _depth_member(keyframe_pixels(dataset, record, arrays))
+            if maps is not None:
+                members[INPUT_DEPTH_MEMBER] = depth_map_member(maps, dataset, record)
             yield record, {name: members[name] for name in order}
 
     index = write_shard(shards, unit.name, split_of(unit), samples())
     images = [dataset.root / record.cameras[name].path for record in records for name in dataset.cameras]
     points = [path for record in records for path in lidar_paths(dataset, record)] if config.depth else []
+    points += [path for record in records for path in map_paths(maps, dataset, record)] if maps is not None else []
     counts = {"bytes": float(index.filesize), **{name: float(count) for name, count in useless.items()}}
     return UnitReport(done=len(index.samples), counts=counts, read=(*images, *points))
 
@@ -248,6 +265,13 @@ def _finish(
     specs = {channel: dataset.image_of(channel) for channel in dataset.cameras}
     files = None if config.images else ImageFiles(specs=specs, jpeg_quality=config.jpeg_quality)
     manifest = make_manifest(
-        dataset, folder, names, masks=config.masks, depth=config.depth, left_out=dict(dropped), image_files=files
+        dataset,
+        folder,
+        names,
+        masks=config.masks,
+        depth=config.depth,
+        depth_maps=config.depth_maps is not None,
+        left_out=dict(dropped),
+        image_files=files,
     )
     return finish_shards(folder, manifest, {CARD: dataset_card(manifest), CROISSANT: croissant(manifest)})

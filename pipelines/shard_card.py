@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from schemas.shards import CHECKSUMS, DEPTH_MEMBER, IMAGE_MEMBERS, MEMBERS, Manifest
+from schemas.shards import CHECKSUMS, DEPTH_MEMBER, IMAGE_MEMBERS, INPUT_DEPTH_MEMBER, MEMBERS, Manifest
 
 UNKNOWN_LICENCE = (
     "Nobody said under which licence the images are: ask whoever made the raw data before you pass these shards on."
@@ -24,7 +24,11 @@ def dataset_card(manifest: Manifest) -> str:
     ]
     height, width = dataset.image_shape
     voxels = " x ".join(map(str, dataset.grid.shape))
-    optional = {DEPTH_MEMBER: manifest.depth, IMAGE_MEMBERS: manifest.image_files is None}
+    optional = {
+        DEPTH_MEMBER: manifest.depth,
+        INPUT_DEPTH_MEMBER: manifest.depth_maps,
+        IMAGE_MEMBERS: manifest.image_files is None,
+    }
     members = {name: meaning for name, meaning in MEMBERS.items() if optional.get(name, True)}
     lines = [
         "---",

@@ -32,6 +32,8 @@ class Batch:
         mask_lidar: voxel is observed by the LiDAR.
         depth_m: measured depth of each pixel along the camera's axis, metres; 0 where there is none.
         pixel_classes: class of each pixel that was measured; unknown elsewhere. Given wherever ``depth_m`` is.
+        input_depth_m: depth of each pixel that a network may read, metres; 0 where there is none. Maps of the user's
+            where the shards hold some, else what the LiDAR measured.
         past_images: images of earlier keyframes.
         past_image_from_camera: their intrinsics, pixels.
         past_camera_from_ego: ego frame of the earlier keyframe in each of its cameras, metres.
@@ -50,6 +52,7 @@ class Batch:
     mask_lidar: Bool[Tensor, "B X Y Z"] | None = None
     depth_m: Float[Tensor, "B V H W"] | None = None
     pixel_classes: UInt8[Tensor, "B V H W"] | None = None
+    input_depth_m: Float[Tensor, "B V H W"] | None = None
     past_images: UInt8[Tensor, "B T V 3 H W"] | None = None
     past_image_from_camera: Float[Tensor, "B T V 3 3"] | None = None
     past_camera_from_ego: Float[Tensor, "B T V 4 4"] | None = None

@@ -20,6 +20,7 @@ def check_shards(config: TrainConfig, shards: ShardSet) -> None:
         ConfigError: another grid, or a class table with other names or another free class (names the difference).
     """
     _check_grid(config, shards)
+    _check_depth(config, shards)
     difference = table_difference(config.classes, shards.dataset.classes)
     if difference is not None:
         raise ConfigError(
@@ -36,6 +37,7 @@ def check_training(config: TrainConfig, shards: ShardSet) -> None:
             or something that the network needs and does not have.
     """
     _check_grid(config, shards)
+    _check_depth(config, shards)
     check_augment(config.data.augment, shards.dataset.grid)
     model, classes = config.model, shards.dataset.classes
     if (model.num_classes, model.free_class) != (classes.num_classes, classes.free):
@@ -63,6 +65,14 @@ def table_difference(one: ClassTable, other: ClassTable) -> str | None:
     if one.free != other.free:
         return f"free space is class {one.free} there and {other.free} here"
     return None
+
+
+def _check_depth(config: TrainConfig, shards: ShardSet) -> None:
+    if config.model.reads_depth and not shards.manifest.has_input_depth:
+        raise ConfigError(
+            f"the network reads depth and {shards.folder} holds none; pack with `protoocc pack --depth` (LiDAR) or "
+            "`--depth-maps DIR` (your own), or use a network that needs none (a VoxFormer with model.proposals=all)"
+        )
 
 
 def _check_grid(config: TrainConfig, shards: ShardSet) -> None:

@@ -27,6 +27,7 @@ class OptimizerConfig(Frozen):
     lr: float = Field(2e-4, gt=0, description="Learning rate at the top of the schedule.")
     backbone_lr_factor: float = Field(0.1, ge=0, description="Share of `lr` for the residual network; 1 from scratch.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
+    eps: float = Field(1e-8, gt=0, description="What AdamW adds to the root of the second moment.")
     clip_norm: float = Field(35.0, gt=0, description="Gradients are scaled down to this L2 norm.")
     ema: float | None = Field(
         None,
@@ -38,12 +39,15 @@ class OptimizerConfig(Frozen):
 
 
 class ScheduleConfig(Frozen):
-    """Linear warm-up, then cosine decay."""
+    """Linear warm-up, then cosine decay or drops to a tenth."""
 
     steps: int | None = Field(None, ge=1, description="Optimiser steps; either this or `epochs`.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training split; either this or `steps`.")
     warmup_steps: int = Field(500, ge=0, description="Steps from near zero up to `lr`.")
     final_lr_factor: float = Field(1e-3, ge=0, le=1, description="Share of `lr` at the last step.")
+    drops: tuple[float, ...] = Field(
+        (), description="Shares of the run after which the rate falls to a tenth, such as 0.8; empty: cosine decay."
+    )
     extended: tuple[int, ...] = Field(
         (), description="Steps after which the run was over and then prolonged; `protoocc train --extend` fills it in."
     )
@@ -52,6 +56,8 @@ class ScheduleConfig(Frozen):
     def _one_length(self) -> ScheduleConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, and set the other one to null")
+        if not all(0 < share < 1 for share in self.drops):
+            raise ValueError(f"drops {self.drops} are shares of the run, each above 0 and below 1")
         lengths = [0, *self.extended, *([] if self.steps is None else [self.steps])]
         if self.extended and (self.steps is None or lengths != sorted(set(lengths))):
             raise ValueError("extended holds rising numbers of steps, all below steps")

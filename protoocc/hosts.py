@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any, Final
 
 from protoocc.model import Plain, ProtoOcc
+from protoocc.model.symphonies import Symphonies
+from protoocc.model.voxformer import ProposalNetwork, VoxFormer
 from protoocc.network import Network, NetworkConfig
 from schemas.errors import ConfigError
 
-HOSTS: Final[dict[str, type[Network]]] = {"protoocc": ProtoOcc, "plain": Plain}
+HOSTS: Final[dict[str, type[Network]]] = {
+    "protoocc": ProtoOcc,
+    "plain": Plain,
+    "voxformer": VoxFormer,
+    "proposals": ProposalNetwork,
+    "symphonies": Symphonies,
+}
 """Networks by kind. PanoOcc, BEVFormer and DFA3D are settings of `protoocc`; another network is another line here."""
 
 FIRST_KIND: Final = "protoocc"

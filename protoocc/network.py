@@ -43,6 +43,11 @@ class NetworkConfig(Frozen):
         """Index of the class that means free space."""
         return self.num_classes - 1 if self.free is None else self.free
 
+    @property
+    def reads_depth(self) -> bool:
+        """Whether the network reads ``Batch.input_depth_m``."""
+        return False
+
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained, each with its remedy; empty where it can.
 
@@ -64,6 +69,7 @@ class NetworkOutput:
         pixel_seen: whether a cell counts in that loss; given wherever ``pixel_features`` are.
         pixel_stride: pixels per cell of that grid; given wherever ``pixel_features`` are.
         pixels: class and depth of image cells, for the losses of single pixels; None without them.
+        auxiliary: class logits of the same voxels by earlier layers, in training; empty for most networks.
     """
 
     logits: Float[Tensor, "views n L"]
@@ -72,6 +78,7 @@ class NetworkOutput:
     pixel_seen: Bool[Tensor, "B V h w"] | None = None
     pixel_stride: int | None = None
     pixels: PixelOutput | None = None
+    auxiliary: tuple[Float[Tensor, "n L"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,8 @@ class Network(nn.Module, ABC):
 
     Config: ClassVar[type[NetworkConfig]]
     """Settings that it is built from: ``Config.kind`` is its key in `protoocc.hosts.HOSTS`."""
-    backbone_prefix: ClassVar[str | None] = None
-    """Start of the names of parameters with the backbone's learning rate; None where all learn alike."""
+    backbone_prefix: ClassVar[str | tuple[str, ...] | None] = None
+    """How names of parameters with the backbone's learning rate start; None where all learn alike."""
 
     config: NetworkConfig
 
@@ -124,6 +131,10 @@ class Network(nn.Module, ABC):
         """Most probable class of all voxels of the flattened (B, X, Y, Z) volume."""
         classes: Tensor = self(batch).logits[0].argmax(-1).to(torch.uint8)
         return classes
+
+    def trained_parts(self) -> dict[str, str]:
+        """Parts that keep the weights of another run: start of their names, here and there, and its run folder."""
+        return {}
 
     def image_prototypes(self, batch: Batch) -> ImagePrototypes | None:
         """How the cells of the images of a batch of one are grouped; None for networks that group nothing."""

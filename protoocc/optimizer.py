@@ -32,6 +32,7 @@ def make_optimizer(model: Network, config: OptimizerConfig) -> torch.optim.AdamW
             for (factor, decay), parameters in sorted(groups.items(), key=lambda group: group[0])
         ],
         lr=config.lr,
+        eps=config.eps,
     )
 
 
@@ -44,7 +45,8 @@ def count_steps(config: TrainConfig, samples: int) -> int:
 def lr_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
     """Share of the top learning rate at a step.
 
-    Linear from 1 / warmup_steps to 1 during warm-up, then half a cosine down to ``final_lr_factor`` at the last step.
+    Linear from 1 / warmup_steps to 1 during warm-up, then half a cosine down to ``final_lr_factor`` at the last step,
+    or a tenth of what it was from each of the ``drops`` on.
 
     Args:
         step: number of the step, 0 <= step < steps.
@@ -53,6 +55,8 @@ def lr_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
     """
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
+    if schedule.drops:
+        return float(0.1 ** sum(step >= share * steps for share in schedule.drops))
     progress = (step - schedule.warmup_steps) / max(steps - 1 - schedule.warmup_steps, 1)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     return schedule.final_lr_factor + (1.0 - schedule.final_lr_factor) * cosine

@@ -149,5 +149,6 @@ def _one(moment: Moment, shot: Shot, earlier: int) -> Batch:
         image_from_camera=torch.from_numpy(views.image_from_camera)[None],
         camera_from_ego=torch.from_numpy(views.camera_from_ego)[None],
         tokens=[moment.token],
+        input_depth_m=None if views.input_depth_m is None else torch.from_numpy(views.input_depth_m)[None],
         **fields,  # type: ignore[arg-type]
     )

@@ -10,8 +10,12 @@ from protoocc import model
 from protoocc.ablations import ABLATIONS
 from protoocc.augment.config import AugmentConfig
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, WeightsConfig
+from protoocc.losses.class_weights import SEMANTICKITTI_WEIGHTS, VOXFORMER_WEIGHTS
 from protoocc.losses.config import LossConfig
+from protoocc.model.symphonies import presets as sym
+from protoocc.model.voxformer import presets as vox
 from protoocc.network import NetworkConfig
+from schemas.classes import SEMANTICKITTI
 from schemas.errors import ConfigError, did_you_mean
 from schemas.settings import override
 
@@ -21,6 +25,15 @@ DEMO_FEATURES: Final = WeightsConfig(
     format="protoocc",
 )
 """Image features of the demo, pretrained on generated worlds of other seeds; `demo.json` beside it says how."""
+
+_VOXFORMER_LOSS: Final = LossConfig(
+    lambda_ce=1.0,
+    lambda_lovasz=0.0,
+    lambda_sem_scal=1.0,
+    lambda_geo_scal=1.0,
+    class_weights=VOXFORMER_WEIGHTS,
+    ce_mean="voxels",
+)
 
 
 def demo() -> TrainConfig:
@@ -51,9 +64,77 @@ def published(network: NetworkConfig) -> TrainConfig:
     )
 
 
+def voxformer(network: NetworkConfig) -> TrainConfig:
+    """VoxFormer's published training: 20 epochs of 4 samples a step, one rate for all, three losses of weight 1."""
+    return TrainConfig(
+        model=network,
+        loss=_VOXFORMER_LOSS,
+        optimizer=OptimizerConfig(backbone_lr_factor=1.0),
+        schedule=ScheduleConfig(epochs=20),
+        data=DataConfig(batch_size=4, workers=4),
+    )
+
+
+def voxformer_demo(network: NetworkConfig) -> TrainConfig:
+    """A small VoxFormer for generated sequences in SemanticKITTI's form: minutes on two CPU cores."""
+    loss = {"supervised_voxels": 40_000, "consistency_voxels": 4_000}
+    return TrainConfig(
+        model=network,
+        loss=_VOXFORMER_LOSS.model_copy(update=loss),
+        optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
+        schedule=ScheduleConfig(steps=400, warmup_steps=15),
+        data=DataConfig(batch_size=1, augment=AugmentConfig(flip_y=0.5)),
+        weights=DEMO_FEATURES,
+        checkpoint_every=100,
+    )
+
+
+def proposals(network: NetworkConfig) -> TrainConfig:
+    """What proposes queries, trained from scratch by cross entropy alone: minutes on two CPU cores."""
+    return TrainConfig(
+        model=network,
+        loss=LossConfig(lambda_ce=1.0, lambda_lovasz=0.0, supervised_voxels=100_000),
+        optimizer=OptimizerConfig(lr=2e-3),
+        schedule=ScheduleConfig(steps=400, warmup_steps=15),
+        data=DataConfig(batch_size=2, augment=AugmentConfig(flip_y=0.5)),
+        checkpoint_every=100,
+    )
+
+
 def plain() -> TrainConfig:
     """The plain network, trained as the demo is."""
     return demo().model_copy(update={"model": model.plain()})
+
+
+SYMPHONIES_LOSS: Final = LossConfig(
+    lambda_ce=1.0,
+    lambda_lovasz=0.0,
+    lambda_sem_scal=1.0,
+    lambda_geo_scal=1.0,
+    lambda_frustum=1.0,
+    class_weights=SEMANTICKITTI_WEIGHTS,
+)
+"""Four losses of voxels with weight 1 each, as published; earlier layers count half."""
+
+
+def symphonies(network: NetworkConfig) -> TrainConfig:
+    """Symphonies' own training: 30 epochs, 4 samples a step, a tenth of the rate after epoch 25."""
+    return TrainConfig(
+        model=network,
+        loss=SYMPHONIES_LOSS,
+        optimizer=OptimizerConfig(eps=1e-3, weight_decay=1e-4),
+        schedule=ScheduleConfig(epochs=30, warmup_steps=0, drops=(25 / 30,)),
+        data=DataConfig(batch_size=4, workers=4),
+        classes=SEMANTICKITTI,
+    )
+
+
+def symphonies_demo(network: NetworkConfig) -> TrainConfig:
+    """A small Symphonies on the image features of the demo."""
+    settings = demo()
+    voxels = {"supervised_voxels": 40_000, "consistency_voxels": 4_000}
+    changes = {"model": network, "loss": SYMPHONIES_LOSS.model_copy(update=voxels), "classes": SEMANTICKITTI}
+    return settings.model_copy(update=changes)
 
 
 PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
@@ -69,6 +150,21 @@ PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "bevformer-base": lambda: published(model.bevformer_base()),
     "bevformer-small": lambda: published(model.bevformer_small()),
     "bevformer-tiny": lambda: published(model.bevformer_tiny()),
+    "voxformer-base": lambda: voxformer(vox.voxformer_base()),
+    "voxformer-base-protoocc": lambda: voxformer(vox.with_parts(vox.voxformer_base())),
+    "voxformer-small": lambda: voxformer(vox.voxformer_small()),
+    "voxformer-small-protoocc": lambda: voxformer(vox.with_parts(vox.voxformer_small())),
+    "voxformer-demo": lambda: voxformer_demo(vox.voxformer_demo()),
+    "voxformer-demo-protoocc": lambda: voxformer_demo(vox.with_parts(vox.voxformer_demo())),
+    "proposals": lambda: proposals(vox.proposals()),
+    "proposals-as-is": lambda: proposals(vox.proposals_as_is()),
+    "symphonies": lambda: symphonies(sym.symphonies()),
+    "symphonies-base": lambda: symphonies(sym.symphonies_base()),
+    "symphonies-base-protoocc": lambda: symphonies(sym.with_parts(sym.symphonies_base())),
+    "symphonies-small": lambda: symphonies(sym.symphonies_small()),
+    "symphonies-small-protoocc": lambda: symphonies(sym.with_parts(sym.symphonies_small())),
+    "symphonies-demo": lambda: symphonies_demo(sym.symphonies_demo()),
+    "symphonies-demo-protoocc": lambda: symphonies_demo(sym.with_parts(sym.symphonies_demo())),
 }
 """Presets by the name that the command line takes."""
 

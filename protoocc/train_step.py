@@ -109,7 +109,7 @@ class Stepper:
         precision = _TYPES[self.config.precision]
         with torch.autocast(self.device.type, precision, enabled=precision is not None):
             output = self.model(batch, choice.all)
-        losses = compute_losses(output, batch, choice, self.config.loss)
+        losses = compute_losses(output, batch, choice, self.config.loss, self.config.model)
         share = losses["total"] / self.config.data.accumulate
         torch.autograd.backward(self.scaler.scale(share))
         return {name: value.detach().float() for name, value in losses.items()}

@@ -31,7 +31,7 @@ from protoocc.run_state import RunState
 from protoocc.train_step import Stepper
 from protoocc.training_report import StepReport, TrainSummary, mean_losses
 from protoocc.validation import Validation
-from protoocc.weights import fill, reread_weights
+from protoocc.weights import fill, fill_parts, reread_weights
 from schemas.lock import folder_lock
 from schemas.runs import CHECKPOINTS
 
@@ -82,6 +82,8 @@ def train(
             run.state.restore(out / CHECKPOINTS)
         if run.state.step == 0 and config.weights is not None:
             fill(run.model, reread_weights(config.weights))
+        if run.state.step == 0:
+            fill_parts(run.model)
         run.loop(out, on_step)
         ranks.gather(None)
     seconds = time.monotonic() - started

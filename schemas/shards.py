@@ -36,6 +36,7 @@ IMAGES_KEY: Final = "images"
 CLASSES_MEMBER: Final = "classes.png"
 DEPTH_MEMBER: Final = "depth.npz"
 DEPTH_IMAGE_MEMBER: Final = "depth.png"
+INPUT_DEPTH_MEMBER: Final = "input_depth.png"
 DEPTH_BYTES: Final = 7
 """Bytes of a point of `depth.npz`; a pixel has one at most."""
 OCCUPANCY_ARRAYS: Final = 3
@@ -56,6 +57,7 @@ MEMBERS: Final[dict[str, str]] = {
     MASKS_MEMBER: "segment_id as 16-bit PNG, the V camera images below each other: (V*H, W).",
     OCCUPANCY_MEMBER: "semantics, mask_lidar, mask_camera: uint8 (X, Y, Z), deflate, no pickle.",
     DEPTH_MEMBER: "Only with `pack --depth`, LiDAR points in the images: count per camera, u, v, depth_m, label.",
+    INPUT_DEPTH_MEMBER: "Only with `pack --depth-maps`, depth that networks read, 16-bit PNG in centimetres: (V*H, W).",
     META_MEMBER: "token, scene, frame, timestamp_us, cameras, segment_count, image_from_camera, camera_from_ego, "
     "global_from_ego; ego_from_lidar where the log has a LiDAR; images, the camera files, in sets without images.",
 }
@@ -84,12 +86,15 @@ def image_member(channel: str) -> str:
     return f"{file_key(channel.lower())}.jpg"
 
 
-def sample_members(cameras: Sequence[str], *, masks: bool, depth: bool = False, images: bool = True) -> tuple[str, ...]:
+def sample_members(
+    cameras: Sequence[str], *, masks: bool, depth: bool = False, depth_maps: bool = False, images: bool = True
+) -> tuple[str, ...]:
     """Members that every sample has, in the order of the tar.
 
     Images stand last: a reader that finds the npz, a zip file, near the end of a tar may take the tar for one.
     """
-    labels = [OCCUPANCY_MEMBER, *([DEPTH_MEMBER] if depth else []), *([MASKS_MEMBER] if masks else [])]
+    optional = {DEPTH_MEMBER: depth, INPUT_DEPTH_MEMBER: depth_maps, MASKS_MEMBER: masks}
+    labels = [OCCUPANCY_MEMBER, *(member for member, is_there in optional.items() if is_there)]
     return (META_MEMBER, *labels, *(map(image_member, cameras) if images else ()))
 
 
@@ -148,6 +153,7 @@ class DatasetInfo(_Stored):
             MASKS_MEMBER: 2 * len(self.cameras) * pixels,
             DEPTH_MEMBER: DEPTH_BYTES * len(self.cameras) * pixels,
             CLASSES_MEMBER: len(self.cameras) * pixels,
+            INPUT_DEPTH_MEMBER: 2 * len(self.cameras) * pixels,
             DEPTH_IMAGE_MEMBER: 2 * len(self.cameras) * pixels,
             META_MEMBER: META_BYTES,
         }.get(extension, 3 * pixels)
@@ -217,6 +223,11 @@ class Manifest(_Stored):
     )
     masks: str | None = Field(description="Generator of the pseudo masks; None where shards hold none.")
     depth: bool = Field(False, description="Whether the shards hold sparse depth, `depth.npz`.")
+    depth_maps: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="Whether the shards hold depth maps of the user's, `input_depth.png`.",
+    )
     pixels: Literal["truth", "lidar"] | None = Field(
         None,
         description="Where per-pixel classes and depth come from, for image targets, which hold nothing else; None for "
@@ -242,7 +253,18 @@ class Manifest(_Stored):
         if self.pixels is not None:
             return pixel_members(self.dataset.cameras)
         has_images = self.image_files is None
-        return sample_members(self.dataset.cameras, masks=self.masks is not None, depth=self.depth, images=has_images)
+        return sample_members(
+            self.dataset.cameras,
+            masks=self.masks is not None,
+            depth=self.depth,
+            depth_maps=self.depth_maps,
+            images=has_images,
+        )
+
+    @property
+    def has_input_depth(self) -> bool:
+        """Whether networks that read depth find some: maps of the user's or the LiDAR's points."""
+        return self.depth or self.depth_maps
 
     @property
     def joined_extensions(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from schemas.geometry import VoxelGrid
 Axis = Literal["x", "y"]
 """Axis of the ego frame whose direction is turned round."""
 
-PIXELS: Final = ("images", "past_images", "segment_id", "depth_m", "pixel_classes")
+PIXELS: Final = ("images", "past_images", "segment_id", "depth_m", "pixel_classes", "input_depth_m")
 """Fields of a batch with image columns as their last axis."""
 INTRINSICS: Final = ("image_from_camera", "past_image_from_camera")
 POSES: Final = ("camera_from_ego", "past_camera_from_ego")

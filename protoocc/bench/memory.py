@@ -95,7 +95,7 @@ def _step(config: TrainConfig, batch: Batch, device: torch.device) -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     choice = choose_voxels(batch, config.loss, config.classes)
-    losses = compute_losses(model(batch, choice.all), batch, choice, config.loss)
+    losses = compute_losses(model(batch, choice.all), batch, choice, config.loss, config.model)
     torch.autograd.backward(losses["total"])
     optimizer.step()
 

@@ -154,6 +154,7 @@ def to_batch(keyframe: Keyframe) -> Batch:
         mask_lidar=torch.from_numpy(keyframe.mask_lidar != 0)[None],
         depth_m=None if keyframe.depth_m is None else torch.from_numpy(keyframe.depth_m)[None],
         pixel_classes=None if keyframe.pixel_classes is None else torch.from_numpy(keyframe.pixel_classes)[None],
+        input_depth_m=None if keyframe.input_depth_m is None else torch.from_numpy(keyframe.input_depth_m)[None],
         **({} if keyframe.past is None else _past_fields(keyframe.past)),  # type: ignore[arg-type]
     )
 

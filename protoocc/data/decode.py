@@ -28,8 +28,10 @@ from schemas.outside import (
     shorten,
 )
 from schemas.outside.limits import META_BYTES, PLANET_M, VEHICLE_M
+from schemas.pixels import decode_depth
 from schemas.shards import (
     DEPTH_MEMBER,
+    INPUT_DEPTH_MEMBER,
     MASKS_MEMBER,
     META_MEMBER,
     OCCUPANCY_MEMBER,
@@ -50,6 +52,8 @@ class Views:
         camera_from_ego: ego frame to camera, metres.
         global_from_ego: vehicle pose, metres.
         ego_from_lidar: mounting of the LiDAR, metres; None where nobody says it, or there is no LiDAR.
+        input_depth_m: depth of each pixel that a network may read, metres; 0 where there is none; None for sources
+            without.
     """
 
     images: UInt8[np.ndarray, "V H W 3"]
@@ -57,6 +61,7 @@ class Views:
     camera_from_ego: Float32[np.ndarray, "V 4 4"]
     global_from_ego: Float64[np.ndarray, "4 4"]
     ego_from_lidar: Float64[np.ndarray, "4 4"] | None = None
+    input_depth_m: Float32[np.ndarray, "V H W"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,10 @@ def decode_keyframe(shard: Path, sample: SampleEntry, members: Mapping[str, byte
     arrays |= _calibration(where, meta, dataset)
     if DEPTH_MEMBER in members:
         arrays |= decode_depth_points(where, members[DEPTH_MEMBER], dataset)
+        arrays["input_depth_m"] = arrays["depth_m"]
+    if INPUT_DEPTH_MEMBER in members:
+        source = Source(f"{where}, {INPUT_DEPTH_MEMBER}", PACK_AGAIN)
+        arrays["input_depth_m"] = decode_depth(decode_grey(source, members[INPUT_DEPTH_MEMBER], dataset, bits=16))
     return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
 
 

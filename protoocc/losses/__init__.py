@@ -6,10 +6,8 @@ other, have the batch's loss as their mean, and its gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from protoocc.batch import Batch
@@ -17,16 +15,20 @@ from protoocc.losses.auxiliary import pixel_losses
 from protoocc.losses.config import LossConfig
 from protoocc.losses.consistency import consistency_loss
 from protoocc.losses.contrastive import cell_segments, contrastive_loss
-from protoocc.losses.lovasz import lovasz_softmax
+from protoocc.losses.occupancy import add_scene_losses, cross_entropy, mean, occupancy_losses, precise, weigh
 from protoocc.losses.voxels import VoxelChoice, choose_voxels
-from protoocc.network import NetworkOutput
-from schemas.errors import ConfigError, DataError
+from protoocc.network import NetworkConfig, NetworkOutput
+from schemas.errors import DataError
 
-__all__ = ["LossConfig", "VoxelChoice", "choose_voxels", "compute_losses"]
+__all__ = ["LossConfig", "VoxelChoice", "choose_voxels", "compute_losses", "cross_entropy"]
 
 
 def compute_losses(
-    output: NetworkOutput, batch: Batch, choice: VoxelChoice, config: LossConfig
+    output: NetworkOutput,
+    batch: Batch,
+    choice: VoxelChoice,
+    config: LossConfig,
+    network: NetworkConfig | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """All losses of one step.
 
@@ -35,34 +37,26 @@ def compute_losses(
         batch: with labels and pseudo masks.
         choice: from `choose_voxels`.
         config: weights and temperatures.
+        network: settings of the network that gave the output; needed by ``geo_scal`` and ``frustum`` alone.
 
     Returns:
         Means over samples: ``ce`` and ``lovasz`` summed over the P + 1 views, ``cls`` as a mean over cells and
         ``cls_sum`` as the paper's sum (no gradient), ``cons``, and their weighted sum ``total``. A part that is
-        switched off is zero, and so is what a sample without its voxels or cells adds. Networks with heads for single
-        pixels add ``pixels`` (classes) and ``depth``.
+        switched off is zero, and so is what a sample without its voxels or cells adds. Scene losses with a
+        weight add ``sem_scal``, ``geo_scal`` and ``frustum``, summed over the views; networks with heads for single
+        pixels add ``pixels`` (classes) and ``depth``, those with logits of earlier layers ``auxiliary``.
 
     Raises:
         DataError: labels or pseudo masks are missing.
     """
-    if batch.semantics is None:
-        raise DataError(f"samples {batch.tokens} have no semantics; train on shards packed with labels")
     supervised, consistency = output.logits.split([len(choice.supervised), len(choice.consistency)], dim=1)
-    counts = choice.counts(batch)
-    labels = batch.semantics.flatten()[choice.supervised].long().split(counts)
-    logarithms = _precise(supervised).log_softmax(-1)
-    samples = list(zip(logarithms.split(counts, dim=1), labels, choice.weights.split(counts), strict=True))
-    losses = {
-        "ce": _mean([cross_entropy(*sample, config.class_weights).sum() for sample in samples]),
-        "lovasz": _mean([lovasz_softmax(sample.exp(), known, weights).sum() for sample, known, weights in samples]),
-        "cls": logarithms.new_zeros(()),
-        "cons": logarithms.new_zeros(()),
-    }
+    losses = occupancy_losses(supervised, batch, choice, config, network)
+    losses |= {"cls": losses["ce"].new_zeros(()), "cons": losses["ce"].new_zeros(())}
     if output.pixel_features is not None:
         summed, losses["cls"] = _mask_loss(output, batch, config)
         losses["cls_sum"] = summed.detach()
     if len(output.logits) > 1:
-        losses["cons"] = consistency_loss(_precise(consistency).softmax(-1), config.tau_cons)
+        losses["cons"] = consistency_loss(precise(consistency).softmax(-1), config.tau_cons)
     if output.pixels is not None:
         losses |= pixel_losses(output.pixels, batch)
     losses["total"] = (
@@ -71,41 +65,26 @@ def compute_losses(
         + config.lambda_cls * losses["cls"]
         + config.lambda_cons * losses["cons"]
     )
+    losses["total"] = add_scene_losses(losses["total"], losses, config)
     for name, weight in (("pixels", config.lambda_pixels), ("depth", config.lambda_depth)):
         if name in losses:
             losses["total"] = losses["total"] + weight * losses[name]
+    if output.auxiliary:
+        losses["auxiliary"] = _auxiliary(output, batch, choice, config, network)
+        losses["total"] = losses["total"] + config.lambda_auxiliary * losses["auxiliary"]
     return losses
 
 
-def cross_entropy(
-    logarithms: Float[Tensor, "views n L"],
-    labels: Int64[Tensor, " n"],
-    voxel_weights: Float[Tensor, " n"],
-    class_weights: Sequence[float] | None = None,
-) -> Float[Tensor, " views"]:
-    """L_CE of each view: mean over the voxels of -log p(label), weighted by voxel and class.
-
-    Args:
-        logarithms: log-probabilities.
-        labels: class 0..L-1 of each voxel.
-        voxel_weights: how many voxels each stands for.
-        class_weights: L weights; None counts all classes alike.
-
-    Raises:
-        ConfigError: the number of weights is not the number of classes.
-    """
-    classes = logarithms.shape[-1]
-    if class_weights is not None and len(class_weights) != classes:
-        raise ConfigError(f"loss.class_weights has {len(class_weights)} entries, the network has {classes} classes")
-    weights = logarithms.new_ones(classes) if class_weights is None else logarithms.new_tensor(class_weights)
-    weight = weights[labels] * voxel_weights.to(weights.dtype)
-    chosen = logarithms.gather(-1, labels.expand(len(logarithms), -1)[..., None]).squeeze(-1)
-    return -(chosen * weight).sum(-1) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
-
-
-def _precise(values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """What autocast left in 16 bits, in float32; float32 and float64 as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+def _auxiliary(
+    output: NetworkOutput, batch: Batch, choice: VoxelChoice, config: LossConfig, network: NetworkConfig | None
+) -> Float[Tensor, ""]:
+    """Weighted losses of the supervised voxels by the logits of earlier layers, summed over these."""
+    count = len(choice.supervised)
+    parts = [
+        weigh(occupancy_losses(logits[None, :count], batch, choice, config, network), config)
+        for logits in output.auxiliary
+    ]
+    return torch.stack(parts).sum()
 
 
 def _mask_loss(output: NetworkOutput, batch: Batch, config: LossConfig) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -115,13 +94,9 @@ def _mask_loss(output: NetworkOutput, batch: Batch, config: LossConfig) -> tuple
         raise DataError(f"samples {batch.tokens} have no pseudo masks; run `protoocc masks` and pack again")
     grid = (output.pixel_features.shape[2], output.pixel_features.shape[3])
     segments = cell_segments(batch.segment_id.flatten(0, 1), grid, output.pixel_stride)
-    features, seen = _precise(output.pixel_features).flatten(2, 3), output.pixel_seen.flatten(2, 3)
+    features, seen = precise(output.pixel_features).flatten(2, 3), output.pixel_seen.flatten(2, 3)
     parts = [
         contrastive_loss(*sample, temperature=config.tau_cls)
         for sample in zip(features, seen, segments.flatten(1).unflatten(0, seen.shape[:2]), strict=True)
     ]
-    return _mean([summed for summed, _ in parts]), _mean([mean for _, mean in parts])
-
-
-def _mean(values: Sequence[Float[Tensor, ""]]) -> Float[Tensor, ""]:
-    return torch.stack(list(values)).mean()
+    return mean([summed for summed, _ in parts]), mean([mean for _, mean in parts])

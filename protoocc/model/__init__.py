@@ -10,7 +10,6 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from protoocc.batch import Batch
-from protoocc.model.backbone import padded_size
 from protoocc.model.config import ProtoOccConfig, UpsampleStage
 from protoocc.model.decoder import Decoder
 from protoocc.model.detail import Detail, DetailMaps, voxel_centers
@@ -31,7 +30,7 @@ from protoocc.model.presets import (
 )
 from protoocc.model.projection import HitQueries
 from protoocc.model.query_network import QueryNetwork, Scene
-from protoocc.network import ImagePrototypes, NetworkConfig, NetworkOutput
+from protoocc.network import NetworkConfig, NetworkOutput
 
 __all__ = [
     "Plain",
@@ -65,7 +64,7 @@ class ProtoOcc(QueryNetwork):
     def __init__(self, config: ProtoOccConfig) -> None:
         """Builds all parts with random weights."""
         super().__init__(config)
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, with_detail=config.voxel_detail)
 
     def forward(self, batch: Batch, voxels: Int64[Tensor, " n"] | None = None) -> NetworkOutput:
         """Logits of all views and, for the mask loss, X of equation (2) on the clustering grid.
@@ -148,14 +147,3 @@ class ProtoOcc(QueryNetwork):
         """Which of some voxels, positions in the flattened (X, Y, Z) volume, each camera sees."""
         centers = voxel_centers(self.config.grid, place)[:, None]
         return self.hits_of(centers, image_size, image_from_camera, camera_from_ego)
-
-    def image_prototypes(self, batch: Batch) -> ImagePrototypes | None:
-        """Cells and prototypes of the clustering map, cells of the padding left out; None without prototype mapping."""
-        if not self.config.prototype_mapping:
-            return None
-        images = batch.images[0]
-        features = self.clustered(self.image_features(images))
-        height, width = images.shape[-2:]
-        rows, columns = padded_size(height, width)
-        inside = (-(-features.shape[-2] * height // rows), -(-features.shape[-1] * width // columns))
-        return ImagePrototypes(features[:, :, : inside[0], : inside[1]], self.group(features))

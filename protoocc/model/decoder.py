@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protoocc.draws import draw_generator
-from protoocc.model.config import Augmentation, ProtoOccConfig, UpsampleStage
 from protoocc.model.detail import SHARES, Detail
+from protoocc.model.parts_config import Augmentation, PartsConfig, UpsampleStage
 
 SPATIAL: tuple[Augmentation, ...] = ("transpose", "flip_x", "flip_y")
 """Augmentations that move voxels and are undone after upsampling."""
@@ -134,15 +134,20 @@ def classifier_bias(classes: int, free: int, prior: float) -> Float[Tensor, " L"
 class Decoder(nn.Module):
     """P augmented views beside the original, one shared upsampling and one label classifier G."""
 
-    def __init__(self, config: ProtoOccConfig) -> None:
-        """Builds upsampling and classifier; the classifier starts at the prior of free space."""
+    def __init__(self, config: PartsConfig, *, with_detail: bool = False) -> None:
+        """Builds upsampling and classifier; the classifier starts at the prior of free space.
+
+        Args:
+            config: of the network.
+            with_detail: classified voxels bring what they read themselves.
+        """
         super().__init__()
         self.augmentations = config.augmentations if config.multi_perspective else ()
         self.dropout, self.noise = config.dropout, config.noise
         self.grid_shape = config.grid.shape
         self.upsample = Upsample(config.channels, config.upsample)
         features = config.upsample[-1].channels
-        if config.voxel_detail:
+        if with_detail:
             features += features + SHARES + config.num_classes
             self.trust = nn.Parameter(torch.tensor(0.5))
         label = nn.Linear(config.classifier_channels, config.num_classes)
@@ -188,6 +193,12 @@ class Decoder(nn.Module):
             indices.append(in_view + sample + number * len(queries) * per_volume)
         features = self.upsample(torch.cat(views), torch.cat(indices))
         return self._classify(features.unflatten(0, (len(views), len(voxels))), detail)
+
+    def original(
+        self, queries: Float[Tensor, "B h w z d"], voxels: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "1 n L"]:
+        """Class logits of chosen voxels in the original view alone, in training as well; None for all of them."""
+        return self._classify(self.upsample(queries, voxels)[None], None)
 
     def _classify(self, features: Float[Tensor, "views n c"], detail: Detail | None) -> Float[Tensor, "views n L"]:
         if detail is None:

@@ -101,26 +101,65 @@ class EncoderLayer(nn.Module):
         earlier: Float[Tensor, "B h w z d"] | None = None,
     ) -> tuple[Float[Tensor, "B h w z d"], MappingTrace | None]:
         """One round of view transformation; the trace is None without prototype mapping."""
-        features, prototypes, hits, depth = views
         queries = self.norms[0](queries + self.self_attention(queries, positions, earlier))
         flat = queries.flatten(0, 3)
-        hit_rows = flat.index_select(0, hits.row)
-        mapped = hit_rows
-        voxel_prototypes, similarity = [], []
-        if self.mapping is not None and prototypes is not None:
-            cameras = zip(prototypes, mapped.split(hits.counts), hits.reference[:, 0].split(hits.counts), strict=True)
-            parts = [self.mapping(*camera) for camera in cameras]
-            mapped = torch.cat([part[0] for part in parts])
-            voxel_prototypes, similarity = [part[1] for part in parts], [part[2] for part in parts]
-        placed = mapped + positions.flatten(0, 2).index_select(0, hits.query)
-        images = (features, hits) if depth is None else (features, hits, depth)
-        sampled, sampling = self.cross_attention(placed, *images)
-        seen = self.cross_attention.combine(mean_of_cameras(sampled, hits, len(flat)))
-        dispatched = mean_of_cameras(mapped - hit_rows, hits, len(flat))
+        dispatched, seen, trace = look(self.mapping, self.cross_attention, flat, positions.flatten(0, 2), views)
         flat = self.norms[1](flat + dispatched + seen)
         flat = self.norms[2](flat + self.feed_forward(flat))
-        trace = MappingTrace(voxel_prototypes, similarity, sampling) if voxel_prototypes else None
         return flat.view_as(queries), trace
+
+
+def look(
+    mapping: PrototypeMapping | None,
+    cross_attention: ImageCrossAttention,
+    rows: Float[Tensor, "rows d"],
+    positions: Float[Tensor, "q d"],
+    views: CameraViews,
+) -> tuple[Float[Tensor, "rows d"], Float[Tensor, "rows d"], MappingTrace | None]:
+    """Prototype mapping, then cross attention, of the queries that each camera hits: section 3.2.
+
+    Args:
+        mapping: of this layer; None without prototypes.
+        cross_attention: of this layer.
+        rows: the queries that `HitQueries.row` counts.
+        positions: positional embedding of the queries that `HitQueries.query` counts.
+        views: what all cameras show.
+
+    Returns:
+        What mapping and what attention add to each query, means over the cameras that hit it, and what equation (2)
+        needs: None without prototypes.
+    """
+    features, prototypes, hits, depth = views
+    hit_rows = rows.index_select(0, hits.row)
+    mapped = hit_rows
+    voxel_prototypes, similarity = [], []
+    if mapping is not None and prototypes is not None:
+        cameras = zip(prototypes, mapped.split(hits.counts), hits.reference[:, 0].split(hits.counts), strict=True)
+        parts = [mapping(*camera) for camera in cameras]
+        mapped = torch.cat([part[0] for part in parts])
+        voxel_prototypes, similarity = [part[1] for part in parts], [part[2] for part in parts]
+    placed = mapped + positions.index_select(0, hits.query)
+    images = (features, hits) if depth is None else (features, hits, depth)
+    sampled, sampling = cross_attention(placed, *images)
+    seen = cross_attention.combine(mean_of_cameras(sampled, hits, len(rows)))
+    dispatched = mean_of_cameras(mapped - hit_rows, hits, len(rows))
+    trace = MappingTrace(voxel_prototypes, similarity, sampling) if voxel_prototypes else None
+    return dispatched, seen, trace
+
+
+def read_back(
+    pixel_features: PixelFeatures, trace: MappingTrace, hits: HitQueries, grid_size: tuple[int, int]
+) -> tuple[Float[Tensor, "cameras D d"], Bool[Tensor, "cameras D"]]:
+    """X of equation (2) for every camera on the grid (h', w'), and whether a query looked at each cell."""
+    locations = trace.sampling.locations.split(hits.counts)
+    weights = trace.sampling.weights.split(hits.counts)
+    cells, seen = [], []
+    for camera, similarity in enumerate(trace.similarity):
+        attention = attention_map(Sampling(locations[camera], weights[camera]), grid_size)
+        features, looked = pixel_features(attention, similarity, trace.voxel_prototypes[camera])
+        cells.append(features)
+        seen.append(looked)
+    return torch.stack(cells), torch.stack(seen)
 
 
 class Encoder(nn.Module):
@@ -177,12 +216,4 @@ class Encoder(nn.Module):
         """
         if self.pixel_features is None:
             raise ConfigError("this network has no pixel features: set prototype_optimisation to true in its config")
-        locations = trace.sampling.locations.split(hits.counts)
-        weights = trace.sampling.weights.split(hits.counts)
-        cells, seen = [], []
-        for camera, similarity in enumerate(trace.similarity):
-            attention = attention_map(Sampling(locations[camera], weights[camera]), grid_size)
-            features, looked = self.pixel_features(attention, similarity, trace.voxel_prototypes[camera])
-            cells.append(features)
-            seen.append(looked)
-        return torch.stack(cells), torch.stack(seen)
+        return read_back(self.pixel_features, trace, hits, grid_size)

@@ -20,13 +20,13 @@ from protoocc.pixels import PixelLogits
 class ImageNetwork(Network):
     """Image features and pixel heads, which keep their weights where the settings say so."""
 
-    backbone_prefix: ClassVar[str | None] = "image_features.resnet."
+    backbone_prefix: ClassVar[str | tuple[str, ...] | None] = "image_features.resnet."
 
-    def __init__(self, config: ImageConfig) -> None:
-        """Random weights."""
+    def __init__(self, config: ImageConfig, image_features: nn.Module | None = None) -> None:
+        """Random weights; ``image_features`` None for residual network and pyramid."""
         super().__init__()
         self.image_config = config
-        self.image_features = ImageFeatures(config)
+        self.image_features = ImageFeatures(config) if image_features is None else image_features
         self.pixel_heads = network_heads(config)
         if config.frozen_features:
             for part in self._image_parts():

@@ -12,7 +12,7 @@ from protoocc.model.config import ProtoOccConfig, UpsampleStage
 from protoocc.model.plain import PlainConfig
 
 _FRAMES = 4
-_DEMO_FEATURES: Final[dict[str, Any]] = {
+DEMO_FEATURES: Final[dict[str, Any]] = {
     "backbone": "resnet34",
     "backbone_width": 28,
     "strides": (4, 8, 16),
@@ -81,7 +81,7 @@ def bevformer_tiny() -> ProtoOccConfig:
 def demo() -> ProtoOccConfig:
     """The smallest network with all parts, for images of about 150 x 290; trains in minutes on two CPU cores."""
     return ProtoOccConfig(
-        **_DEMO_FEATURES,
+        **DEMO_FEATURES,
         frozen_features=True,
         pixel_depth=True,
         pixel_classes=True,
@@ -101,7 +101,7 @@ def demo() -> ProtoOccConfig:
 
 def plain() -> PlainConfig:
     """The yardstick of `demo`: the same image features, which go on learning here: frozen ones serve it worse."""
-    return PlainConfig(**_DEMO_FEATURES)
+    return PlainConfig(**DEMO_FEATURES)
 
 
 def _without_prototypes(config: ProtoOccConfig) -> ProtoOccConfig:

@@ -15,10 +15,9 @@ from protoocc.model.config import ProtoOccConfig
 from protoocc.model.depth_attention import DEPTH_BINS, FARTHEST_M, NEAREST_M
 from protoocc.model.detail import DetailMaps, VoxelDetail
 from protoocc.model.encoder import CameraViews, Encoder, MappingTrace, VoxelQueries
-from protoocc.model.image_network import ImageNetwork
+from protoocc.model.grouping import GroupingNetwork, normalised_cells
 from protoocc.model.lifting import Lifting
 from protoocc.model.projection import HitQueries, query_anchors
-from protoocc.model.prototypes import cluster, normalised, placed
 from protoocc.model.refinement import Refinement
 from protoocc.model.temporal import TemporalFusion, warp
 from protoocc.pixels import DepthBins, DepthShares, PixelLogits, PixelOutput, UniformBins
@@ -39,7 +38,7 @@ class Scene:
     """What training tells the image features; None outside training and without heads or depth."""
 
 
-class QueryNetwork(ImageNetwork):
+class QueryNetwork(GroupingNetwork):
     """Image features -> prototypes -> voxel queries, with what earlier frames saw."""
 
     config: ProtoOccConfig
@@ -140,7 +139,7 @@ class QueryNetwork(ImageNetwork):
         if self.detail is None or self.pixel_heads is None:
             return None
         told = self.pixel_heads(features[0], self.config.strides[0])
-        maps: DetailMaps = self.detail.maps([_normalised(scale) for scale in features], told)
+        maps: DetailMaps = self.detail.maps([normalised_cells(scale) for scale in features], told)
         return maps
 
     def _pixels(
@@ -155,11 +154,6 @@ class QueryNetwork(ImageNetwork):
             shares = DepthShares(depth, UniformBins(NEAREST_M, FARTHEST_M, DEPTH_BINS), stride)
         bins = DepthBins(*self.config.depth_range_m, self.config.depth_bins)
         return PixelOutput(logits, bins, shares, self.config.grid, self.config.free_class)
-
-    def clustered(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> Float[Tensor, "cameras d _ _"]:
-        """The map out of all scales whose cells are grouped into prototypes: normalised features with their place."""
-        scale = features[self.config.strides.index(self.config.clustering_stride)]
-        return placed(_normalised(scale))
 
     def find_hits(
         self,
@@ -201,7 +195,7 @@ class QueryNetwork(ImageNetwork):
         if depth is None and self.encoder.depth_head is not None:
             depth = self.encoder.depth_head(features)
         start, cells = self.voxel_queries.table.expand(samples, -1, -1, -1, -1), None
-        scales = [_normalised(scale) for scale in features]
+        scales = [normalised_cells(scale) for scale in features]
         if self.lifting is not None and hits.cells is not None:
             pixels = pixels or self.read_pixels(features)
             cells = self.lifting(scales, hits.cells, samples, pixels.depth if pixels is not None else None)
@@ -214,12 +208,3 @@ class QueryNetwork(ImageNetwork):
         if self.refinement is not None:
             queries = self.refinement(queries)
         return queries, trace
-
-    def group(self, clustered: Float[Tensor, "cameras d h w"]) -> Float[Tensor, "cameras M d"]:
-        """Prototypes of a map of image features."""
-        return cluster(clustered, self.config.prototype_cell, self.config.clustering_iterations)
-
-
-def _normalised(features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n d h w"]:
-    """Each cell less its mean over the channels, over its deviation."""
-    return normalised(features.movedim(1, -1)).movedim(-1, 1)

@@ -2,6 +2,7 @@
 
 from protoocc.weights.files import WeightsFile, read_weights, reread_weights
 from protoocc.weights.fill import LEAST_SHARES, check_weights, fill
+from protoocc.weights.parts import fill_parts
 from protoocc.weights.report import Group, PartShare, WeightsReport
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "WeightsReport",
     "check_weights",
     "fill",
+    "fill_parts",
     "read_weights",
     "reread_weights",
 ]

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 from protoocc.model import Plain, ProtoOcc
+from protoocc.model.monoscene import MonoScene
+from protoocc.model.tpvformer import TpvFormer
 from protoocc.network import Network, NetworkConfig
 from schemas.errors import ConfigError
 
-HOSTS: Final[dict[str, type[Network]]] = {"protoocc": ProtoOcc, "plain": Plain}
+HOSTS: Final[dict[str, type[Network]]] = {
+    "protoocc": ProtoOcc,
+    "plain": Plain,
+    "monoscene": MonoScene,
+    "tpvformer": TpvFormer,
+}
 """Networks by kind. PanoOcc, BEVFormer and DFA3D are settings of `protoocc`; another network is another line here."""
 
 FIRST_KIND: Final = "protoocc"

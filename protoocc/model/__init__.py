@@ -20,6 +20,9 @@ from protoocc.model.presets import (
     bevformer_small,
     bevformer_tiny,
     demo,
+    monoscene,
+    monoscene_demo,
+    monoscene_nuscenes,
     panoocc_base,
     panoocc_small,
     panoocc_small_dfa3d,
@@ -28,6 +31,8 @@ from protoocc.model.presets import (
     protoocc_base,
     protoocc_small,
     protoocc_tiny,
+    tpvformer_base,
+    tpvformer_demo,
 )
 from protoocc.model.projection import HitQueries
 from protoocc.model.query_network import QueryNetwork, Scene
@@ -44,6 +49,9 @@ __all__ = [
     "bevformer_small",
     "bevformer_tiny",
     "demo",
+    "monoscene",
+    "monoscene_demo",
+    "monoscene_nuscenes",
     "panoocc_base",
     "panoocc_small",
     "panoocc_small_dfa3d",
@@ -52,6 +60,8 @@ __all__ = [
     "protoocc_base",
     "protoocc_small",
     "protoocc_tiny",
+    "tpvformer_base",
+    "tpvformer_demo",
 ]
 
 

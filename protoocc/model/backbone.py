@@ -103,8 +103,15 @@ class ResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 H W"]) -> dict[int, Tensor]:
         """Features (n, C, H/stride, W/stride) by stride."""
-        features = functional.relu(self.bn1(self.conv1(images)), inplace=True)
-        features = functional.max_pool2d(features, kernel_size=3, stride=2, padding=1)
+        return self.stages(self.stem(images))
+
+    def stem(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c _ _"]:
+        """Features of stride 2."""
+        return functional.relu(self.bn1(self.conv1(images)), inplace=True)
+
+    def stages(self, stem: Float[Tensor, "n c _ _"]) -> dict[int, Tensor]:
+        """Features by stride, from those of the stem."""
+        features = functional.max_pool2d(stem, kernel_size=3, stride=2, padding=1)
         scales: dict[int, Tensor] = {}
         for number, stride in enumerate(self.out_channels, start=1):
             features = self.get_submodule(f"layer{number}")(features)
@@ -145,8 +152,8 @@ def _block(config: ImageConfig, number: int, inputs: int, *, stride: int) -> nn.
     return built
 
 
-class ImageFeatures(nn.Module):
-    """Multi-scale image features F of d channels, by ResNet and FPN.
+class ImageReader(nn.Module):
+    """A network over images, which it takes as they are stored.
 
     Images are padded at the right and the bottom to a multiple of 32 pixels (432 -> 448) with the mean colour. Pixel
     coordinates stay as they were, so intrinsics need no change.
@@ -156,27 +163,39 @@ class ImageFeatures(nn.Module):
     std: Tensor
 
     def __init__(self, config: ImageConfig) -> None:
-        """Builds backbone and pyramid for ``config.strides``."""
+        """Colours of ``config.backbone_style``."""
         super().__init__()
-        self.strides = config.strides
         self.reads_bgr = config.backbone_style == "caffe"
+        mean, std = _COLOURS[config.backbone_style]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def normalised(self, images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 _ _"]:
+        """Padded images of mean 0 and deviation 1; they come as RGB."""
+        height, width = padded_size(images.shape[-2], images.shape[-1])
+        colours = images.flip(1) if self.reads_bgr else images
+        normalised = (colours.to(self.mean.dtype) - self.mean) / self.std
+        padded = functional.pad(normalised, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+        return padded.contiguous(memory_format=torch.channels_last)
+
+
+class ImageFeatures(ImageReader):
+    """Multi-scale image features F of d channels, by ResNet and FPN."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        """Builds backbone and pyramid for ``config.strides``."""
+        super().__init__(config)
+        self.strides = config.strides
         self.resnet = ResNet(config)
         inputs = [self.resnet.out_channels[stride] for stride in config.strides if stride <= 32]
         self.pyramid = FeaturePyramidNetwork(inputs, config.channels)
         self.stride_64: nn.Module | None = None
         if config.strides[-1] == 64:
             self.stride_64 = nn.MaxPool2d(1, stride=2) if config.stride_64 == "pool" else _halving(config.channels)
-        mean, std = _COLOURS[config.backbone_style]
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: UInt8[Tensor, "n 3 H W"]) -> list[Float[Tensor, "n d _ _"]]:
         """Features of each scale, finest first: (n, d, H'/stride, W'/stride), H' W' the padded size; images are RGB."""
-        height, width = padded_size(images.shape[-2], images.shape[-1])
-        colours = images.flip(1) if self.reads_bgr else images
-        normalised = (colours.to(self.mean.dtype) - self.mean) / self.std
-        padded = functional.pad(normalised, (0, width - images.shape[-1], 0, height - images.shape[-2]))
-        scales = self.resnet(padded.contiguous(memory_format=torch.channels_last))
+        scales = self.resnet(self.normalised(images))
         pyramid = self.pyramid(OrderedDict((str(s), scales[s]) for s in self.strides if s <= 32))
         features = list(pyramid.values())
         if self.stride_64 is not None:

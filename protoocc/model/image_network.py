@@ -22,11 +22,11 @@ class ImageNetwork(Network):
 
     backbone_prefix: ClassVar[str | None] = "image_features.resnet."
 
-    def __init__(self, config: ImageConfig) -> None:
-        """Random weights."""
+    def __init__(self, config: ImageConfig, image_features: nn.Module | None = None) -> None:
+        """Random weights; ``image_features`` None for residual network and pyramid."""
         super().__init__()
         self.image_config = config
-        self.image_features = ImageFeatures(config)
+        self.image_features = ImageFeatures(config) if image_features is None else image_features
         self.pixel_heads = network_heads(config)
         if config.frozen_features:
             for part in self._image_parts():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from protoocc.model import Plain, ProtoOcc
+from protoocc.model.monoscene import MonoScene
 from protoocc.model.symphonies import Symphonies
+from protoocc.model.tpvformer import TpvFormer
 from protoocc.model.voxformer import ProposalNetwork, VoxFormer
 from protoocc.network import Network, NetworkConfig
 from schemas.errors import ConfigError
@@ -16,6 +18,8 @@ HOSTS: Final[dict[str, type[Network]]] = {
     "voxformer": VoxFormer,
     "proposals": ProposalNetwork,
     "symphonies": Symphonies,
+    "monoscene": MonoScene,
+    "tpvformer": TpvFormer,
 }
 """Networks by kind. PanoOcc, BEVFormer and DFA3D are settings of `protoocc`; another network is another line here."""
 

@@ -1,4 +1,4 @@
-"""Complete training settings: the paper's networks on Occ3D-nuScenes and one for a laptop CPU."""
+"""Complete training settings: the paper's networks and those it compares with, and some for a laptop CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from protoocc.losses.config import LossConfig
 from protoocc.model.symphonies import presets as sym
 from protoocc.model.voxformer import presets as vox
 from protoocc.network import NetworkConfig
-from schemas.classes import SEMANTICKITTI
+from schemas.classes import OCC3D, SEMANTICKITTI, ClassTable
 from schemas.errors import ConfigError, did_you_mean
 from schemas.settings import override
 
@@ -101,9 +101,26 @@ def proposals(network: NetworkConfig) -> TrainConfig:
     )
 
 
-def plain() -> TrainConfig:
-    """The plain network, trained as the demo is."""
-    return demo().model_copy(update={"model": model.plain()})
+def like_demo(network: NetworkConfig) -> TrainConfig:
+    """Another network on the image features of the demo, trained as the demo is."""
+    return demo().model_copy(update={"model": network})
+
+
+def monoscene(network: NetworkConfig, table: ClassTable) -> TrainConfig:
+    """MonoScene's optimiser: one learning rate for all parts, 4 samples a step, 30 epochs."""
+    return TrainConfig(
+        model=network,
+        loss=LossConfig(),
+        optimizer=OptimizerConfig(lr=1e-4, backbone_lr_factor=1.0, weight_decay=1e-4),
+        schedule=ScheduleConfig(epochs=30),
+        data=DataConfig(batch_size=4, workers=4),
+        classes=table,
+    )
+
+
+def tpvformer(network: NetworkConfig) -> TrainConfig:
+    """TPVFormer's schedule: 24 epochs, 8 samples a step."""
+    return published(network).model_copy(update={"schedule": ScheduleConfig(epochs=24)})
 
 
 SYMPHONIES_LOSS: Final = LossConfig(
@@ -139,7 +156,7 @@ def symphonies_demo(network: NetworkConfig) -> TrainConfig:
 
 PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "demo": demo,
-    "plain": plain,
+    "plain": lambda: like_demo(model.plain()),
     "protoocc-base": lambda: published(model.protoocc_base()),
     "protoocc-small": lambda: published(model.protoocc_small()),
     "protoocc-tiny": lambda: published(model.protoocc_tiny()),
@@ -165,6 +182,11 @@ PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "symphonies-small-protoocc": lambda: symphonies(sym.with_parts(sym.symphonies_small())),
     "symphonies-demo": lambda: symphonies_demo(sym.symphonies_demo()),
     "symphonies-demo-protoocc": lambda: symphonies_demo(sym.with_parts(sym.symphonies_demo())),
+    "monoscene": lambda: monoscene(model.monoscene(), SEMANTICKITTI),
+    "monoscene-nuscenes": lambda: monoscene(model.monoscene_nuscenes(), OCC3D),
+    "monoscene-demo": lambda: like_demo(model.monoscene_demo()),
+    "tpvformer-base": lambda: tpvformer(model.tpvformer_base()),
+    "tpvformer-demo": lambda: like_demo(model.tpvformer_demo()),
 }
 """Presets by the name that the command line takes."""
 

@@ -19,6 +19,9 @@ from protoocc.model.presets import (
     bevformer_small,
     bevformer_tiny,
     demo,
+    monoscene,
+    monoscene_demo,
+    monoscene_nuscenes,
     panoocc_base,
     panoocc_small,
     panoocc_small_dfa3d,
@@ -27,6 +30,8 @@ from protoocc.model.presets import (
     protoocc_base,
     protoocc_small,
     protoocc_tiny,
+    tpvformer_base,
+    tpvformer_demo,
 )
 from protoocc.model.projection import HitQueries
 from protoocc.model.query_network import QueryNetwork, Scene
@@ -43,6 +48,9 @@ __all__ = [
     "bevformer_small",
     "bevformer_tiny",
     "demo",
+    "monoscene",
+    "monoscene_demo",
+    "monoscene_nuscenes",
     "panoocc_base",
     "panoocc_small",
     "panoocc_small_dfa3d",
@@ -51,6 +59,8 @@ __all__ = [
     "protoocc_base",
     "protoocc_small",
     "protoocc_tiny",
+    "tpvformer_base",
+    "tpvformer_demo",
 ]
 
 

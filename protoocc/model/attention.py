@@ -55,16 +55,19 @@ class Sampling:
 class ImageCrossAttention(nn.Module):
     """Multi-scale deformable cross attention of the hit queries of each camera with its image features."""
 
-    def __init__(self, channels: int, *, heads: int, levels: int, points: int) -> None:
-        """Linear maps for offsets, weights and values; the output map is applied by `combine`."""
+    def __init__(self, channels: int, *, heads: int, levels: int, points: int, start_anchors: int = 1) -> None:
+        """Linear maps for offsets, weights and values; the output map is applied by `combine`.
+
+        Untrained, the points of so many ``start_anchors`` lie around them alike, each anchor's first one on it.
+        """
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
         self.offsets = nn.Linear(channels, heads * levels * points * 2)
         self.weights = nn.Linear(channels, heads * levels * points)
         self.value = nn.Linear(channels, channels)
         self.combine = nn.Linear(channels, channels)
-        start = start_offsets(heads, points)[:, None].expand(-1, levels, -1, -1)
-        _start_sampling(self.offsets, self.weights, start)
+        start = start_offsets(heads, points // start_anchors).repeat_interleave(start_anchors, dim=1)
+        _start_sampling(self.offsets, self.weights, start[:, None].expand(-1, levels, -1, -1))
         nn.init.xavier_uniform_(self.value.weight)
         nn.init.xavier_uniform_(self.combine.weight)
         nn.init.zeros_(self.value.bias)

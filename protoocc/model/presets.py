@@ -1,7 +1,7 @@
-"""Complete network settings: ProtoOcc and its baselines at the paper's query sizes, and one for a laptop CPU.
+"""Complete network settings: ProtoOcc and its baselines at the paper's query sizes, and some for a laptop CPU.
 
-All but `demo` read four frames of images of 432 x 800. They differ by the query size (section 4.1) and the transposed
-convolutions from it to the 200 x 200 x 16 voxels of Occ3D.
+PanoOcc, BEVFormer and ProtoOcc read four frames of images of 432 x 800. They differ by the query size (section 4.1) and
+the transposed convolutions from it to the 200 x 200 x 16 voxels of Occ3D.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from protoocc.model.config import ProtoOccConfig, UpsampleStage
+from protoocc.model.monoscene import MonoSceneConfig
 from protoocc.model.plain import PlainConfig
+from protoocc.model.tpvformer import TpvFormerConfig
+from schemas.classes import SEMANTICKITTI
+from schemas.geometry import SEMANTICKITTI_GRID
 
 _FRAMES = 4
 DEMO_FEATURES: Final[dict[str, Any]] = {
@@ -102,6 +106,48 @@ def demo() -> ProtoOccConfig:
 def plain() -> PlainConfig:
     """The yardstick of `demo`: the same image features, which go on learning here: frozen ones serve it worse."""
     return PlainConfig(**DEMO_FEATURES)
+
+
+def monoscene() -> MonoSceneConfig:
+    """MonoScene for SemanticKITTI, with EfficientNet-B7 as published."""
+    return MonoSceneConfig(
+        grid=SEMANTICKITTI_GRID,
+        num_classes=SEMANTICKITTI.num_classes,
+        free=SEMANTICKITTI.free,
+        image_encoder="efficientnet_b7",
+        strides=(4, 8, 16, 32),
+        channels=64,
+    )
+
+
+def monoscene_nuscenes() -> MonoSceneConfig:
+    """MonoScene for the six cameras of Occ3D-nuScenes, on the residual network of the others."""
+    return MonoSceneConfig(strides=(4, 8, 16, 32), channels=64)
+
+
+def monoscene_demo() -> MonoSceneConfig:
+    """MonoScene on the image features of `demo`, narrow enough for two CPU cores."""
+    return MonoSceneConfig(**_DEMO_FEATURES, image_decoder="pyramid", width=16, context_relations=2)
+
+
+def tpvformer_base() -> TpvFormerConfig:
+    """TPVFormer for Occ3D-nuScenes: planes of 100 x 100, 100 x 8 and 100 x 8 cells."""
+    return TpvFormerConfig(strides=(8, 16, 32, 64))
+
+
+def tpvformer_demo() -> TpvFormerConfig:
+    """TPVFormer on the image features of `demo`, with smaller planes and fewer points."""
+    return TpvFormerConfig(
+        **_DEMO_FEATURES,
+        plane_shape=(50, 50, 8),
+        layers=2,
+        heads=4,
+        anchors=(4, 8, 8),
+        points=(4, 8, 8),
+        self_points=8,
+        self_anchors=4,
+        ffn_channels=128,
+    )
 
 
 def _without_prototypes(config: ProtoOccConfig) -> ProtoOccConfig:

@@ -74,7 +74,11 @@ WriteVoxels = Annotated[
 ]
 Compare = Annotated[
     Path | None,
-    typer.Option("--compare", help="Compare with a folder of Occ3D labels, taken as right.", show_default=False),
+    typer.Option(
+        "--compare",
+        help="Compare with labels taken as right: a folder of Occ3D's; semantickitti: of sequences.",
+        show_default=False,
+    ),
 ]
 Check = Annotated[bool, typer.Option("--check", help="Check labels against LiDAR returns, boxes and camera rays.")]
 
@@ -127,7 +131,7 @@ def occupancy(
         protoocc occupancy --check --dataset nuscenes-mini
     """
     from cli.data import print_json, run_with_bar
-    from cli.label_reports import report_check, report_comparison
+    from cli.label_reports import report_check, report_comparison, report_voxel_comparison
     from cli.progress import make_scheduler
     from cli.sources import occupancy_source, print_label_shares, print_releases
     from schemas.workfolder import MANIFEST, WorkFolder
@@ -171,7 +175,8 @@ def occupancy(
 
         summary = run("voxels", lambda runtime: write_voxel_files(dataset, dataset.work, write_voxels, runtime))
     if compare is not None:
-        answer |= report_comparison(dataset, compare, where)
+        report = report_voxel_comparison if dataset.format == "semantickitti" else report_comparison
+        answer |= report(dataset, compare, where)
     if check:
         answer |= report_check(dataset, where)
     if as_json and answer:

@@ -112,7 +112,7 @@ def read_voxels(dataset: DatasetSpec, config: VoxelsConfig, record: SampleRecord
         raise source.error(f"holds {int(raw[semantics == NO_ID][0])}, which is no raw id of SemanticKITTI")
     labels = {"semantics": semantics}
     for mask, suffix in (("mask_lidar", ".occluded"), ("mask_camera", ".invalid")):
-        bits = _read_bits(dataset, voxel_file(dataset, config, record, suffix), record)
+        bits = read_bit_file(dataset, config, record, suffix)
         labels[mask] = (~bits).astype(np.uint8)
     return labels, find_release(dataset, config, record)
 
@@ -122,7 +122,15 @@ def dataset_voxels(grid: VoxelGrid) -> int:
     return grid.shape[0] * grid.shape[1] * grid.shape[2]
 
 
-def _read_bits(dataset: DatasetSpec, path: Path, record: SampleRecord) -> Bool[np.ndarray, "X Y Z"]:
+def read_bit_file(
+    dataset: DatasetSpec, config: VoxelsConfig, record: SampleRecord, suffix: str
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Voxels of the `.bin`, `.invalid` or `.occluded` file of a keyframe, as they are.
+
+    Raises:
+        DataError: it is missing or has another length.
+    """
+    path = voxel_file(dataset, config, record, suffix)
     source = Source(f"{path} (sample {record.token})", _REMEDY)
     try:
         return read_bits(read_bytes(source, path, dataset_voxels(dataset.grid)), dataset.grid.shape)
@@ -139,7 +147,7 @@ def find_release(dataset: DatasetSpec, config: VoxelsConfig, record: SampleRecor
     path = voxel_file(dataset, config, record, ".bin")
     if not path.is_file() or record.lidar is None or not (dataset.root / record.lidar.path).is_file():
         return None
-    return release_of(_read_bits(dataset, path, record), scan_voxels(dataset, record))
+    return release_of(read_bit_file(dataset, config, record, ".bin"), scan_voxels(dataset, record))
 
 
 def release_of(given: Bool[np.ndarray, "X Y Z"], scan: Bool[np.ndarray, "X Y Z"]) -> Release | None:

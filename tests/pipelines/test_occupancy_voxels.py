@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.masks import SeedsConfig, make_masks
 from pipelines.occupancy import VoxelsConfig, make_occupancy
+from pipelines.occupancy.compare_voxels import compare_with_voxels
 from pipelines.occupancy.export_voxels import write_voxel_files
 from pipelines.occupancy.voxel_files import release_of, scan_voxels
 from pipelines.pack import PackConfig, pack
@@ -88,6 +89,29 @@ def test_export_writes_the_files_byte_for_byte(
     for suffix in ("label", "invalid", "occluded", "bin"):
         written = tmp_path / "out/sequences/00/voxels" / f"000000.{suffix}"
         assert written.read_bytes() == (voxels_of(dataset) / written.name).read_bytes(), suffix
+
+
+def test_a_store_agrees_with_the_files_that_it_holds(dataset: DatasetSpec, sync_runtime: Runtime) -> None:
+    """The invalid voxel is the only one; of the occupied ones one has another class after the change below.
+
+    The last of the 100 points, in x voxel 200, has no label.
+    """
+    make_occupancy(dataset, dataset.work, VoxelsConfig(), sync_runtime)
+    raw, invalid = small_labels()
+    raw[25, 128, 10], raw[50, 50, 20], invalid[41, 0, 31] = 48, 40, True
+    other = dataset.root / "other" / "00"
+    other.mkdir(parents=True)
+    (other / "velodyne").symlink_to(dataset.root / "dataset/sequences/00/velodyne")
+    write_voxels(other, 0, raw, invalid, moved=1)
+    comparison = compare_with_voxels(dataset, dataset.work, other.parent, scheduler=sync_runtime.scheduler)
+    assert comparison.keyframes == 1
+    assert comparison.figures == pytest.approx(
+        {
+            **{"scan_recall": 0.99, "invalid_iou": 0.5, "invalid_precision": 1.0},
+            **{"occluded_iou": 1.0, "occluded_precision": 1.0},
+            **{"occupied_iou": 176 / 177, "semantic_accuracy": 175 / 176},
+        }
+    )
 
 
 def test_broken_files_are_named(dataset: DatasetSpec, sync_runtime: Runtime) -> None:

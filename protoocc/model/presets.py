@@ -127,7 +127,7 @@ def monoscene_nuscenes() -> MonoSceneConfig:
 
 def monoscene_demo() -> MonoSceneConfig:
     """MonoScene on the image features of `demo`, narrow enough for two CPU cores."""
-    return MonoSceneConfig(**_DEMO_FEATURES, image_decoder="pyramid", width=16, context_relations=2)
+    return MonoSceneConfig(**DEMO_FEATURES, image_decoder="pyramid", width=16, context_relations=2)
 
 
 def tpvformer_base() -> TpvFormerConfig:
@@ -138,7 +138,7 @@ def tpvformer_base() -> TpvFormerConfig:
 def tpvformer_demo() -> TpvFormerConfig:
     """TPVFormer on the image features of `demo`, with smaller planes and fewer points."""
     return TpvFormerConfig(
-        **_DEMO_FEATURES,
+        **DEMO_FEATURES,
         plane_shape=(50, 50, 8),
         layers=2,
         heads=4,

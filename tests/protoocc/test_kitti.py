@@ -188,7 +188,12 @@ def test_full_size(tmp_path: Path) -> None:
     """Voxels of 0.2 m: a step of training, scores, and a submission by the rules of the server."""
     shards = write_kitti(tmp_path / "shards", SEMANTICKITTI_GRID, {"train": [1], "val": [1]})
     run = tmp_path / "run"
-    train(override(config_for(SEMANTICKITTI_GRID, 1), ["data.batch_size=1"]), shards, run, device=torch.device("cpu"))
+    train(
+        override(config_for(SEMANTICKITTI_GRID, 1), ["data.batch_size=1", "schedule.warmup_steps=0"]),
+        shards,
+        run,
+        device=torch.device("cpu"),
+    )
     out = tmp_path / "out"
     call("predict", "--run", run, "--shards", shards, "--predictions", out, "--submission")
     assert (out / "submission.zip").is_file()

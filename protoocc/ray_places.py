@@ -12,27 +12,37 @@ import numpy as np
 from jaxtyping import Float64
 
 from protoocc.data import ShardDataset
-from schemas.geometry import Pose, invert_rigid
+from schemas.geometry import Pose, VoxelGrid, invert_rigid
 
 ORIGINS: Final = 8
 """A keyframe has at most so many."""
 REACH_M: Final = 39.0
 """Rays start where |x| and |y| are smaller than this; the grid of Occ3D ends at 40 m."""
+_BORDER_M: Final = 1e-3
+"""The vehicle itself stands on the border of a grid that begins there."""
 
 
-def lidar_places(global_from_lidar: Sequence[Pose], number: int, ego_from_lidar: Pose) -> Float64[np.ndarray, "o 3"]:
+def lidar_places(
+    global_from_lidar: Sequence[Pose], number: int, ego_from_lidar: Pose, grid: VoxelGrid
+) -> Float64[np.ndarray, "o 3"]:
     """Where the rays of one keyframe start, metres in its ego frame: at most eight places of its scene's LiDAR.
+
+    Of a grid that begins at the vehicle, places behind it are left out: nothing is known between them and the grid.
 
     Args:
         global_from_lidar: of all evaluated keyframes of the scene, in order of time.
         number: of the keyframe among them.
         ego_from_lidar: mounting at the keyframe.
+        grid: of labels and predictions.
     """
     lidar_from_global = invert_rigid(global_from_lidar[number])
     places = np.array([(lidar_from_global @ pose)[:3, 3] for pose in global_from_lidar])
     places[number] = 0
     local = places.astype(np.float32) @ ego_from_lidar[:3, :3].T + ego_from_lidar[:3, 3]
-    near: Float64[np.ndarray, "o 3"] = local[(np.abs(local[:, :2]) < REACH_M).all(axis=1)]
+    is_near = (np.abs(local[:, :2]) < REACH_M).all(axis=1)
+    if grid.looks_ahead:
+        is_near &= local[:, 0] > -_BORDER_M
+    near: Float64[np.ndarray, "o 3"] = local[is_near]
     if len(near) <= ORIGINS:
         return near
     return near[np.round(np.linspace(0, len(near) - 1, ORIGINS)).astype(np.int64)]
@@ -47,6 +57,7 @@ class RayPlaces:
         Raises:
             DataError: a sample is damaged.
         """
+        self._grid = dataset.shards.dataset.grid
         self._samples = [sample for _, sample in dataset.shards.samples]
         self._scenes: dict[str, list[Pose]] = {}
         self._numbers: dict[int, int] = {}
@@ -66,4 +77,4 @@ class RayPlaces:
     def of(self, index: int) -> Float64[np.ndarray, "o 3"]:
         """Places of a sample by its number in the split, metres in its ego frame."""
         scene = self._scenes[self._samples[index].scene]
-        return lidar_places(scene, self._numbers[index], self._mountings[index])
+        return lidar_places(scene, self._numbers[index], self._mountings[index], self._grid)

@@ -13,15 +13,16 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from schemas.geometry import VoxelGrid
+from schemas.geometry import VoxelGrid, road_height_m
 
 RING_EDGES_M: Final = (10.0, 20.0, 30.0, 40.0)
 """Horizontal distance from the origin of the ego frame. The grid of Occ3D ends at 40 m; its corners lie beyond."""
 BAND_EDGES_M: Final = (0.2, 1.0, 2.0, 4.0)
-"""Height above the origin of the ego frame, which stands on the road: its layer of voxels ends at 0.2 m in Occ3D."""
+"""Height above the road under the vehicle (`schemas.geometry.road_height_m`), whose layer of voxels ends at 0.2 m in
+Occ3D."""
 RANGE_SHARES: Final = (0.25, 0.5, 1.0)
-"""Depth and width of the ranges as shares of those of the grid. Only grids that begin at the vehicle (x from 0) have
-ranges: those of networks that look ahead."""
+"""Depth and width of the ranges as shares of those of the grid. Only grids that begin at the vehicle have
+ranges (`VoxelGrid.looks_ahead`)."""
 _ROUNDING_M: Final = 1e-6
 """Middles of voxels are sums of floating numbers: those on an edge belong above it."""
 
@@ -51,7 +52,7 @@ class Zones:
         middles = grid.centers()
         distances_m = np.sqrt((middles[..., :2] ** 2).sum(axis=-1))
         rings, ring = _zones(distances_m, RING_EDGES_M, f"0-{RING_EDGES_M[0]:g} m")
-        bands, band = _zones(middles[..., 2], BAND_EDGES_M, f"below {BAND_EDGES_M[0]:g} m")
+        bands, band = _zones(middles[..., 2] - road_height_m(grid), BAND_EDGES_M, f"below {BAND_EDGES_M[0]:g} m")
         ranges, shell = _ranges(grid)
         index = (shell[..., None] * len(rings) + ring) * len(bands) + band
         return cls(rings, bands, ranges, index.astype(np.uint8))
@@ -60,7 +61,7 @@ class Zones:
 def _ranges(grid: VoxelGrid) -> tuple[tuple[str, ...], Int64[np.ndarray, "X Y"]]:
     """Names of the ranges, and the number of the innermost one that holds each column of voxels."""
     shell = np.zeros(grid.shape[:2], dtype=np.int64)
-    if grid.minimum_m[0] != 0:
+    if not grid.looks_ahead:
         return (), shell
     depth_m, width_m = (count * grid.voxel_size_m for count in grid.shape[:2])
     middles = grid.centers()[:, :, 0, :2]

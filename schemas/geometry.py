@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -51,6 +51,11 @@ class VoxelGrid(Frozen):
         """Upper corner (x, y, z), metres, frame of the grid; the corner itself lies outside."""
         x, y, z = (lo + n * self.voxel_size_m for lo, n in zip(self.minimum_m, self.shape, strict=True))
         return (x, y, z)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the grid begins at the vehicle (x from 0) instead of lying around it."""
+        return self.minimum_m[0] == 0
 
     @property
     def voxel_from_metres(self) -> Float64[np.ndarray, "4 4"]:
@@ -88,6 +93,18 @@ OCC3D_GRID = VoxelGrid(minimum_m=(-40.0, -40.0, -1.0), voxel_size_m=0.4, shape=(
 SEMANTICKITTI_GRID = VoxelGrid(minimum_m=(0.0, -25.6, -2.0), voxel_size_m=0.2, shape=(256, 256, 32))
 """The grid of SemanticKITTI's scene completion: x in [0, 51.2), y in [-25.6, 25.6), z in [-2, 4.4) metres. Its
 ego frame is that of the LiDAR."""
+
+_KITTI_LIDAR_M: Final = 1.73
+"""Height of KITTI's LiDAR above the road (Geiger et al., The KITTI dataset, figure 3)."""
+
+
+def road_height_m(grid: VoxelGrid) -> float:
+    """Height of the road under the vehicle in the ego frame of a grid, metres.
+
+    0, because the ego frame stands on the road, but where it is that of the LiDAR: grids of any fineness whose lower
+    corner is SemanticKITTI's.
+    """
+    return -_KITTI_LIDAR_M if grid.minimum_m == SEMANTICKITTI_GRID.minimum_m else 0.0
 
 
 def rigid_transform(rotation_wxyz: Sequence[float], translation_m: Sequence[float]) -> Pose:

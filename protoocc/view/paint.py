@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from protoocc.labels import check_labels
 from schemas.classes import ClassTable
-from schemas.geometry import VoxelGrid
+from schemas.geometry import VoxelGrid, road_height_m
 
 Paint = UInt16[np.ndarray, "X Y Z"]
 """Row of the palette per voxel; 0 = nothing there."""
@@ -49,7 +49,7 @@ EGO_BOXES_M: Final = (
     (EGO_BODY, (-0.8, -0.8, 0.2), (3.2, 0.8, 1.0)),
     (EGO_CABIN, (-0.4, -0.8, 1.0), (2.0, 0.8, 1.6)),
 )
-"""Paint, lower and upper corner (x, y, z), metres, ego frame: a small car whose rear axle is the origin."""
+"""Paint, lower and upper corner (x, y, z), metres, ego frame on the road: a small car whose rear axle is the origin."""
 
 
 def make_palette(classes: ClassTable) -> Palette:
@@ -124,10 +124,10 @@ def paint_errors(
 
 
 def add_ego(paint: Paint, grid: VoxelGrid) -> Paint:
-    """Copy of the paint with the ego vehicle's boxes in voxels that are empty."""
+    """Copy of the paint with the ego vehicle's boxes, as far as the grid has them, in voxels that are empty."""
     result = paint.copy()
     for row, lower_m, upper_m in EGO_BOXES_M:
-        corners = np.array([lower_m, upper_m]) + 1e-6
+        corners = np.array([lower_m, upper_m]) + [0.0, 0.0, road_height_m(grid)] + 1e-6
         (x0, y0, z0), (x1, y1, z1) = np.clip(grid.voxel_index(corners), 0, grid.shape)
         cells = result[x0:x1, y0:y1, z0:z1]
         cells[cells == 0] = row

@@ -11,7 +11,7 @@ from protoocc.view.cameras import floor_of, perspective_view, top_view
 from protoocc.view.images import camera_panel, spatial_order
 from protoocc.view.page import Color, LegendEntry, Page, Panel
 from protoocc.view.paint import EGO_BODY, FIRST_CLASS, Palette, add_ego, make_palette, paint_classes
-from protoocc.view.sample import COLUMN_PX, COLUMNS, WIDE_PX
+from protoocc.view.sample import COLUMN_PX, COLUMNS, WIDE_PX, camera_px
 from schemas.classes import ClassTable
 from schemas.geometry import VoxelGrid
 
@@ -64,7 +64,7 @@ def render_prediction(view: PredictionView) -> UInt8[np.ndarray, "h w 3"]:
 
 def _camera(view: PredictionView, index: int) -> Panel:
     caption = view.cameras[index].removeprefix("CAM_").replace("_", " ").capitalize()
-    return Panel(caption, camera_panel(view.images[index], None, COLUMN_PX))
+    return Panel(caption, camera_panel(view.images[index], None, camera_px(view.images)))
 
 
 def _legend(shown: UInt8[np.ndarray, "X Y Z"], classes: ClassTable, palette: Palette) -> list[LegendEntry]:

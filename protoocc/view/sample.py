@@ -36,6 +36,8 @@ COLUMNS = 3
 COLUMN_PX = (CONTENT_WIDTH - (COLUMNS - 1) * GAP) // COLUMNS
 HALF_PX = (CONTENT_WIDTH - GAP) // 2
 WIDE_PX = CONTENT_WIDTH - COLUMN_PX - GAP
+LONE_PX = 560
+"""Greatest height of the image of a camera that has no others beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +116,20 @@ def render_sample(view: SampleView) -> UInt8[np.ndarray, "h w 3"]:
 def _camera(view: SampleView, index: int) -> Panel:
     caption = view.cameras[index].removeprefix("CAM_").replace("_", " ").capitalize()
     segment_id = None if view.segment_id is None else view.segment_id[index]
-    return Panel(caption, camera_panel(view.images[index], segment_id, COLUMN_PX))
+    return Panel(caption, camera_panel(view.images[index], segment_id, camera_px(view.images)))
+
+
+def camera_px(images: UInt8[np.ndarray, "V H W 3"]) -> int:
+    """Width of a camera's panel: a column; a camera alone fills the page unless that makes it too high."""
+    count, height, width, _ = images.shape
+    return COLUMN_PX if count > 1 else max(COLUMN_PX, min(CONTENT_WIDTH, LONE_PX * width // height))
 
 
 def _prototypes(view: SampleView, index: int) -> Panel:
     colors = view.prototypes[index] if view.prototypes is not None else view.images[index]
-    return Panel("Nearest prototype of each feature cell", prototype_panel(view.images[index], colors, COLUMN_PX))
+    return Panel(
+        "Nearest prototype of each feature cell", prototype_panel(view.images[index], colors, camera_px(view.images))
+    )
 
 
 def _add_truth(page: Page, view: SampleView, truth: Paint, palette: Palette) -> None:

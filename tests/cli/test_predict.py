@@ -83,7 +83,7 @@ def test_records_alone(run: Path, datasets: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--write", "png"), "--write png: expected occ3d, npz or pictures"),
+        (("--write", "png"), "--write png: expected occ3d, semantickitti, npz or pictures"),
         (("--split", "train"), "--split does not apply: --calibration names your own photos"),
         (("--sample", "front"), "rig.yaml has no such sample"),
         (("--images", "nowhere"), "photo nowhere/CAM_BACK.jpg: is missing"),

@@ -120,6 +120,8 @@ def test_ranges_of_semantickitti() -> None:
     expected[:128, 64:192] = 1
     expected[:64, 96:160] = 0
     assert np.array_equal(zones.index // (len(zones.rings) * len(zones.bands)), expected)
+    # Heights above the road, 1.73 m below the LiDAR: the middles of the layers lie -0.17, 0.03 | 0.23 .. above it.
+    assert (zones.index[200, 128] % 5).tolist() == [0] * 2 + [1] * 4 + [2] * 5 + [3] * 10 + [4] * 11
     assert Zones.of(OCC3D_GRID).ranges == () and Zones.of(OCC3D_GRID).shells == 1
 
 

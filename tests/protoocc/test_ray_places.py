@@ -9,7 +9,7 @@ import pytest
 
 from protoocc.data import ShardDataset, open_shards
 from protoocc.ray_places import RayPlaces, lidar_places
-from schemas.geometry import invert_rigid
+from schemas.geometry import OCC3D_GRID, SEMANTICKITTI_GRID, invert_rigid
 
 EGO_FROM_LIDAR = np.array([[0.0, -1, 0, 0.5], [1, 0, 0, 0], [0, 0, 1, 1.8], [0, 0, 0, 1]])
 """Turned by a quarter to the left, as on many vehicles."""
@@ -27,7 +27,9 @@ def drive(count: int, step_m: float) -> list[np.ndarray]:
 def test_places_are_those_of_the_scene_in_the_frame_of_the_keyframe() -> None:
     lidars = [pose @ EGO_FROM_LIDAR for pose in drive(3, 2.0)]
     # Seen from the second keyframe: one step back, here, one step on, along the vehicle's x.
-    assert np.allclose(lidar_places(lidars, 1, EGO_FROM_LIDAR), [(-1.5, 0, 1.8), (0.5, 0, 1.8), (2.5, 0, 1.8)])
+    assert np.allclose(
+        lidar_places(lidars, 1, EGO_FROM_LIDAR, OCC3D_GRID), [(-1.5, 0, 1.8), (0.5, 0, 1.8), (2.5, 0, 1.8)]
+    )
 
 
 def test_far_places_are_left_out_and_eight_are_chosen_evenly() -> None:
@@ -36,19 +38,29 @@ def test_far_places_are_left_out_and_eight_are_chosen_evenly() -> None:
     near = [along for along in ahead_m if abs(along) < 39]  # -35.5 .. 36.5, 19 of them
     assert len(near) == 19
     chosen = [near[number] for number in (0, 3, 5, 8, 10, 13, 15, 18)]  # 18 / 7 = 2.57 apart, rounded
-    assert np.allclose(lidar_places(lidars, 15, EGO_FROM_LIDAR)[:, 0], chosen)
+    assert np.allclose(lidar_places(lidars, 15, EGO_FROM_LIDAR, OCC3D_GRID)[:, 0], chosen)
 
 
 def test_own_place_is_the_mounting_exactly() -> None:
     lidars = [pose @ EGO_FROM_LIDAR for pose in drive(2, 7.3)]
-    assert lidar_places(lidars, 1, EGO_FROM_LIDAR)[1].tolist() == EGO_FROM_LIDAR[:3, 3].tolist()
+    assert lidar_places(lidars, 1, EGO_FROM_LIDAR, OCC3D_GRID)[1].tolist() == EGO_FROM_LIDAR[:3, 3].tolist()
 
 
 def test_limit_is_strict() -> None:
     mounting = np.eye(4)
     lidars = [np.eye(4), np.eye(4), np.eye(4)]
     lidars[1][1, 3], lidars[2][0, 3] = 39.0, -38.99
-    assert lidar_places(lidars, 0, mounting)[:, :2] == pytest.approx(np.array([[0, 0], [-38.99, 0]]))
+    assert lidar_places(lidars, 0, mounting, OCC3D_GRID)[:, :2] == pytest.approx(np.array([[0, 0], [-38.99, 0]]))
+
+
+def test_grid_that_begins_at_the_vehicle_has_no_rays_from_behind() -> None:
+    """Every third scan of a drive forward: of 7 places 3 lie behind, the own one stands on the border of the grid."""
+    lidars = [np.eye(4) for _ in range(7)]
+    for number, pose in enumerate(lidars):
+        pose[0, 3] = 5.0 * number
+    places = lidar_places(lidars, 3, np.eye(4), SEMANTICKITTI_GRID)
+    assert places[:, 0].tolist() == [0, 5, 10, 15]
+    assert lidar_places(lidars, 3, np.eye(4), OCC3D_GRID)[:, 0].tolist() == [-15, -10, -5, 0, 5, 10, 15]
 
 
 def test_places_of_shards_stay_within_their_scene(shards: Path) -> None:

@@ -26,7 +26,7 @@ from protoocc.view.paint import (
 from protoocc.view.raycast import draw_voxels
 from schemas.classes import OCC3D, ClassTable
 from schemas.errors import DataError
-from schemas.geometry import OCC3D_GRID, VoxelGrid
+from schemas.geometry import OCC3D_GRID, SEMANTICKITTI_GRID, VoxelGrid
 
 CAR, BUS, FREE = OCC3D.index("car"), OCC3D.index("bus"), OCC3D.free
 PALETTE = make_palette(OCC3D)
@@ -72,6 +72,15 @@ def test_ego_fills_empty_voxels_only() -> None:
     assert np.count_nonzero(painted == EGO_BODY) == 10 * 4 * 2 - 1
     assert np.count_nonzero(painted == EGO_CABIN) > 0
     assert np.count_nonzero(paint) == 1
+
+
+def test_ego_stands_on_the_road_at_the_border_of_the_grid() -> None:
+    """SemanticKITTI's ego frame is the LiDAR, 1.73 m above the road, and the grid begins there."""
+    painted = add_ego(np.zeros(SEMANTICKITTI_GRID.shape, np.uint16), SEMANTICKITTI_GRID)
+    places = np.argwhere(painted == EGO_BODY)
+    # x 0 to 3.2, y -0.8 to 0.8, z -1.53 to -0.73: of the layers from -2.0 those from -1.6 up to -0.8.
+    assert places.min(axis=0).tolist() == [0, 124, 2] and places.max(axis=0).tolist() == [15, 131, 5]
+    assert np.argwhere(painted == EGO_CABIN).max(axis=0)[2] == 8  # up to -0.13: the last whole layer ends at -0.2
 
 
 def test_single_voxel_from_above_is_forward_up_and_left_left() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from protoocc.batch import Batch
+from protoocc.config import ScheduleConfig, TrainConfig
 from protoocc.hosts import build_network
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model.parts_config import UpsampleStage
@@ -17,6 +19,10 @@ from protoocc.model.symphonies import Symphonies, SymphoniesConfig
 from protoocc.model.symphonies import presets as sizes
 from protoocc.optimizer import lr_factor, make_optimizer
 from protoocc.presets import PRESETS
+from protoocc.run_folder import read_metrics
+from protoocc.trainer import train
+from protoocc.weights.files import reread_weights
+from protoocc.weights.fill import check_weights
 from schemas.classes import OCC3D
 from schemas.errors import DataError
 from schemas.geometry import VoxelGrid
@@ -318,6 +324,24 @@ def test_rates_are_the_published_ones() -> None:
     names = {name for name, value in network.named_parameters() if id(value) in slow}
     expected = {name for name, _ in network.named_parameters() if name.startswith("image_features.")}
     assert names == {name for name in expected if ".narrow." not in name}
+
+
+def test_trainer_reads_depth_and_steps(depth_shards: Path, tmp_path: Path, tiny_config: TrainConfig) -> None:
+    """Points of packed shards reach the network; losses of scenes and earlier layers are in the metrics."""
+    network = tiny(frozen_norms=False, **PARTS)
+    changes = {"model": network, "loss": LOSS, "schedule": ScheduleConfig(steps=2, warmup_steps=0, drops=(0.5,))}
+    train(tiny_config.model_copy(update=changes), depth_shards, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
+    assert {"sem_scal", "geo_scal", "frustum", "auxiliary", "cls", "cons"} <= rows[0].keys()
+    assert rows[1]["lr"] == pytest.approx(rows[0]["lr"] / 10)
+
+
+def test_demo_starts_from_the_shipped_features() -> None:
+    """All image features of the small network, whose classes are not those that the features were trained with."""
+    config = PRESETS["symphonies-demo-protoocc"]()
+    assert config.weights is not None
+    report = check_weights(config.model, reread_weights(config.weights))
+    assert report.share("backbone") == report.share("pyramid") == 1.0
 
 
 @pytest.mark.slow

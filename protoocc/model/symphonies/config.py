@@ -71,6 +71,16 @@ class SymphoniesConfig(PartsConfig):
         """Whether batches must hold depth."""
         return self.proposals == "depth"
 
+    def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
+        """Why this network cannot be trained: norms that keep their statistics need some that mean something."""
+        found = super().obstacles(has_masks=has_masks, has_weights=has_weights)
+        if self.frozen_norms and not has_weights:
+            found.append(
+                "model.frozen_norms=true keeps statistics of no images: start from trained weights with --weights, or "
+                "set model.frozen_norms=false."
+            )
+        return found
+
     @property
     def doublings(self) -> tuple[int, int]:
         """How often Symphonies' own head doubles the height alone, and how often all three axes.

@@ -128,11 +128,11 @@ def points_at(reference: Float[Tensor, "n 2"], counts: list[int]) -> HitQueries:
 
 
 def _projection(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """A convolution (3 x 3 ones halve the map) and a norm of 32 groups, of fewer where these do not divide."""
+    """A convolution (3 x 3 ones halve the map) and a norm of groups of eight channels, 32 in the host."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride=2 if kernel == 3 else 1, padding=kernel // 2)
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs), outputs))
+    return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, outputs // 8), outputs))
 
 
 def _narrow(inputs: int, outputs: int) -> nn.Sequential:

@@ -12,17 +12,17 @@ _TWICE_WIDE = UpsampleStage(kernel=(4, 4, 4), stride=(2, 2, 2), channels=128)
 
 def symphonies() -> SymphoniesConfig:
     """The published network: 128 x 128 x 8 queries."""
-    return SymphoniesConfig()
+    return SymphoniesConfig(frozen_norms=True)
 
 
 def symphonies_base() -> SymphoniesConfig:
     """The paper's Base: 128 x 128 x 16 queries."""
-    return SymphoniesConfig(query_shape=(128, 128, 16), upsample=(_TWICE,))
+    return SymphoniesConfig(frozen_norms=True, query_shape=(128, 128, 16), upsample=(_TWICE,))
 
 
 def symphonies_small() -> SymphoniesConfig:
     """The paper's Small: 64 x 64 x 8 queries."""
-    return SymphoniesConfig(query_shape=(64, 64, 8), upsample=(_TWICE_WIDE, _TWICE))
+    return SymphoniesConfig(frozen_norms=True, query_shape=(64, 64, 8), upsample=(_TWICE_WIDE, _TWICE))
 
 
 def symphonies_demo() -> SymphoniesConfig:

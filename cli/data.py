@@ -225,7 +225,7 @@ def print_absent(summary: StageSummary) -> None:
     costs = {
         "lidar": "labels must be imported (--source occ3d), and --check has nothing to compare with",
         "map": "ground without point labels gets no class",
-        "boxes": "nothing there tells moving things from standing ones",
+        "boxes": "nothing but point labels tells moving things from standing ones there",
     }
     for name, cost in costs.items():
         _print_count(summary, f"without_{name}", f"of {summary.done} samples have no {name}: {cost}")

@@ -23,6 +23,7 @@ FOLDERS: Final = frozenset(
         "data",
         "labels",
         "write_npz",
+        "write_voxels",
         "compare",
         "shards",
         "run",

@@ -38,6 +38,18 @@ def report_comparison(dataset: DatasetSpec, folder: Path, scheduler: Scheduler) 
     }
 
 
+def report_voxel_comparison(dataset: DatasetSpec, folder: Path, scheduler: Scheduler) -> dict[str, Any]:
+    """Compares the store with SemanticKITTI's voxel files and prints the figures; returns what `--json` prints."""
+    from pipelines.occupancy.compare_voxels import compare_with_voxels
+
+    with progress_bar("compare") as update:
+        comparison = compare_with_voxels(dataset, dataset.work, folder, scheduler=scheduler, on_progress=update)
+    say(f"{comparison.keyframes} keyframes compared with the voxels of {name_of(folder)}; means over keyframes:")
+    for name, value in comparison.figures.items():
+        say(f"  {name}: {'no files' if value is None else f'{value:.3f}'}")
+    return {**comparison.figures, "keyframes": comparison.keyframes}
+
+
 def _class_scores(comparison: Comparison) -> list[tuple[int, dict[str, float | None]]]:
     from pipelines.occupancy.compare_folder import class_scores
 

@@ -33,21 +33,22 @@ Source = Annotated[
     typer.Option(
         "--source",
         help="occ3d: import labels.npz; openocc-v2, occ3d-waymo: the same with their classes and arrays; lidar: make "
-        "labels; surroundocc, openoccupancy: import those sets. Without it --write-npz, --compare and --check use a "
-        "finished store as it is.  [default: occ3d]",
+        "labels; surroundocc, openoccupancy: import those sets; voxels: import SemanticKITTI's. Without it "
+        "--write-npz, --write-voxels, --compare and --check use a finished store as it is.  [default: occ3d]",
         show_default=False,
     ),
 ]
 Thresholds = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--thresholds",
-        help="Thresholds of --source lidar: default, paper, release-like, or evidence (default without the voxels that "
-        "the keyframe's own rays pass too often).",
+        help="Thresholds of --source lidar: default, paper, release-like, evidence (default without the voxels that "
+        "the keyframe's own rays pass too often) or semantickitti, which is that format's.  [default: default]",
+        show_default=False,
     ),
 ]
 LabelFolder = Annotated[
-    Path | None, typer.Option("--labels", help="Files of surroundocc or openoccupancy.", show_default=False)
+    Path | None, typer.Option("--labels", help="Files of surroundocc, openoccupancy or voxels.", show_default=False)
 ]
 Resample = Annotated[bool, typer.Option("--resample", help="Bring imported labels into a grid that is not their own.")]
 ImageLabelFolder = Annotated[
@@ -63,9 +64,21 @@ WriteNpz = Annotated[
     Path | None,
     typer.Option("--write-npz", help="Also write DIR/gts/SCENE/TOKEN/labels.npz.", show_default=False),
 ]
+WriteVoxels = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-voxels",
+        help="SemanticKITTI: also write DIR/sequences/NN/voxels with .label, .invalid, .occluded and .bin files.",
+        show_default=False,
+    ),
+]
 Compare = Annotated[
     Path | None,
-    typer.Option("--compare", help="Compare with a folder of Occ3D labels, taken as right.", show_default=False),
+    typer.Option(
+        "--compare",
+        help="Compare with labels taken as right: a folder of Occ3D's; semantickitti: of sequences.",
+        show_default=False,
+    ),
 ]
 Check = Annotated[bool, typer.Option("--check", help="Check labels against LiDAR returns, boxes and camera rays.")]
 
@@ -77,12 +90,13 @@ def register(app: typer.Typer) -> None:
 
 def occupancy(
     source: Source = None,
-    thresholds: Thresholds = "default",
+    thresholds: Thresholds = None,
     labels: LabelFolder = None,
     resample: Resample = False,
     image_labels: ImageLabelFolder = None,
     changes: Changes = None,
     write_npz: WriteNpz = None,
+    write_voxels: WriteVoxels = None,
     compare: Compare = None,
     check: Check = False,
     name: Dataset = None,
@@ -110,38 +124,40 @@ def occupancy(
 
         protoocc occupancy --write-npz labels/mini --dataset nuscenes-mini
 
+        protoocc occupancy --source voxels --dataset semantickitti --write-voxels out
+
         protoocc occupancy --compare data/synthetic --dataset synthetic --json
 
         protoocc occupancy --check --dataset nuscenes-mini
     """
     from cli.data import print_json, run_with_bar
-    from cli.label_reports import report_check, report_comparison
+    from cli.label_reports import report_check, report_comparison, report_voxel_comparison
     from cli.progress import make_scheduler
-    from cli.sources import occupancy_source, print_label_shares
+    from cli.sources import occupancy_source, print_label_shares, print_releases
     from schemas.workfolder import MANIFEST, WorkFolder
 
     dataset = load_dataset(datasets, name, out, root=root, version=version)
     where = make_scheduler(scheduler, workers, memory_limit)
     run = partial(run_with_bar, scheduler=where, overwrite=overwrite, on_error=on_error, check_inputs=check_inputs)
     is_finished = (WorkFolder(dataset.work).occupancy / MANIFEST).is_file()
-    wants_more = write_npz is not None or compare is not None or check
+    wants_more = write_npz is not None or write_voxels is not None or compare is not None or check
     uses_finished = source is None and is_finished and wants_more
     refuse(
         ("thresholds", "labels", "resample", "image_labels", "changes"),
         uses_finished,
         "the finished store is used as it is; name its --source to make labels",
     )
-    only_looks = uses_finished and write_npz is None
+    only_looks = uses_finished and write_npz is None and write_voxels is None
     refuse(
         ("overwrite", "on_error", "check_inputs"), only_looks, "nothing is made; name a --source to make labels again"
     )
     summary, answer = None, dict[str, Any]()
     if not uses_finished:
-        from pipelines.occupancy import make_occupancy
+        from pipelines.occupancy import PRESET_OF_FORMAT, make_occupancy
 
         config = occupancy_source(
             source or "occ3d",
-            thresholds,
+            thresholds or PRESET_OF_FORMAT[dataset.format],
             labels=labels,
             resample=resample,
             image_labels=image_labels,
@@ -149,12 +165,18 @@ def occupancy(
         )
         summary = run("occupancy", lambda runtime: make_occupancy(dataset, dataset.work, config, runtime))
         print_label_shares(summary)
+        print_releases(summary)
     if write_npz is not None:
         from pipelines.occupancy.export import write_label_files
 
         summary = run("npz", lambda runtime: write_label_files(dataset, dataset.work, write_npz, runtime))
+    if write_voxels is not None:
+        from pipelines.occupancy.export_voxels import write_voxel_files
+
+        summary = run("voxels", lambda runtime: write_voxel_files(dataset, dataset.work, write_voxels, runtime))
     if compare is not None:
-        answer |= report_comparison(dataset, compare, where)
+        report = report_voxel_comparison if dataset.format == "semantickitti" else report_comparison
+        answer |= report(dataset, compare, where)
     if check:
         answer |= report_check(dataset, where)
     if as_json and answer:

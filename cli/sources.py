@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CLASSES: Final = "classes"
 """Generator of classes of pixels, which are no masks."""
-SOURCES: Final = ("lidar", "occ3d", "openocc-v2", "occ3d-waymo", "surroundocc", "openoccupancy")
+SOURCES: Final = ("lidar", "occ3d", "openocc-v2", "occ3d-waymo", "surroundocc", "openoccupancy", "voxels")
 
 
 def occupancy_source(
@@ -40,17 +40,22 @@ def occupancy_source(
     Raises:
         ConfigError: an unknown word or setting, or an option that belongs to another source.
     """
-    from pipelines.occupancy import LIDAR_PRESETS, ImageLabels, ImportConfig, Occ3dConfig
+    from pipelines.occupancy import LIDAR_PRESETS, ImageLabels, ImportConfig, Occ3dConfig, VoxelsConfig
 
     if source not in SOURCES:
         raise expected("--source", source, SOURCES)
-    made, imported = source == "lidar", source in ("surroundocc", "openoccupancy")
+    made, imported = source == "lidar", source in ("surroundocc", "openoccupancy", "voxels")
     refuse(("thresholds",), not made, f"it belongs to --source lidar, not {source}")
-    for option, given in (("--image-labels", image_labels), ("--set", changes)):
-        if given and not made:
-            raise ConfigError(f"{option} belongs to --source lidar, not {source}")
-    if not imported and (labels is not None or resample):
-        raise ConfigError("--labels and --resample belong to --source surroundocc and openoccupancy")
+    if image_labels and not made:
+        raise ConfigError(f"--image-labels belongs to --source lidar, not {source}")
+    if changes and not made and source != "voxels":
+        raise ConfigError(f"--set belongs to --source lidar and voxels, not {source}")
+    if (labels is not None and not imported) or (resample and (not imported or source == "voxels")):
+        raise ConfigError(
+            "--labels and --resample belong to --source surroundocc and openoccupancy, --labels to voxels"
+        )
+    if source == "voxels":
+        return override(VoxelsConfig(labels=None if labels is None else labels.absolute()), changes)
     if source == "surroundocc" or source == "openoccupancy":
         if labels is None:
             raise ConfigError(f"--source {source} needs --labels DIR, the folder of its files")
@@ -129,6 +134,20 @@ def print_label_shares(summary: StageSummary) -> None:
     if total:
         text = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in sorted(counts.items()))
         say(f"  occupied voxels by source of their label: {text}")
+
+
+def print_releases(summary: StageSummary) -> None:
+    """Which release imported voxel files are of, and what was done about the older one."""
+    old, new = (int(summary.counts.get(f"keyframes_of_{release}", 0)) for release in ("v1_0", "v1_1"))
+    if new:
+        say(f"  {new} keyframes have voxels of SemanticKITTI's release v1.1")
+    if old:
+        say(
+            f"  {old} keyframes have voxels of SemanticKITTI's release v1.0, which are one voxel too high (their .bin "
+            "fits the scan only then): they are moved down unless --set repair=false keeps them. Published numbers "
+            "rest on v1.1: download data_odometry_voxels.zip again to compare with them.",
+            "yellow",
+        )
 
 
 def prediction_source(source: str | None) -> LayoutName | ListName | None:

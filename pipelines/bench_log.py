@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from pipelines.prepare.source import FileCheck, Hole, Keyframe, MapImage
@@ -31,6 +32,10 @@ class GeneratedLog:
     def fingerprint(self) -> dict[str, str]:
         """What the records are made of: their number."""
         return {"generated": hashlib.sha256(str(self.samples).encode()).hexdigest()}
+
+    def raw_files(self) -> Sequence[Path]:
+        """There are none."""
+        return ()
 
     def keyframes(self) -> list[Keyframe]:
         """All keyframes, ordered by scene, then time."""

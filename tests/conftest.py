@@ -112,3 +112,12 @@ def packed(world_dataset: DatasetSpec, stored: Path, sync_runtime: Runtime) -> P
     """`shards` folder of the tiny world: splits train and val of two samples each."""
     with one_process(world_dataset.root.parent):
         return pack(world_dataset, stored, PackConfig(), sync_runtime).folder
+
+
+@pytest.fixture(scope="session")
+def real_kitti() -> Path:
+    """Root of real SemanticKITTI frames: 000000 and 000005 of sequence 00, 000000 of 08; poses of both sequences."""
+    root = (SHARED_DATA / "kitti").resolve()
+    if not root.is_dir():
+        pytest.skip("no real SemanticKITTI frames in the shared data folder beside the repository")
+    return root

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.label_counts import useless_counts
-from pipelines.occupancy.config import LIDAR_PRESETS, ImageLabels, LidarConfig, Occ3dConfig
+from pipelines.occupancy.config import LIDAR_PRESETS, PRESET_OF_FORMAT, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.importing import import_scene, scene_records
 from pipelines.occupancy.inputs import files_of_scene, source_options
 from pipelines.occupancy.label_sets import ImportConfig, check_grid
@@ -16,6 +16,7 @@ from pipelines.occupancy.layouts import LAYOUTS
 from pipelines.occupancy.occ3d import labels_from, labels_from_occ3d
 from pipelines.occupancy.refine import class_folder
 from pipelines.occupancy.scene import label_scene, read_scene
+from pipelines.occupancy.voxel_files import VoxelsConfig, check_voxels
 from pipelines.points import require_lidar
 from pipelines.stage import (
     OnError,
@@ -37,16 +38,18 @@ from schemas.workfolder import WorkFolder
 
 __all__ = [
     "LIDAR_PRESETS",
+    "PRESET_OF_FORMAT",
     "ImageLabels",
     "ImportConfig",
     "LidarConfig",
     "Occ3dConfig",
     "OccupancyConfig",
+    "VoxelsConfig",
     "make_occupancy",
     "occupancy_stage",
 ]
 
-OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig
+OccupancyConfig = Occ3dConfig | LidarConfig | ImportConfig | VoxelsConfig
 """Where labels come from."""
 
 _TABLE = ("names", "free", "ground", "driveable", "stuff", "symmetric")
@@ -90,6 +93,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
     folders = WorkFolder(work)
     entries = read_index(folders.records)
     x, y, z = dataset.grid.shape
+    options = source_options(source, dataset.format)
     label_unit: Callable[[Path, Unit], UnitReport] = (
         partial(_make_scene, dataset, work, on_error, source)
         if isinstance(source, LidarConfig)
@@ -108,7 +112,7 @@ def occupancy_stage(dataset: DatasetSpec, work: Path, source: OccupancyConfig, o
             dataset,
             fields=FIELDS + (("labels",) if isinstance(source, Occ3dConfig) else ()),
             stores={"records": folders.records},
-            command=f"protoocc occupancy {source_options(source)} --dataset {shlex.quote(dataset.name)}",
+            command=f"protoocc occupancy {options} --dataset {shlex.quote(dataset.name)}",
         ),
     )
 
@@ -130,7 +134,9 @@ def _check_source(dataset: DatasetSpec, source: OccupancyConfig) -> None:
         labels_from_occ3d(dataset)
         check_grid(dataset, source)
         return
-    if isinstance(source, Occ3dConfig):
+    if isinstance(source, VoxelsConfig):
+        check_voxels(dataset, source)
+    elif isinstance(source, Occ3dConfig):
         labels_from(dataset, LAYOUTS[source.kind])
     elif source.image_labels is not None:
         _check_class_images(dataset, source.image_labels)

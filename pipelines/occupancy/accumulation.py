@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
-from pipelines.occupancy.ballot import num_slots, winners
+from pipelines.occupancy.ballot import num_slots, slots_of, winners
 from pipelines.occupancy.kernels import cell_means, share_cells
 from pipelines.occupancy.sweep import Paint, Sweep, SweepReader
-from pipelines.points import NOT_MATTER, UNLABELLED
+from pipelines.points import NOT_MATTER, UNKNOWN, UNLABELLED
 from schemas.classes import ClassTable
 from schemas.errors import DataError
 from schemas.records import SampleRecord
@@ -50,6 +50,9 @@ class SweepGroup:
     """Position of the sensor at the keyframe."""
     returns: Float32[np.ndarray, "n 3"]
     """Points of the keyframe's own sweep, objects included."""
+    moving: Float32[np.ndarray, "m 3"] = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    """Those of the returns that belong to moving things without boxes: no other keyframe has them where they are."""
+    moving_labels: UInt8[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0, np.uint8))
     num_missing: int = 0
     """Sweeps that were left out because their files are missing or broken."""
 
@@ -90,6 +93,8 @@ def accumulate_keyframe(
         },
         lidar=sweeps[-1].origin,
         returns=sweeps[-1].points.astype(np.float32),
+        moving=sweeps[-1].points[sweeps[-1].is_moving].astype(np.float32),
+        moving_labels=sweeps[-1].labels[sweeps[-1].is_moving],
         num_missing=len(record.sweeps) + 1 - len(sweeps),
     )
 
@@ -124,8 +129,10 @@ def _merge_rays(
 def majority_labels(
     cell_of: Int64[np.ndarray, " n"], labels: UInt8[np.ndarray, " n"], count: int, table: ClassTable
 ) -> UInt8[np.ndarray, " c"]:
-    """Most frequent class of the points of each cell, see `ballot.winners`; `UNLABELLED` where no point has one."""
+    """Most frequent class of the points of each cell, see `ballot.winners`; `UNLABELLED` where no point has a label."""
     slots = num_slots(table)
-    known = labels < NOT_MATTER
-    votes = np.bincount(cell_of[known] * slots + labels[known], minlength=count * slots).reshape(count, slots)
+    known = (labels < NOT_MATTER) | (labels == UNKNOWN)
+    votes = np.bincount(cell_of[known] * slots + slots_of(labels[known], table), minlength=count * slots).reshape(
+        count, slots
+    )
     return np.where(votes.any(axis=1), winners(votes, table), np.uint8(UNLABELLED))

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from scipy.ndimage import binary_dilation
 
-from pipelines.occupancy.config import LidarConfig
+from pipelines.occupancy.config import preset_of
 from pipelines.occupancy.depth import DepthErrors, depth_errors, floor_errors
 from pipelines.occupancy.first_hit import CameraRays, boxes_along, camera_rays, labels_along
 from pipelines.occupancy.grid_frame import in_grid_frame
@@ -198,7 +198,7 @@ def matter_of(dataset: DatasetSpec, record: SampleRecord) -> Float64[np.ndarray,
     """Points of the keyframe's own sweep without the own vehicle's and, where labelled, noise; metres, grid's frame."""
     points_lidar = read_points(dataset, record.keyframe_sweep, record.token)
     points = transform_points(record.keyframe_sweep.ego_from_lidar.matrix, points_lidar)
-    corner = np.array(LidarConfig().ego_box_m)
+    corner = np.array(preset_of(dataset.format).ego_box_m)
     keep = ~np.all((points >= corner[:3]) & (points <= corner[3:]), axis=1)
     if record.keyframe_sweep.labels_path is not None:
         table = class_of_index(dataset)

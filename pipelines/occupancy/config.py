@@ -14,6 +14,7 @@ from pipelines.occupancy.tuning import (
     HeightDriftConfig,
     SurfaceConfig,
 )
+from schemas.datasets import Format
 from schemas.settings import Frozen
 
 
@@ -133,11 +134,20 @@ class LidarConfig(Frozen):
         description="Whether observed free space and ground always count as seen by the cameras, so that mask_camera "
         "leaves out only things that other things hide or that lie outside the images.",
     )
+    visibility: Literal["cameras", "poses"] = Field(
+        "cameras",
+        exclude_if=lambda value: value == "cameras",
+        description="What masks mean. cameras: mask_lidar what sweeps observed, mask_camera what the images see of it. "
+        "poses: as SemanticKITTI's voxels, free and visible from the keyframe's LiDAR, and visible from the LiDAR of "
+        "some keyframe within the window.",
+    )
     image_labels: ImageLabels | None = Field(
         None, description="Classes of camera pixels that refine the labels, and name points without point labels."
     )
 
 
+PRESET_OF_FORMAT: Final[dict[Format, str]] = {"nuscenes": "default", "semantickitti": "semantickitti"}
+"""Preset for raw data of each format, unless another one is asked for."""
 LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
     "default": LidarConfig(),
     "paper": LidarConfig(far_rays=False, use_map=False, fill_surfaces=False, mirror_vehicles=False, fill_ground_m=4.0),
@@ -155,9 +165,23 @@ LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {
         hide_things_only=True,
     ),
     "evidence": LidarConfig(evidence=EvidenceConfig()),
+    "semantickitti": LidarConfig(
+        window_keyframes=15,
+        ego_box_m=(-2.2, -1.0, -1.8, 2.0, 1.0, 0.2),
+        height_drift=HeightDriftConfig(min_shared=10**9),
+        use_map=False,
+        visibility="poses",
+    ),
 }
 """`default` also uses the map, surfaces, the symmetry of vehicles and rays that hit beyond the grid.
 
 `paper` follows Occ3D's text. `release-like`: also the thresholds of the published files, as far as anyone outside knows
 them, and their camera mask. `evidence` is `default` without the voxels that the keyframe's own rays outvote.
+`semantickitti` is for its sequences: the own vehicle lies below the LiDAR, poses know the height, and masks
+mean what `.occluded` and `.invalid` mean.
 """
+
+
+def preset_of(name: Format) -> LidarConfig:
+    """Settings for raw data of a format."""
+    return LIDAR_PRESETS[PRESET_OF_FORMAT[name]]

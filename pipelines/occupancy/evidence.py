@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from pipelines.occupancy.config import LidarConfig
+from pipelines.occupancy.config import preset_of
 from pipelines.occupancy.orientation import Index
 from pipelines.points import read_points
 from schemas.datasets import DatasetSpec
@@ -31,7 +31,7 @@ def return_places(dataset: DatasetSpec, record: SampleRecord) -> Index | None:
         return None
     ego_from_lidar = record.lidar.ego_from_lidar.matrix
     points = transform_points(ego_from_lidar, read_points(dataset, record.lidar, record.token))
-    corner = np.array(LidarConfig().ego_box_m)
+    corner = np.array(preset_of(dataset.format).ego_box_m)
     points = points[~np.all((points >= corner[:3]) & (points <= corner[3:]), axis=1)]
     return _voxels(dataset.grid, points, ego_from_lidar)[:, None]
 

@@ -17,10 +17,11 @@ from pipelines.occupancy.occ3d import Labels
 from pipelines.occupancy.outvoted import outvoted_voxels
 from pipelines.occupancy.refine import ClassImage, refuted_voxels
 from pipelines.occupancy.surfaces import fill_surfaces
-from pipelines.occupancy.votes import count_sources, elect, gather_points
+from pipelines.occupancy.votes import add_moving, count_sources, elect, gather_points
 from schemas.datasets import DatasetSpec
 from schemas.geometry import invert_rigid, transform_points
 from schemas.records import SampleRecord
+from schemas.voxels.lines_of_sight import see_around
 from schemas.voxels.visibility import View, see_voxels
 
 
@@ -69,6 +70,7 @@ def label_frame(scene: Scene, frame: Frame) -> tuple[Labels, dict[str, float]]:
     points = gather_points(
         scene.dataset, frame.record, frame.groups, scene.objects, voxel_from_anchor, mirror=config.mirror_vehicles
     )
+    points = add_moving(points, frame.own, voxel_from_anchor, table)
     hit = points.counts > config.occupied_above
     border = _border_voxels(scene, np.linalg.inv(voxel_from_anchor))
     ground = ground_votes(points.static, points.static_labels, border, grid=grid, table=table, config=config)
@@ -87,17 +89,38 @@ def label_frame(scene: Scene, frame: Frame) -> tuple[Labels, dict[str, float]]:
     semantics[refuted] = table.free
     occupied = table.is_occupied(semantics)
     observed = hit | outvoted | (passes > np.where(occupied, 0, config.free_above))
-    visible = see_voxels(grid, occupied, list(views.values()), config.rays_per_voxel)
-    if config.hide_things_only:
-        visible |= ~occupied | table.is_ground(semantics)
+    if config.visibility == "poses":
+        observed, scored = _seen_from_poses(occupied, frame, voxel_from_anchor)
+    else:
+        visible = see_voxels(grid, occupied, list(views.values()), config.rays_per_voxel)
+        if config.hide_things_only:
+            visible |= ~occupied | table.is_ground(semantics)
+        scored = visible & observed
     labels = {
         "semantics": semantics,
         "mask_lidar": observed.astype(np.uint8),
-        "mask_camera": (visible & observed).astype(np.uint8),
+        "mask_camera": scored.astype(np.uint8),
     }
     freed = {"freed_by_evidence": float(outvoted.sum())} if config.evidence is not None else {}
     freed |= {"freed_by_images": float(refuted.sum())} if frame.images else {}
     return labels, count_sources(semantics, points, table) | freed
+
+
+def _seen_from_poses(
+    occupied: Bool[np.ndarray, "X Y Z"], frame: Frame, voxel_from_anchor: Float64[np.ndarray, "4 4"]
+) -> tuple[Bool[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
+    """What SemanticKITTI's `.occluded` and `.invalid` leave.
+
+    Returns:
+        Free voxels with a free line to the LiDAR of the keyframe, and voxels with one to that of some keyframe near it,
+        the occupied ones that the line meets included.
+    """
+    own, free, surfaces = (np.zeros(occupied.shape, dtype=bool) for _ in range(3))
+    origins = transform_points(voxel_from_anchor, np.array([group.lidar for group in frame.groups]))
+    see_around(occupied, transform_points(voxel_from_anchor, frame.own.lidar[None])[0], own, surfaces)
+    for origin in origins:
+        see_around(occupied, origin, free, surfaces)
+    return own, own | free | surfaces
 
 
 def _outvoted(

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64, UInt8
 from scipy.spatial import cKDTree
 
 from pipelines.occupancy.accumulation import SweepGroup
-from pipelines.occupancy.ballot import num_slots, winners
+from pipelines.occupancy.ballot import num_slots, slots_of, winners
 from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.ground import Ground, MapMask
 from pipelines.points import UNKNOWN, UNLABELLED
@@ -32,7 +32,7 @@ def spread_labels(
     labels = np.concatenate([group.labels for group in groups])
     known = labels != UNLABELLED
     tree = cKDTree(np.concatenate(places)[known])
-    slots = np.append(labels[known], table.num_classes).astype(np.int64)  # the last one: no neighbour
+    slots = np.append(slots_of(labels[known], table), table.num_classes).astype(np.int64)  # the last one: no neighbour
     result = []
     for group, place in zip(groups, places, strict=True):
         unknown = group.labels == UNLABELLED

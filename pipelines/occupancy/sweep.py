@@ -12,7 +12,7 @@ from pipelines.occupancy.config import LidarConfig
 from pipelines.occupancy.height_drift import HeightDrift, measure_height_drift
 from pipelines.occupancy.kernels import IN_BOX, OUTSIDE, assign_boxes
 from pipelines.occupancy.tracks import Track, boxes_at, tracks_of
-from pipelines.points import NOT_MATTER, UNLABELLED, class_of_index, read_point_labels, read_points
+from pipelines.points import NOT_MATTER, UNLABELLED, class_of_index, read_moving, read_point_labels, read_points
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.geometry import invert_rigid, transform_points
@@ -32,6 +32,8 @@ class Sweep:
     """Position of the sensor."""
     objects: Mapping[str, Float32[np.ndarray, "_ 3"]]
     """Points of each instance, metres, box frame."""
+    is_moving: Bool[np.ndarray, " n"]
+    """Points of things that move, as far as point labels say so; they are not static."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class SweepReader:
     """Global position that all stored positions are relative to."""
     reach_us: int
     """How long boxes are extrapolated."""
-    table: UInt8[np.ndarray, " 256"] | None
+    table: UInt8[np.ndarray, " k"] | None
     """Class of each point-label index; None where the dataset has no point labels."""
     drift: HeightDrift
     """At any time of the scene; all positions but those of objects contain it."""
@@ -67,6 +69,7 @@ class SweepReader:
             labels = read_point_labels(self.dataset, lidar, token, self.table, len(points_lidar))
         elif paint is not None:
             labels = paint(points_lidar)
+        moving = read_moving(self.dataset, lidar, token, len(points_lidar))
         points_ego = transform_points(lidar.ego_from_lidar.matrix, points_lidar)
         corner = np.array(self.config.ego_box_m)
         is_ego = np.all((points_ego >= corner[:3]) & (points_ego <= corner[3:]), axis=1)
@@ -74,9 +77,10 @@ class SweepReader:
         anchored = lidar.global_from_lidar
         anchored[:3, 3] -= self.anchor_m
         points, labels = transform_points(anchored, points_lidar[keep]), labels[keep]
+        moving = moving[keep]
         is_static, objects = self._split(points, labels, lidar.timestamp_us)
         lift = np.array([0.0, 0.0, self.drift.at(lidar.timestamp_us)])
-        return Sweep(points + lift, labels, is_static, anchored[:3, 3] + lift, objects)
+        return Sweep(points + lift, labels, is_static & ~moving, anchored[:3, 3] + lift, objects, moving)
 
     def _split(
         self, points: Float64[np.ndarray, "n 3"], labels: UInt8[np.ndarray, " n"], time_us: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, UInt8
@@ -84,6 +84,25 @@ def gather_points(
                 _vote(moved, things[-1], box.label)
                 _vote(mirrored, things[-1], 0)
     return Points(static, labels, votes, moved, counts[..., 0], mirrored[..., 0], np.concatenate(things))
+
+
+def add_moving(
+    points: Points, own: SweepGroup, voxel_from_anchor: Float64[np.ndarray, "4 4"], table: ClassTable
+) -> Points:
+    """The same with the keyframe's own points of moving things that have no boxes, which its votes count as objects.
+
+    Args:
+        points: from `gather_points`; its arrays of votes and counts are changed.
+        own: what the keyframe itself saw.
+        voxel_from_anchor: from its positions to voxel units.
+        table: the classes.
+    """
+    if not len(own.moving):
+        return points
+    moving = transform_points(voxel_from_anchor, own.moving.astype(np.float64))
+    _vote(points.moved_votes, moving, slots_of(own.moving_labels, table))
+    _vote(points.counts[..., None], moving, 0)
+    return replace(points, things=np.concatenate([points.things, moving]))
 
 
 def _vote(

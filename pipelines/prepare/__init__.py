@@ -10,6 +10,7 @@ from typing import Final
 from pipelines.prepare.geometry import geometry_stage
 from pipelines.prepare.nuscenes import NuScenesSource
 from pipelines.prepare.scene_records import records_stage
+from pipelines.prepare.semantickitti import SemanticKittiSource
 from pipelines.prepare.source import Source
 from pipelines.stage import Runtime, StageSummary, run_stage
 from schemas.datasets import DatasetSpec
@@ -18,7 +19,10 @@ from schemas.workfolder import WorkFolder
 
 __all__ = ["SOURCES", "prepare"]
 
-SOURCES: Final[Mapping[str, Callable[[DatasetSpec], Source]]] = {"nuscenes": NuScenesSource}
+SOURCES: Final[Mapping[str, Callable[[DatasetSpec], Source]]] = {
+    "nuscenes": NuScenesSource,
+    "semantickitti": SemanticKittiSource,
+}
 """`format` of an entry in `datasets.yaml` and what reads it."""
 
 

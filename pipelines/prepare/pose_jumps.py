@@ -95,5 +95,5 @@ def _turn_between(first_wxyz: Sequence[float], second_wxyz: Sequence[float]) -> 
 def _message(place: _Place, believed: _Place, misfit: str) -> str:
     return (
         f"sample {place.token}: ego_pose of {place.path} jumps: from {believed.path} it is {misfit}. "
-        "Correct the rows of ego_pose.json, or leave such samples out with --on-error drop."
+        "Correct the rows of ego_pose.json (SemanticKITTI: poses.txt), or leave such samples out with --on-error drop."
     )

@@ -46,7 +46,7 @@ _LAYOUT: Final = Layout(
 )
 FIELDS: Final = (
     *("format", "version", "cameras", "lidar", "point_columns", "classes.names", "classes.free"),
-    *("categories", "splits"),
+    *("categories", "projection", "splits"),
 )
 """Fields of the dataset's entry that decide the records."""
 
@@ -77,14 +77,10 @@ def records_stage(dataset: DatasetSpec, folder: Path, source: Source, *, on_erro
         origin=Origin(
             dataset,
             fields=FIELDS,
-            read=(*sorted((dataset.root / dataset.version).glob("*.json")), *_sweep_folders(dataset)),
+            read=tuple(source.raw_files()),
             command=shlex.join(["protoocc", "prepare", dataset.name]),
         ),
     )
-
-
-def _sweep_folders(dataset: DatasetSpec) -> list[Path]:
-    return [dataset.root / "sweeps" / dataset.lidar] if dataset.lidar else []
 
 
 def _by_scene(keyframes: Sequence[Keyframe]) -> Iterator[tuple[str, Iterator[Keyframe]]]:
@@ -140,8 +136,9 @@ def check_scene(check_files: FileCheck, on_error: OnError, folder: Path, unit: U
     for draft in drafts:
         try:
             record, found = _checked(check_files, draft, jumps)
-            if found and on_error == "fail":
-                raise DataError(_explain(found))
+            problems = [hole for hole in found if not hole.expected]
+            if problems and on_error == "fail":
+                raise DataError(_explain(problems))
             kept.append(_without(record, found) if found else record)
             holes.update(f"{hole.kind}_missing" for hole in found)
         except DataError as error:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.lidar_files import HEAD_VALUES, VALUE_BYTES, check_columns, check_points
-from pipelines.point_labels import PANOPTIC_SUFFIX, read_categories
+from pipelines.point_labels import count_labels
 from pipelines.prepare.source import Hole
 from schemas.errors import DataError, raise_machine_fault, read_errors
 from schemas.outside import has_end
@@ -44,14 +44,17 @@ def check_files(root: Path, record: SampleRecord) -> list[Hole]:
 
 
 def _holes(root: Path, record: SampleRecord) -> Iterator[Hole]:
+    missing: set[str] = set()
     for sweep in record.sweeps:
         try:
             _check_points(root, sweep, record.token)
         except (DataError, OSError) as error:
             raise_machine_fault(error)
+            missing.add(sweep.token)
             yield Hole("sweeps", sweep.token, str(error))
-    labelled = [lidar for lidar in (record.lidar, *record.sweeps) if lidar is not None and lidar.labels_path]
-    for lidar in labelled:
+    for lidar in (record.lidar, *record.sweeps):
+        if lidar is None or lidar.labels_path is None or lidar.token in missing:
+            continue
         try:
             _check_labels(root, lidar, record.token)
         except (DataError, OSError) as error:
@@ -59,7 +62,16 @@ def _holes(root: Path, record: SampleRecord) -> Iterator[Hole]:
             yield Hole("point_labels", lidar.token, str(error))
 
 
-def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
+def read_image_head(path: Path, token: str) -> tuple[tuple[int, int], str]:
+    """(width, height) and kind (JPEG or PNG) of an image file.
+
+    Args:
+        path: the file.
+        token: sample token, for messages.
+
+    Raises:
+        DataError: the file is missing or holds no such image.
+    """
     num_bytes = _require(path, token)
     try:
         with Image.open(path) as image:
@@ -71,13 +83,20 @@ def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
         raise DataError(f"sample {token}: {path} ({num_bytes} bytes) is no readable image. {_remedy()}") from error
     if kind not in _ENDS:
         raise DataError(f"sample {token}: {path} is a {kind} file; images are JPEG or PNG. Convert it.")
+    return size, str(kind)
+
+
+def _check_image(path: Path, camera: CameraRecord, token: str) -> None:
+    size, kind = read_image_head(path, token)
     if size != (camera.width, camera.height):
         raise DataError(
             f"sample {token}: {path} is {size[0]}x{size[1]} pixels, sample_data.json row '{camera.token}' says "
             f"{camera.width}x{camera.height}. Restore the original file or correct the row."
         )
-    if not _is_whole(path, kind or ""):
-        raise DataError(f"sample {token}: {path} ({num_bytes} bytes) is truncated: no {kind} end marker. {_remedy()}")
+    if not _is_whole(path, kind):
+        raise DataError(
+            f"sample {token}: {path} ({path.stat().st_size} bytes) is truncated: no {kind} end marker. {_remedy()}"
+        )
 
 
 def _is_whole(path: Path, kind: str) -> bool:
@@ -112,9 +131,7 @@ def _check_head(path: Path, columns: int, token: str) -> None:
 
 def _check_labels(root: Path, lidar: LidarRecord, token: str) -> None:
     path = root / str(lidar.labels_path)
-    num_labels = _require(path, token)
-    if path.suffix == PANOPTIC_SUFFIX:
-        num_labels = len(read_categories(path, token))
+    num_labels = count_labels(path, token, _require(path, token))
     num_points = (root / lidar.path).stat().st_size // (VALUE_BYTES * lidar.point_columns)
     if num_labels != num_points:
         raise DataError(

@@ -20,6 +20,8 @@ class Hole(NamedTuple):
     token: str
     """Of the sweep, or of the one that the labels belong to."""
     problem: str
+    expected: bool = False
+    """The dataset is known to lack such files here: they are counted, and no error."""
 
 
 FileCheck = Callable[[SampleRecord], Sequence[Hole]]
@@ -59,6 +61,9 @@ class Source(Protocol):
         Raises:
             DataError: the dataset or a part of it is missing; names the folder and the remedy.
         """
+
+    def raw_files(self) -> Sequence[Path]:
+        """Raw files that the records are made of, and folders of which the names count."""
 
     def keyframes(self) -> Sequence[Keyframe]:
         """All keyframes of all scenes that some split names, ordered by scene name, then time (`assign_splits`).

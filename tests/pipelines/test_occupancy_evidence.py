@@ -113,7 +113,7 @@ def test_what_is_freed_was_occupied_and_seen(world_dataset: DatasetSpec, prepare
 
 def test_the_preset_is_a_word_of_the_command_line() -> None:
     evidence = LIDAR_PRESETS["evidence"]
-    assert source_options(evidence) == "--source lidar --thresholds evidence"
+    assert source_options(evidence, "nuscenes") == "--source lidar --thresholds evidence"
     changed = override(evidence, ["evidence.ratio=0.3"])
     assert changed.evidence == EvidenceConfig(ratio=0.3)
 

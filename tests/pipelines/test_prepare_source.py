@@ -54,6 +54,9 @@ class GeneratedSource:
     def fingerprint(self) -> Mapping[str, str]:
         return {"generated": str(self.samples)}
 
+    def raw_files(self) -> Sequence[Path]:
+        return ()
+
     def keyframes(self) -> Sequence[Keyframe]:
         places = [divmod(number, KEYFRAMES_PER_SCENE) for number in range(self.samples)]
         return [Keyframe(name(*place), f"scene-{place[0]:04d}", place[1], ("train",)) for place in places]

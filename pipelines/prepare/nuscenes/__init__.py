@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 
 from pipelines.files import names_fingerprint
 from pipelines.prepare.nuscenes.keyframes import plan_keyframes
@@ -47,6 +48,11 @@ class NuScenesSource:
             "sweeps": sweeps,
             "point_labels": ", ".join(labels) or "none",
         }
+
+    def raw_files(self) -> Sequence[Path]:
+        """The tables, and the folder of the sweeps for the names in it."""
+        root, lidar = self._dataset.root, self._dataset.lidar
+        return [*sorted((root / self._dataset.version).glob("*.json")), *([root / "sweeps" / lidar] if lidar else [])]
 
     def keyframes(self) -> Sequence[Keyframe]:
         """Keyframes of the scenes that some split names, from two small tables."""

@@ -80,7 +80,7 @@ def print_json(summary: StageSummary, more: Mapping[str, object] | None = None) 
 
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder for the world; it becomes the `root` of a dataset.")],
-    world_format: Annotated[WorldFormat, typer.Option("--format", help="nuscenes or semantickitti.")] = "nuscenes",
+    world_format: Annotated[str, typer.Option("--format", help="nuscenes or semantickitti.")] = "nuscenes",
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Number of scenes.")] = 4,
     keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene (2 per second).")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
@@ -146,6 +146,8 @@ def synth(
 
     common = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "slope": slope, "depth": depth}
     chosen = {"image_width": width, "sweeps_per_keyframe": sweeps, "azimuths": azimuths}
+    if world_format not in ("nuscenes", "semantickitti"):
+        raise ConfigError(f"--format {world_format}: expected nuscenes or semantickitti")
     is_kitti = world_format == "semantickitti"
     for option, values, other in (("--sweeps", sweeps, is_kitti), ("--azimuths", azimuths, not is_kitti)):
         if values is not None and other:

@@ -57,13 +57,18 @@ class _Part:
 def generate_world(out: Path, config: Config, runtime: Runtime | None = None) -> SynthSummary:
     """Writes a generated driving world in nuScenes or SemanticKITTI format with its exact truth.
 
-    nuScenes, below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy in Occ3D
-    format (`gts/<scene>/<sample token>/labels.npz`) and exact pixels (`truth/<scene>/<sample token>/<camera>.png`,
-    16 bit: Occ3D class * 2048 + number of the thing; `truth/<scene>/things.json` names the things; with
-    ``config.depth`` also `<camera>-depth.png`, see `schemas.pixels`). SemanticKITTI: `dataset/sequences/NN/` with
-    `calib.txt`, `poses.txt`, `times.txt`, all scans in `velodyne/` and `labels/`, every fifth one in `image_2/` and
-    `voxels/`; and exact pixels as above (`truth/NN/NN-FFFFFF/`, classes of `SEMANTICKITTI`). Work goes on in ``out``.partial until all is
-    there. The same configuration gives the same bytes, whatever the number of workers.
+    nuScenes, below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy
+    in Occ3D format (`gts/<scene>/<sample token>/labels.npz`) and exact pixels
+    (`truth/<scene>/<sample token>/<camera>.png`, 16 bit: Occ3D class * 2048 + number of the thing;
+    `truth/<scene>/things.json` names the things; with ``config.depth`` also `<camera>-depth.png`, see
+    `schemas.pixels`).
+
+    SemanticKITTI: `dataset/sequences/NN/` with `calib.txt`, `poses.txt`, `times.txt`, all scans in `velodyne/` and
+    `labels/`, every fifth one in `image_2/` and `voxels/`; exact pixels as above (`truth/NN/NN-FFFFFF/`, classes of
+    `SEMANTICKITTI`, unknown ones 31).
+
+    Work goes on in ``out``.partial until all is there. The same configuration gives the same bytes, whatever the
+    number of workers.
 
     Args:
         out: folder to make; it may exist if it is empty or holds this very world.

@@ -44,9 +44,7 @@ class Turn:
     """Ends on each moving thing, by its number, in its own frame."""
 
 
-def turn_around(
-    snapshot: Snapshot, world_from_lidar: Pose, time_us: int, beams: Beams = HDL_32
-) -> tuple[Turn, Hits]:
+def turn_around(snapshot: Snapshot, world_from_lidar: Pose, time_us: int, beams: Beams = HDL_32) -> tuple[Turn, Hits]:
     """One turn of the LiDAR without noise or loss, and all its hits; ``snapshot`` is the world at that time."""
     geometry, origin = snapshot.geometry, world_from_lidar[:3, 3]
     rays = lidar_rays(beams) @ world_from_lidar[:3, :3].T.astype(np.float32)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from pipelines.scheduler import Scheduler
     from pipelines.stage import Runtime, StageSummary
+    from pipelines.synth import KittiConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -165,6 +166,16 @@ def synth(
         f"synth: {done_before}{summary.keyframes} keyframes, {len(summary.voxels)} classes, {summary.seconds:.1f} s, "
         f"{summary.num_bytes / 1e6:.1f} MB in {name_of(out)}"
     )
+    if isinstance(config, KittiConfig):
+        say(f"  entry of datasets.yaml: {_kitti_entry(out, config)}")
+
+
+def _kitti_entry(out: Path, config: KittiConfig) -> str:
+    """One line of YAML; the crop is that of KITTI's images unless these are smaller."""
+    width, height = config.image_size
+    image = "" if width >= 1220 else f"image: {{resize: null, crop: [0, 0, {width}, {height}]}}, "
+    splits = "splits: {train: {official: train}, val: {official: val}}"
+    return f"made: {{format: semantickitti, root: {out}, {image}{splits}}}"
 
 
 def prepare(

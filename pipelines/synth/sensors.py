@@ -80,7 +80,7 @@ class Geometry:
         """Category index of each hit; the sky comes after the last of `CATEGORIES`."""
         return self._category[surface + _SHIFT]
 
-    def thing_number(self, surface: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+    def thing_number(self, surface: Int32[np.ndarray, "*any"]) -> Int32[np.ndarray, "*any"]:
         """Number of the thing hit, 0 for ground and sky."""
         return self._number[surface + _SHIFT]
 

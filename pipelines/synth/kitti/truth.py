@@ -1,10 +1,11 @@
 """Voxels of a generated scan in SemanticKITTI's terms, from the geometry itself.
 
 Surfaces fill voxels as in `pipelines.synth.truth`, with raw ids for classes. Of those, a voxel has a label if exact
-rays of the sequence's scans, without noise and loss, end in it; what moves counts in this very scan alone. `.occluded` and `.invalid` follow the official rule (`schemas.voxels.sight`)
-with all surfaces in the way, labelled or not: occluded is what this scan's place does not see, and whatever is
-occupied; invalid is what no scan's place sees and has no label. A surface that no ray met is 0 and invalid, so what is
-scored holds no false emptiness. The official voxels, made of points, have emptiness there, and trails of what moves.
+rays of the sequence's scans, without noise and loss, end in it; what moves counts in this very scan alone.
+`.occluded` and `.invalid` follow the official rule (`schemas.voxels.sight`) with all surfaces in the way, labelled or
+not: occluded is what this scan's place does not see, and whatever is occupied; invalid is what no scan's place sees
+and has no label. A surface that no ray met is 0 and invalid, so what is scored holds no false emptiness. The official
+voxels, made of points, have emptiness there, and trails of what moves.
 """
 
 from __future__ import annotations

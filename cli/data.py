@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from pipelines.scheduler import Scheduler
     from pipelines.stage import Runtime, StageSummary
+    from pipelines.synth import KittiConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -80,13 +81,39 @@ def print_json(summary: StageSummary, more: Mapping[str, object] | None = None) 
 
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder for the world; it becomes the `root` of a dataset.")],
+    world_format: Annotated[str, typer.Option("--format", help="nuscenes or semantickitti.")] = "nuscenes",
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Number of scenes.")] = 4,
     keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene (2 per second).")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
-    width: Annotated[int, typer.Option("--width", min=64, help="Image width in pixels; height is 9/16 of it.")] = 800,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width",
+            min=64,
+            help="Image width in pixels, 800 by default, height 9/16 of it; semantickitti: 1241, 376/1241 of it.",
+            show_default=False,
+        ),
+    ] = None,
     sweeps: Annotated[
-        int, typer.Option("--sweeps", min=0, max=9, help="LiDAR sweeps between two keyframes; 9 is 20 Hz.")
-    ] = 9,
+        int | None,
+        typer.Option(
+            "--sweeps",
+            min=0,
+            max=9,
+            help="nuscenes: LiDAR sweeps between two keyframes, 9 by default, which is 20 Hz.",
+            show_default=False,
+        ),
+    ] = None,
+    azimuths: Annotated[
+        int | None,
+        typer.Option(
+            "--azimuths",
+            min=64,
+            max=4096,
+            help="semantickitti: directions of each of the 64 beams in a scan, 1024 by default.",
+            show_default=False,
+        ),
+    ] = None,
     slope: Annotated[
         float, typer.Option("--slope", min=0.0, max=0.08, help="Steepest slope of the ground, metres per metre.")
     ] = 0.03,
@@ -97,7 +124,7 @@ def synth(
     workers: Workers = None,
     memory_limit: MemoryLimit = None,
 ) -> None:
-    """Generate a driving world in nuScenes format, with exact occupancy and per-pixel truth.
+    """Generate a driving world in nuScenes or SemanticKITTI format, with exact occupancy and per-pixel truth.
 
     Examples:
 
@@ -108,19 +135,27 @@ def synth(
         protoocc synth data/pixels --scenes 40 --seed 1000 --width 288 --depth
 
         protoocc synth /shared/world --scenes 850 --keyframes 40 --scheduler tcp://head:8786
+
+        protoocc synth data/synthetic-kitti --format semantickitti --scenes 6 --keyframes 4
     """
     from pydantic import ValidationError
 
     from pipelines.stage import Runtime
-    from pipelines.synth import SynthConfig, generate_world
+    from pipelines.synth import KittiConfig, SynthConfig, generate_world
     from schemas.errors import ConfigError
     from schemas.settings import describe_validation
 
-    values: dict[str, float] = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "image_width": width}
-    values["sweeps_per_keyframe"] = sweeps
-    values["slope"] = slope
+    common = {"scenes": scenes, "keyframes": keyframes, "seed": seed, "slope": slope, "depth": depth}
+    chosen = {"image_width": width, "sweeps_per_keyframe": sweeps, "azimuths": azimuths}
+    if world_format not in ("nuscenes", "semantickitti"):
+        raise ConfigError(f"--format {world_format}: expected nuscenes or semantickitti")
+    is_kitti = world_format == "semantickitti"
+    for option, values, other in (("--sweeps", sweeps, is_kitti), ("--azimuths", azimuths, not is_kitti)):
+        if values is not None and other:
+            raise ConfigError(f"{option} does not belong to --format {world_format}; leave it out.")
     try:
-        config = SynthConfig(**values, depth=depth)
+        kind: type[KittiConfig | SynthConfig] = KittiConfig if is_kitti else SynthConfig
+        config = kind.model_validate({**common, **{key: value for key, value in chosen.items() if value is not None}})
     except ValidationError as error:
         raise ConfigError(describe_validation("synth", error)) from error
     with progress_bar("synth", "keyframes") as update:
@@ -131,6 +166,16 @@ def synth(
         f"synth: {done_before}{summary.keyframes} keyframes, {len(summary.voxels)} classes, {summary.seconds:.1f} s, "
         f"{summary.num_bytes / 1e6:.1f} MB in {name_of(out)}"
     )
+    if isinstance(config, KittiConfig):
+        say(f"  entry of datasets.yaml: {_kitti_entry(out, config)}")
+
+
+def _kitti_entry(out: Path, config: KittiConfig) -> str:
+    """One line of YAML; the crop is that of KITTI's images unless these are smaller."""
+    width, height = config.image_size
+    image = "" if width >= 1220 else f"image: {{resize: null, crop: [0, 0, {width}, {height}]}}, "
+    splits = "splits: {train: {official: train}, val: {official: val}}"
+    return f"made: {{format: semantickitti, root: {out}, {image}{splits}}}"
 
 
 def prepare(

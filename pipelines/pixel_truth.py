@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from schemas.classes import OCC3D
+from schemas.classes import OCC3D, SEMANTICKITTI
 from schemas.datasets import DatasetSpec
 from schemas.errors import raise_machine_fault
 from schemas.names import folder_of
@@ -17,7 +17,7 @@ from schemas.outside import Source, image_size
 from schemas.records import SampleRecord
 
 _CLASS_STEP: Final = 2048
-"""A pixel of a class image is class of `OCC3D` * 2048 + number of the thing."""
+"""A pixel of a class image is class of `OCC3D` (semantickitti: of `SEMANTICKITTI`) * 2048 + number of the thing."""
 _REMEDY: Final = "Generate the world again with `protoocc synth --depth`."
 
 
@@ -62,10 +62,11 @@ def _folder(dataset: DatasetSpec, record: SampleRecord) -> Path:
 
 
 def _class_of(dataset: DatasetSpec) -> UInt8[np.ndarray, " k"]:
-    """Class of the dataset's table for each of `OCC3D`; its free space for that of generated worlds; others unknown."""
+    """Class of the dataset's table for each of the world's; its free space for the world's; others unknown."""
     table, known = np.full(65_536 // _CLASS_STEP, dataset.classes.ignored, np.uint8), dataset.classes
-    for index, name in enumerate(OCC3D.names):
-        if index == OCC3D.free:
+    made = SEMANTICKITTI if dataset.format == "semantickitti" else OCC3D
+    for index, name in enumerate(made.names):
+        if index == made.free:
             table[index] = known.free
         elif name in known.names:
             table[index] = known.index(name)

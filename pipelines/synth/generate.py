@@ -1,4 +1,7 @@
-"""The run: keyframes in parallel, tables last, one rename at the end; a killed run continues where it stopped."""
+"""The run: keyframes in parallel, tables last, one rename at the end; a killed run continues where it stopped.
+
+Formats differ in what a keyframe writes and in what is written after all of them; the rest is the same.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,12 @@ from pipelines.cluster import Site
 from pipelines.files import remove_partials, write_json
 from pipelines.scheduler import available_cores, run_tasks
 from pipelines.stage import Runtime
-from pipelines.synth.config import SynthConfig, SynthSummary
-from pipelines.synth.keyframe import make_keyframe
+from pipelines.synth import keyframe as nuscenes
+from pipelines.synth import kitti
+from pipelines.synth.config import KittiConfig, SynthConfig, SynthSummary
 from pipelines.synth.rig import build_rig
 from pipelines.synth.tables import VERSION, KeyframeReport, Row, fixed_tables, scene_tables
-from schemas.classes import OCC3D
+from schemas.classes import OCC3D, SEMANTICKITTI
 from schemas.errors import DataError, StageError, disk_errors
 from schemas.lock import folder_lock
 from schemas.outside import Source, parse_json, read_bytes
@@ -34,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "synth.json"
 _REPORTS = "reports"
+Config = SynthConfig | KittiConfig
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,21 @@ class _Part:
         return f"{self.scene:04d}-{self.keyframes[0]:05d}"
 
 
-def generate_world(out: Path, config: SynthConfig, runtime: Runtime | None = None) -> SynthSummary:
-    """Writes a generated driving world in nuScenes format with its exact truth.
+def generate_world(out: Path, config: Config, runtime: Runtime | None = None) -> SynthSummary:
+    """Writes a generated driving world in nuScenes or SemanticKITTI format with its exact truth.
 
-    Below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy in Occ3D
-    format (`gts/<scene>/<sample token>/labels.npz`) and exact pixels (`truth/<scene>/<sample token>/<camera>.png`,
-    16 bit: Occ3D class * 2048 + number of the thing; `truth/<scene>/things.json` names the things; with
-    ``config.depth`` also `<camera>-depth.png`, see `schemas.pixels`). Work goes on in ``out``.partial until all is
-    there. The same configuration gives the same bytes, whatever the number of workers.
+    nuScenes, below ``out``: the tables (`v1.0-synth/`), `samples/`, `sweeps/`, `maps/`, `lidarseg/`, exact occupancy
+    in Occ3D format (`gts/<scene>/<sample token>/labels.npz`) and exact pixels
+    (`truth/<scene>/<sample token>/<camera>.png`, 16 bit: Occ3D class * 2048 + number of the thing;
+    `truth/<scene>/things.json` names the things; with ``config.depth`` also `<camera>-depth.png`, see
+    `schemas.pixels`).
+
+    SemanticKITTI: `dataset/sequences/NN/` with `calib.txt`, `poses.txt`, `times.txt`, all scans in `velodyne/` and
+    `labels/`, every fifth one in `image_2/` and `voxels/`; exact pixels as above (`truth/NN/NN-FFFFFF/`, classes of
+    `SEMANTICKITTI`, unknown ones 31).
+
+    Work goes on in ``out``.partial until all is there. The same configuration gives the same bytes, whatever the
+    number of workers.
 
     Args:
         out: folder to make; it may exist if it is empty or holds this very world.
@@ -79,19 +91,19 @@ def generate_world(out: Path, config: SynthConfig, runtime: Runtime | None = Non
         if manifest is None:
             _prepare_partial(partial, config)
             _run(partial, out, config, runtime or Runtime())
-            manifest = _write_tables(partial, config)
+            manifest = _finish(partial, config)
         _exchange(partial, out)
     summary = _summary(out, manifest, started, is_skipped=False)
     logger.info("synth: %d keyframes in %.1f s", summary.keyframes, summary.seconds)
     return summary
 
 
-def _bytes_config(config: SynthConfig) -> dict[str, Any]:
+def _bytes_config(config: Config) -> dict[str, Any]:
     """What decides the bytes; without depth as before there was any, so that older worlds stay the same."""
     return config.model_dump(mode="json", exclude=set() if config.depth else {"depth"})
 
 
-def _complete(partial: Path, config: SynthConfig) -> dict[str, Any] | None:
+def _complete(partial: Path, config: Config) -> dict[str, Any] | None:
     """Manifest of a world that only a rename is missing: a run was killed in its last moments."""
     return json.loads((partial / MANIFEST).read_text()) if _holds(partial / MANIFEST, config, "config") else None
 
@@ -104,7 +116,7 @@ def _exchange(partial: Path, out: Path) -> None:
         partial.rename(out)
 
 
-def _finished(out: Path, config: SynthConfig) -> dict[str, Any] | None:
+def _finished(out: Path, config: Config) -> dict[str, Any] | None:
     """Manifest of a finished world of this configuration, or none where there is room for it."""
     path = out / MANIFEST
     if not path.is_file():
@@ -127,7 +139,7 @@ def _finished(out: Path, config: SynthConfig) -> dict[str, Any] | None:
     return manifest
 
 
-def _prepare_partial(partial: Path, config: SynthConfig) -> None:
+def _prepare_partial(partial: Path, config: Config) -> None:
     """Keeps what a killed run of the same configuration left, and clears away anything else."""
     marker = partial / _REPORTS / "config.json"
     with disk_errors(partial):
@@ -141,7 +153,7 @@ def _prepare_partial(partial: Path, config: SynthConfig) -> None:
     write_json(marker, _bytes_config(config))
 
 
-def _holds(marker: Path, config: SynthConfig, key: str | None = None) -> bool:
+def _holds(marker: Path, config: Config, key: str | None = None) -> bool:
     """Whether an unfinished world is of this configuration, which its file holds, below ``key`` if there is one."""
     source = Source(str(marker))
     try:
@@ -155,7 +167,7 @@ def _report_path(partial: Path, scene: int, keyframe: int) -> Path:
     return partial / _REPORTS / f"{scene:04d}-{keyframe:05d}.json"
 
 
-def _run(partial: Path, out: Path, config: SynthConfig, runtime: Runtime) -> None:
+def _run(partial: Path, out: Path, config: Config, runtime: Runtime) -> None:
     total = config.scenes * config.keyframes
     open_keyframes = [
         (scene, keyframe)
@@ -192,14 +204,47 @@ def _parts(open_keyframes: list[tuple[int, int]], workers: int) -> list[_Part]:
     return whole + [_Part(part.scene, (keyframe,)) for part in last for keyframe in part.keyframes]
 
 
-def _make_part(partial: Path, config: SynthConfig, part: _Part) -> int:
+def _make_part(partial: Path, config: Config, part: _Part) -> int:
     """Makes keyframes one after the other; says how many they were."""
     for keyframe in part.keyframes:
-        make_keyframe(partial, _report_path(partial, part.scene, keyframe), config, part.scene, keyframe)
+        report = _report_path(partial, part.scene, keyframe)
+        if isinstance(config, KittiConfig):
+            kitti.make_keyframe(partial, report, config, part.scene, keyframe)
+        else:
+            nuscenes.make_keyframe(partial, report, config, part.scene, keyframe)
     return len(part.keyframes)
 
 
-def _write_tables(partial: Path, config: SynthConfig) -> dict[str, Any]:
+def _finish(partial: Path, config: Config) -> dict[str, Any]:
+    """Writes what belongs to whole scenes and the manifest."""
+    if isinstance(config, KittiConfig):
+        kitti.write_sequences(partial, config)
+        version, voxels = kitti.VERSION, _count_kitti(partial, config)
+    else:
+        version, voxels = VERSION, _write_tables(partial, config)
+    files = sorted(path for path in partial.rglob("*") if path.is_file() and path.parent.name != _REPORTS)
+    manifest = {
+        "config": _bytes_config(config),
+        "version": version,
+        "voxels": {name: count for name, count in voxels.items() if count},
+        "num_bytes": sum(path.stat().st_size for path in files),
+    }
+    write_json(partial / MANIFEST, manifest)
+    return manifest
+
+
+def _count_kitti(partial: Path, config: KittiConfig) -> dict[str, int]:
+    voxels = dict.fromkeys(SEMANTICKITTI.occupied, 0)
+    for scene in range(config.scenes):
+        for keyframe in range(config.keyframes):
+            report = json.loads(_report_path(partial, scene, keyframe).read_text())
+            for name in voxels:
+                voxels[name] += report["voxels"][name]
+    return voxels
+
+
+def _write_tables(partial: Path, config: SynthConfig) -> dict[str, int]:
+    """Writes the tables; returns the occupied voxels of each class."""
     tables: dict[str, list[Row]] = fixed_tables(config.seed)
     voxels = dict.fromkeys(OCC3D.occupied, 0)
     for scene in range(config.scenes):
@@ -213,15 +258,7 @@ def _write_tables(partial: Path, config: SynthConfig) -> dict[str, Any]:
                 voxels[name] += count
     for name, rows in tables.items():
         write_json(partial / VERSION / f"{name}.json", rows)
-    files = sorted(path for path in partial.rglob("*") if path.is_file() and path.parent.name != _REPORTS)
-    manifest = {
-        "config": _bytes_config(config),
-        "version": VERSION,
-        "voxels": {name: count for name, count in voxels.items() if count},
-        "num_bytes": sum(path.stat().st_size for path in files),
-    }
-    write_json(partial / MANIFEST, manifest)
-    return manifest
+    return voxels
 
 
 def _summary(out: Path, manifest: dict[str, Any], started: float, *, is_skipped: bool) -> SynthSummary:

@@ -35,7 +35,7 @@ LIDAR_RANGE_M: Final = 70.0
 class Beams(NamedTuple):
     """How a LiDAR looks around."""
 
-    count: int
+    number: int
     azimuths: int
     """Directions of each beam in one turn."""
     limits_deg: tuple[float, float]
@@ -110,8 +110,8 @@ def pixel_rays(image_from_camera: Float[np.ndarray, "3 3"], width: int, height: 
 
 
 def lidar_rays(beams: Beams = HDL_32) -> Float32[np.ndarray, "n 3"]:
-    """Directions of one turn, azimuth by azimuth, beam 0 lowest: (azimuths * count, 3) unit vectors, LiDAR frame."""
+    """Directions of one turn, azimuth by azimuth, beam 0 lowest: (azimuths * number, 3) unit vectors, LiDAR frame."""
     azimuth = np.arange(beams.azimuths) * 2 * np.pi / beams.azimuths
-    pitch = np.radians(np.linspace(*beams.limits_deg, beams.count))
+    pitch = np.radians(np.linspace(*beams.limits_deg, beams.number))
     a, p = (grid.ravel() for grid in np.meshgrid(azimuth, pitch, indexing="ij"))
     return np.stack([np.cos(p) * np.sin(a), np.cos(p) * np.cos(a), np.sin(p)], axis=1).astype(np.float32)

@@ -80,7 +80,7 @@ class Geometry:
         """Category index of each hit; the sky comes after the last of `CATEGORIES`."""
         return self._category[surface + _SHIFT]
 
-    def thing_number(self, surface: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+    def thing_number(self, surface: Int32[np.ndarray, "*any"]) -> Int32[np.ndarray, "*any"]:
         """Number of the thing hit, 0 for ground and sky."""
         return self._number[surface + _SHIFT]
 
@@ -269,7 +269,7 @@ def scan(geometry: Geometry, hits: Hits, generator: np.random.Generator, beams: 
     bright[hits.surface == GROUND - PAINT_MARK] = 60.0
     on_thing = hits.surface >= 0
     bright[on_thing] = 8.0 + 90.0 * geometry.color[hits.surface[on_thing]].mean(axis=1)
-    beam = np.tile(np.arange(beams.count), beams.azimuths)
+    beam = np.tile(np.arange(beams.number), beams.azimuths)
     distance = (hits.distance_m + noise_m)[kept]
     points = np.column_stack([rays[kept] * distance[:, None], np.round(bright[kept]), beam[kept]])
     return Cloud(points.astype(np.float32), geometry.category(hits.surface)[kept], hits.surface[kept])

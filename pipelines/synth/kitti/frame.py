@@ -95,12 +95,10 @@ def _png(image: Shaped[np.ndarray, "h w *c"], *options: int) -> bytes:
 
 
 def _voxels(sequence: Sequence, number: int) -> Voxels:
-    world, now_s = sequence.geometry.world, time_s(number)
     world_from_lidar = sequence.lidar_pose(number)
     voxel_from_world = SEMANTICKITTI_GRID.voxel_from_metres @ invert_rigid(world_from_lidar)
-    of_moving = {thing.number: world.pose(thing, now_s) for thing in world.things if thing.track is not None}
     turns = [turn for turn, _ in sequence_turns(sequence.config, sequence.index)]
-    filled = fill_voxels(sequence.geometry.at(now_s), sequence.raw_ids, world_from_lidar)
+    filled = fill_voxels(sequence.geometry.at(time_s(number)), sequence.raw_ids, world_from_lidar)
     places = np.array([sequence.lidar_pose(scan_number)[:3, 3] for scan_number in range(sequence.scans)])
     eyes = transform_points(voxel_from_world, places)
-    return complete(filled, hit_voxels(voxel_from_world, turns, of_moving), eyes, number)
+    return complete(filled, hit_voxels(voxel_from_world, turns, number), eyes, number)

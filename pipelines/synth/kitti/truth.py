@@ -1,16 +1,16 @@
 """Voxels of a generated scan in SemanticKITTI's terms, from the geometry itself.
 
 Surfaces fill voxels as in `pipelines.synth.truth`, with raw ids for classes. Of those, a voxel has a label if exact
-rays of the sequence's scans, without noise and loss, end in it; where they end on something that moves, that point of
-the thing counts where it is at this scan. `.occluded` and `.invalid` follow the official rule (`schemas.voxels.sight`)
-with all surfaces in the way, labelled or not: occluded is what this scan's place does not see, and whatever is
-occupied; invalid is what no scan's place sees and has no label. A surface that no ray met is 0 and invalid, so what is
-scored holds no false emptiness. The official voxels, made of points, have emptiness there, and trails of what moves.
+rays of the sequence's scans, without noise and loss, end in it; what moves counts in this very scan alone.
+`.occluded` and `.invalid` follow the official rule (`schemas.voxels.sight`) with all surfaces in the way, labelled or
+not: occluded is what this scan's place does not see, and whatever is occupied; invalid is what no scan's place sees
+and has no label. A surface that no ray met is 0 and invalid, so what is scored holds no false emptiness. The official
+voxels, made of points, have emptiness there, and trails of what moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,26 +50,21 @@ def fill_voxels(snapshot: Snapshot, raw_ids: RawIds, world_from_lidar: Pose) -> 
 
 
 def hit_voxels(
-    voxel_from_world: Float[np.ndarray, "4 4"], turns: Sequence[Turn], poses: Mapping[int, Pose]
+    voxel_from_world: Float[np.ndarray, "4 4"], turns: Sequence[Turn], own: int
 ) -> Bool[np.ndarray, "X Y Z"]:
-    """Voxels that rays end in.
+    """Voxels that rays end in: of this scan all, of the others those that end on still matter.
 
     Args:
         voxel_from_world: of the scan whose voxels these are.
         turns: of the whole sequence.
-        poses: ``world_from_thing`` at the time of that scan of everything that moves, by number.
+        own: which of them is that scan's.
     """
     hit = np.zeros(_GRID.shape, bool)
-    for turn in turns:
-        _mark(hit, transform_points(voxel_from_world, turn.ends_m[turn.on_still].astype(np.float64)))
-        for number, local in turn.moving.items():
-            _mark(hit, transform_points(voxel_from_world @ poses[number], local.astype(np.float64)))
+    for number, turn in enumerate(turns):
+        ends = turn.ends_m if number == own else turn.ends_m[turn.on_still]
+        index = np.floor(transform_points(voxel_from_world, ends.astype(np.float64))).astype(np.int64)
+        hit[tuple(index[_GRID.contains(index)].T)] = True
     return hit
-
-
-def _mark(hit: Bool[np.ndarray, "X Y Z"], points_voxel: Float[np.ndarray, "n 3"]) -> None:
-    index = np.floor(points_voxel).astype(np.int64)
-    hit[tuple(index[_GRID.contains(index)].T)] = True
 
 
 def complete(

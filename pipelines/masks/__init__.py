@@ -181,8 +181,8 @@ def segment_record(
     for generator, channels in generators.items():
         images = [read_image(dataset.root / record.cameras[channel].path, record.token) for channel in channels]
         for channel, image, found in zip(channels, images, generator.generate(images), strict=True):
-            uncovered += float((found < 0).mean())
             labels = cover_gaps(found)
+            uncovered += 0.0 if labels is found else float((found < 0).mean())
             ids[channel] = to_network_image(labels, dataset.image_of(channel), (image.shape[1], image.shape[0]))
             totals[channel] = int(labels.max()) + 1
     arrays = {

@@ -114,5 +114,7 @@ def to_network_image(
     if int(labels.max()) >= NO_SEGMENT:
         raise DataError(f"{int(labels.max()) + 1} segments in one image, at most {NO_SEGMENT} can be stored")
     left, top, width, height = image.crop
-    resized = cv2.resize(labels.astype(np.uint16), image.resized(file_size), interpolation=cv2.INTER_NEAREST_EXACT)
+    size, resized = image.resized(file_size), labels.astype(np.uint16)
+    if size != (labels.shape[1], labels.shape[0]):
+        resized = cv2.resize(resized, size, interpolation=cv2.INTER_NEAREST_EXACT)
     return np.ascontiguousarray(resized[top : top + height, left : left + width])

@@ -68,7 +68,7 @@ class SeedsGenerator:
 
     def _segment(self, image: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "450 800"]:
         self.seeds.iterate(to_superpixel_image(image), self.config.iterations)
-        labels = np.array(self.seeds.getLabels(), dtype=np.int32)
+        labels: Int32[np.ndarray, "450 800"] = self.seeds.getLabels()  # a copy of its own: int32
         return connected_regions(labels) if self.config.connected else labels
 
 

@@ -54,11 +54,17 @@ class LabelSet:
     columns: tuple[int, int, int]
     """Columns of the x, y and z index; the class is the last one."""
     path_of: Callable[[Path, DatasetSpec, SampleRecord], Path]
+    in_metres: bool = False
+    """Rows hold the middles of voxels in the place of their indices."""
 
 
 def _surroundocc_path(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> Path:
     name = f"{Path(record.keyframe_sweep.path).name}.npy"
     return folder / "samples" / name if (folder / "samples").is_dir() else folder / name
+
+
+def _surroundocc_result_path(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> Path:
+    return folder / f"{Path(record.keyframe_sweep.path).name}." / "pred.npy"
 
 
 def _openoccupancy_path(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> Path:
@@ -85,6 +91,12 @@ LABEL_SETS: Final[Mapping[str, LabelSet]] = {
 }
 """SurroundOcc: `[samples/]<point file>.npy` with rows x y z class; OpenOccupancy:
 `scene_<token>/occupancy/<lidar token>.npy` with rows z y x class."""
+
+
+SURROUNDOCC_RESULTS: Final = LabelSet(
+    grid=LABEL_SETS["surroundocc"].grid, columns=(0, 1, 2), path_of=_surroundocc_result_path, in_metres=True
+)
+"""What SurroundOcc's own program leaves of a prediction: `<point file>./pred.npy`, rows x y z (metres, LiDAR) class."""
 
 
 def check_grid(dataset: DatasetSpec, config: ImportConfig) -> None:
@@ -124,10 +136,18 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
         DataError: the file is missing, cut short or holds something else.
         ConfigError: a class has no counterpart in the dataset's table.
     """
-    label_set = LABEL_SETS[config.kind]
-    path = imported_file(dataset, config, record)
+    return read_listed(imported_file(dataset, config, record), LABEL_SETS[config.kind], dataset, record)
+
+
+def read_listed(path: Path, label_set: LabelSet, dataset: DatasetSpec, record: SampleRecord) -> Labels:
+    """A list of voxels of one keyframe in the dataset's grid.
+
+    Raises:
+        DataError: the file is missing, cut short or holds something else.
+        ConfigError: a class has no counterpart in the dataset's table.
+    """
     table = dataset.classes
-    numbers = _fill(label_set, _read_rows(path, record.token, label_set.grid), f"{path} (sample {record.token})")
+    numbers = _fill(label_set, _read_rows(path, record.token, label_set), f"{path} (sample {record.token})")
     semantics = labels_from_occ3d(dataset)[numbers]
     if dataset.grid != label_set.grid:
         mounting = record.keyframe_sweep.ego_from_lidar.matrix
@@ -136,13 +156,18 @@ def read_imported(dataset: DatasetSpec, config: ImportConfig, record: SampleReco
     return {"semantics": semantics, "mask_lidar": known, "mask_camera": known}
 
 
-def _read_rows(path: Path, token: str, grid: VoxelGrid) -> Int64[np.ndarray, "n 4"]:
+def _read_rows(path: Path, token: str, label_set: LabelSet) -> Int64[np.ndarray, "n 4"]:
+    grid = label_set.grid
     where = f"{path} (sample {token})"
     source = Source(where, "Check --labels, or copy it again.")
     largest = _COLUMNS * _WIDEST * math.prod(grid.shape) // LISTED_SHARE
     rows = read_npy(source, read_bytes(source, path, largest + NPY_HEADER_BYTES), largest)
     if rows.ndim != 2 or rows.shape[1] != _COLUMNS or rows.dtype.kind not in "iuf":
         raise DataError(f"{where}: {rows.dtype} {rows.shape}, expected an array (n, 4) of three indices and a class")
+    if label_set.in_metres:
+        if not np.isfinite(rows).all():
+            raise DataError(f"{where}: holds {rows[~np.isfinite(rows).all(axis=1)][0]}, expected metres and a class")
+        rows = np.concatenate([grid.voxel_index(rows[:, :3].astype(np.float64)), rows[:, 3:]], axis=1)
     with np.errstate(invalid="ignore"):
         whole = rows.astype(np.int64)
     if not np.array_equal(whole, rows):

@@ -17,7 +17,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 from jaxtyping import UInt8
 
-from pipelines.occupancy.label_sets import ImportConfig, imported_file, read_imported
+from pipelines.occupancy.label_sets import LABEL_SETS, SURROUNDOCC_RESULTS, read_listed
 from pipelines.occupancy.layouts import LAYOUTS, Layout, LayoutName
 from pipelines.occupancy.occ3d import class_numbers, labels_from
 from schemas.classes import SEMANTICKITTI, ClassTable
@@ -197,13 +197,16 @@ def _lists(
             f"--source {source}: the names of its files come from the records of a dataset; name its entry with "
             "--dataset instead of --shards"
         )
-    config = ImportConfig(kind=source, labels=folder, resample=True)
     records = _records(entry, samples)
-    paths = {token: imported_file(entry, config, record) for token, record in records.items()}
-    patterns = ("*.npy", "samples/*.npy", "scene_*/occupancy/*.npy")
+    label_set, patterns = LABEL_SETS[source], ("*.npy", "samples/*.npy", "scene_*/occupancy/*.npy")
+    if source == "surroundocc" and any(folder.glob("*/pred.npy")):
+        label_set, patterns = SURROUNDOCC_RESULTS, ("*/pred.npy",)
+    paths = {token: label_set.path_of(folder, entry, record) for token, record in records.items()}
     _check_complete(folder, paths, {path for pattern in patterns for path in _plain(folder, pattern)})
     return PredictionFiles(
-        folder, paths, lambda path, sample: read_imported(entry, config, records[sample.token])["semantics"]
+        folder,
+        paths,
+        lambda path, sample: read_listed(path, label_set, entry, records[sample.token])["semantics"],
     )
 
 

@@ -112,6 +112,7 @@ class MonoScene(ImageNetwork):
         hits = self.find_hits(size, batch.image_from_camera, batch.camera_from_ego)
         cells = self.lift(self.image_features(batch.images.flatten(0, 1)), hits, len(batch.images))
         volume = self.upsample(self.unet(cells.movedim(-1, 1)))
+        volume = volume.contiguous(memory_format=torch.channels_last_3d)  # a third faster on a CPU
         logits = self.head(volume).movedim(1, -1).flatten(0, 3)
         if voxels is None:
             voxels = torch.arange(logits.shape[0], device=logits.device)

@@ -87,6 +87,11 @@ def _match(model: Network, weights: WeightsFile) -> tuple[WeightsReport, dict[st
             f"a network of kind '{config.kind}' reads its images otherwise than published networks: it cannot start "
             f"from {weights.record.file}; train it without --weights"
         )
+    if not any(name.startswith(RESNET) for name in model.state_dict()):
+        raise CheckpointError(
+            f"this network has no residual network, and {weights.record.file} fills nothing else: train it without "
+            "--weights, or set model.image_encoder=resnet"
+        )
     _check_backbone(config, weights)
     if weights.record.format == "panoocc":
         check_extent(weights.record.file, weights.settings, config.grid)

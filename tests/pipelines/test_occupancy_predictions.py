@@ -174,6 +174,35 @@ def test_lists_of_voxels_are_brought_into_the_grid_of_the_shards(
         open_predictions(tmp_path, world_samples, info, "surroundocc", world_dataset)
 
 
+def test_what_surroundocc_leaves_reads_as_its_labels_do(
+    world_dataset: DatasetSpec, prepared: Path, world_samples: list[SampleEntry], tmp_path: Path
+) -> None:
+    """`<point file>./pred.npy` has middles of voxels in metres; the same voxels by index in `<point file>.npy`."""
+    records = {one.token: one for one in read_records(prepared / "records", read_index(prepared / "records"))}
+    grid = LABEL_SETS["surroundocc"].grid
+    index = np.array([[100, 120, 10], [0, 0, 0], [199, 199, 15]])
+    middles = np.array([[0.25, 10.25, 0.25], [-49.75, -49.75, -4.75], [49.75, 49.75, 2.75]], np.float32)
+    labels = np.array([[CAR], [ROAD], [ROAD]])
+    for sample in world_samples:
+        name = Path(records[sample.token].keyframe_sweep.path).name
+        (tmp_path / "results" / f"{name}.").mkdir(parents=True)
+        np.save(tmp_path / "results" / f"{name}." / "pred.npy", np.concatenate([middles, labels], axis=1))
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        np.save(tmp_path / "labels" / f"{name}.npy", np.concatenate([index, labels], axis=1))
+    info = INFO.model_copy(update={"grid": OCC3D_GRID})
+    read = [
+        open_predictions(tmp_path / folder, world_samples, info, "surroundocc", world_dataset).read(world_samples[0])
+        for folder in ("results", "labels")
+    ]
+    assert grid.shape == (200, 200, 16) and CAR in read[0]
+    np.testing.assert_array_equal(*read)
+    first = next((tmp_path / "results").glob("*/pred.npy"))
+    np.save(first, np.array([[0.25, np.nan, 0.25, CAR]]))
+    files = open_predictions(tmp_path / "results", world_samples, info, "surroundocc", world_dataset)
+    with pytest.raises(DataError, match="expected metres and a class"):
+        [files.read(sample) for sample in world_samples]
+
+
 def test_lists_need_the_records_of_an_entry(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--source openoccupancy: .* name its entry with --dataset"):
         open_predictions(tmp_path, SAMPLES, INFO, "openoccupancy")

@@ -34,6 +34,7 @@ def batch_with_past(grid: VoxelGrid = GRID) -> Batch:
         batch,
         depth_m=torch.rand(2, 3, *SIZE, generator=generator),
         pixel_classes=torch.randint(0, 18, (2, 3, *SIZE), generator=generator).to(torch.uint8),
+        input_depth_m=torch.rand(2, 3, *SIZE, generator=generator),
         past_images=torch.randint(0, 256, (2, 2, 3, 3, *SIZE), generator=generator).to(torch.uint8),
         past_image_from_camera=torch.stack(intrinsics, 1),
         past_camera_from_ego=torch.stack(poses, 1),

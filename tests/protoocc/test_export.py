@@ -23,12 +23,17 @@ from schemas.settings import override
 from tests.protoocc.conftest import make_config
 shards, out, rig, frames = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 config = override(make_config(), [f"model.frames={frames}", "model.frame_interval=1"])
+way = sys.argv[5] if len(sys.argv) > 5 else ""
+if way in ("monoscene", "tpvformer"):
+    from importlib import import_module
+    tiny = import_module(f"tests.protoocc.test_{way}").tiny
+    config = config.model_copy(update={"model": tiny()})
 torch.manual_seed(0)
 network = build_network(config.model).eval()
 source = ShardSource(open_shards(shards, "train"), config.model, single_frame=False)
 sample = to_batch(source.moments[1:2], [source.read(1)], frames)
 options = ExportOptions(cameras=source.cameras, calibration=rig)
-if len(sys.argv) > 5:
+if way == "differs":
     export.LARGEST_DIFFERENCE = -1.0
 export_onnx(network, config, sample, out, options)
 """
@@ -63,6 +68,18 @@ def test_the_file_agrees_with_pytorch(shards: Path, tmp_path: Path, rig: str, fr
     assert card["inputs"][0]["shape"] == [1, 2, 3, 32, 64]
     assert {one["name"]: one["shape"] for one in card["outputs"]}["semantics"] == [8, 8, 4]
     assert card["cameras"] == ["CAM_FRONT", "CAM_BACK"] and card["classes"]["names"][4] == "car"
+
+
+@SLOW
+@pytest.mark.parametrize("kind", ["monoscene", "tpvformer"])
+@pytest.mark.parametrize("rig", ["fixed", "input"])
+def test_other_kinds_agree_as_well(shards: Path, tmp_path: Path, kind: str, rig: str) -> None:
+    pytest.importorskip("onnxruntime")
+    done = run(shards, tmp_path / "tiny.onnx", rig, "1", kind)
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "tiny.onnx.json").read_text())
+    assert card["network"]["kind"] == kind
+    assert all(one["largest"] < 1e-3 and one["classes"] == 0 for one in card["differences"])
 
 
 @SLOW

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from protoocc.batch import Batch
 from protoocc.checkpoint import load_network
-from protoocc.config import TrainConfig
+from protoocc.config import TrainConfig, WeightsConfig
 from protoocc.data import open_shards
 from protoocc.evaluate import score
 from protoocc.hosts import build_network
@@ -28,7 +28,9 @@ from protoocc.model.unet3d import UNet3d
 from protoocc.network import Network
 from protoocc.presets import PRESETS
 from protoocc.trainer import train
+from protoocc.weights import WeightsFile, check_weights
 from schemas.classes import OCC3D
+from schemas.errors import CheckpointError
 from schemas.geometry import SEMANTICKITTI_GRID, VoxelGrid
 from tests.protoocc.conftest import GRID
 from tests.protoocc.reference.rigs import look_along, with_cameras
@@ -212,6 +214,12 @@ def test_voxels_are_classified_where_they_are() -> None:
     assert whole.logits.shape == (1, 2 * 8 * 8 * 4, 18)
     torch.testing.assert_close(network(batch, chosen).logits, whole.logits[:, chosen])
     assert network.predict(batch).shape == (2, 8, 8, 4)
+
+
+def test_weights_of_a_residual_network_are_refused_without_one() -> None:
+    config = PRESETS["monoscene"]().model
+    with pytest.raises(CheckpointError, match="no residual network, and resnet.pth .* model.image_encoder=resnet"):
+        check_weights(config, WeightsFile(WeightsConfig(file="resnet.pth", sha256="0", format="torchvision"), {}, ""))
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -30,9 +30,12 @@ def write(folder: Path, text: str) -> Path:
 def test_repository_file_is_valid():
     datasets = load_datasets(REPOSITORY_YAML)
     own_labels = ["nuscenes-surroundocc", "nuscenes-openoccupancy"]
-    assert list(datasets) == ["nuscenes", "nuscenes-mini", *own_labels, "synthetic"]
+    assert list(datasets) == ["nuscenes", "nuscenes-mini", *own_labels, "semantickitti", "synthetic"]
     assert [name for name, entry in datasets.items() if entry.grid.frame == "lidar"] == own_labels
     assert datasets["nuscenes"].image.shape == (432, 800)
+    kitti = datasets["semantickitti"]
+    assert (kitti.image.shape, kitti.cameras, kitti.projection) == ((370, 1220), ("image_2",), "exact")
+    assert kitti.grid.maximum_m == pytest.approx((51.2, 25.6, 4.4))
     assert datasets["nuscenes"].grid.maximum_m == pytest.approx((40.0, 40.0, 5.4))
 
 

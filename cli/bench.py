@@ -11,6 +11,7 @@ from cli.bench_masks import masks
 from cli.bench_occupancy import occupancy
 from cli.bench_stages import stages
 from cli.bench_stores import stores
+from cli.bench_table2 import table2
 from cli.bench_table3 import table3
 from cli.given import add_command
 
@@ -24,6 +25,6 @@ bench = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (stages, stores, occupancy, masks, table3, attention, inference, loader):
+    for command in (stages, stores, occupancy, masks, table2, table3, attention, inference, loader):
         add_command(bench, command)
     app.add_typer(bench)

@@ -25,6 +25,7 @@ with quiet_start():
         reproduce,
         runs,
         share,
+        synth,
     )
     from cli.caches import ready_caches
     from cli.failures import failure_of
@@ -66,7 +67,22 @@ def _root(
 
 with quiet_start():
     for _group in (
-        *(demo, data, occupancy, pretrain, model, evaluate, reproduce, runs, predict, export, inspect, share, bench),
+        *(
+            demo,
+            synth,
+            data,
+            occupancy,
+            pretrain,
+            model,
+            evaluate,
+            reproduce,
+            runs,
+            predict,
+            export,
+            inspect,
+            share,
+            bench,
+        ),
     ):
         _group.register(app)
 

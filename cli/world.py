@@ -46,7 +46,7 @@ def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str
         ConfigError: the folder holds a world whose scenes are in other splits.
         DataError: it holds another world.
     """
-    from cli.data import synth
+    from cli.synth import synth
     from schemas.datasets import load_datasets
     from schemas.files import write_bytes
 

@@ -172,7 +172,7 @@ def test_each_kind_of_masks_has_shards_of_its_own(tmp_path: Path, monkeypatch: p
         made[dataset.name] = masks
         return dataset.work / "shards"
 
-    monkeypatch.setattr("cli.data.synth", lambda *arguments, **options: None)
+    monkeypatch.setattr("cli.synth.synth", lambda *arguments, **options: None)
     monkeypatch.setattr("cli.reproduce.make_shards", make_shards)
     plan = Plan("table7", (), 400, 3, "test", (), WORLD, tmp_path / "sam.pth")
     rows, left_out = choose_rows(plan)
@@ -206,7 +206,7 @@ def test_bad_words_are_refused_before_anything_is_made(words: tuple[str, ...], m
 
 def test_other_numbers_of_scenes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the number of all scenes is the same, so that the world itself would fit."""
-    monkeypatch.setattr("cli.data.synth", lambda *arguments, **options: None)
+    monkeypatch.setattr("cli.synth.synth", lambda *arguments, **options: None)
     make_world(tmp_path, WORLD, {"seeds-299": "work"})
     entry = make_world(tmp_path, WORLD, {"seeds-299": "work"})["seeds-299"]
     assert [len(split.scenes or ()) for split in entry.splits.values()] == [16, 4, 8]

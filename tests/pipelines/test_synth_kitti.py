@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cli.data import synth
+from cli.synth import synth
 from pipelines.occupancy import LIDAR_PRESETS, VoxelsConfig, make_occupancy
 from pipelines.prepare import prepare
 from pipelines.scheduler import Scheduler

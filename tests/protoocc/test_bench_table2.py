@@ -66,7 +66,7 @@ def test_small_differs_from_base_by_its_tables_alone() -> None:
 
 @pytest.mark.parametrize(("size", "decoder"), [("base", 64 * D * 32 + 32), ("small", 64 * D * 160 + 160 + 2 * D)])
 def test_parts_of_the_paper_add_what_they_are_made_of(size: str, decoder: int) -> None:
-    """Mapping: three maps and two scalars a layer; X: two scalars; views: convolutions and classifier for the header."""
+    """Mapping: three maps and two scalars a layer; X: two scalars; views: convolutions, classifier, no header."""
     mapping, classifier = 3 * (3 * linear(D, D) + 2) + 2, linear(32, 32) + linear(32, 20)
     added = count(planned(f"voxformer-{size}-protoocc")) - count(planned(f"voxformer-{size}"))
     assert added == mapping + decoder + classifier - HEADER

@@ -110,9 +110,7 @@ def test_settings_are_told_apart_by_kind(toy_config: TrainConfig, tiny_config: T
     assert TrainConfig.model_validate_json(toy_config.model_dump_json()) == toy_config
     with pytest.raises(ConfigError, match=r"field 'model.start' = -1: .*greater than or equal to 0"):
         override(toy_config, ["model.start=-1"])
-    with pytest.raises(
-        ConfigError, match=r"no network of kind 'vox'; known: protoocc, plain, .*toy"
-    ):
+    with pytest.raises(ConfigError, match=r"no network of kind 'vox'; known: protoocc, plain, .*toy"):
         override(toy_config, ["model.kind=vox"])
     with pytest.raises(ConfigError, match="unknown field 'model.channels'"):
         override(tiny_config, ["model.kind=toy"])

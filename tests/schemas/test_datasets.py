@@ -30,7 +30,7 @@ def write(folder: Path, text: str) -> Path:
 def test_repository_file_is_valid():
     datasets = load_datasets(REPOSITORY_YAML)
     own_labels = ["nuscenes-surroundocc", "nuscenes-openoccupancy"]
-    assert list(datasets) == ["nuscenes", "nuscenes-mini", *own_labels, "semantickitti", "synthetic"]
+    assert list(datasets) == ["nuscenes", "nuscenes-mini", *own_labels, "semantickitti", "synthetic", "synthetic-kitti"]
     assert [name for name, entry in datasets.items() if entry.grid.frame == "lidar"] == own_labels
     assert datasets["nuscenes"].image.shape == (432, 800)
     kitti = datasets["semantickitti"]

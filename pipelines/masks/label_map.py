@@ -116,5 +116,5 @@ def to_network_image(
     left, top, width, height = image.crop
     size, resized = image.resized(file_size), labels.astype(np.uint16)
     if size != (labels.shape[1], labels.shape[0]):
-        resized = cv2.resize(resized, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        resized = np.asarray(cv2.resize(resized, size, interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint16)
     return np.ascontiguousarray(resized[top : top + height, left : left + width])

@@ -198,7 +198,8 @@ def _lists(
             "--dataset instead of --shards"
         )
     records = _records(entry, samples)
-    label_set, patterns = LABEL_SETS[source], ("*.npy", "samples/*.npy", "scene_*/occupancy/*.npy")
+    label_set = LABEL_SETS[source]
+    patterns: tuple[str, ...] = ("*.npy", "samples/*.npy", "scene_*/occupancy/*.npy")
     if source == "surroundocc" and any(folder.glob("*/pred.npy")):
         label_set, patterns = SURROUNDOCC_RESULTS, ("*/pred.npy",)
     paths = {token: label_set.path_of(folder, entry, record) for token, record in records.items()}

@@ -202,7 +202,7 @@ def test_prepare_and_import_give_back_the_truth(world: SynthSummary, folder: Pat
     for row, scan in enumerate((0, 5)):
         invalid, occluded = (bits(folder / "voxels" / f"{scan:06d}.{name}") for name in ("invalid", "occluded"))
         classes = CLASS_OF_RAW[raw_voxels(folder, scan)]
-        assert np.array_equal(store["semantics"][row], np.where(invalid, UNKNOWN, classes))
+        assert np.array_equal(store["semantics"][row], classes)
         assert np.array_equal(store["mask_camera"][row] > 0, ~invalid)
         assert np.array_equal(store["mask_lidar"][row] > 0, ~occluded)
     records = read_records(dataset.work / "records", read_index(dataset.work / "records"))

@@ -53,6 +53,17 @@ def demo() -> TrainConfig:
     )
 
 
+def like_demo(network: NetworkConfig, loss: LossConfig | None = None) -> TrainConfig:
+    """Another network on the image features of the demo, trained as the demo is, by its losses or by others."""
+    settings = demo()
+    return settings.model_copy(update={"model": network, "loss": settings.loss if loss is None else loss})
+
+
+def _sampled(loss: LossConfig) -> LossConfig:
+    """Losses of a part of the two million voxels of SemanticKITTI's grid."""
+    return loss.model_copy(update={"supervised_voxels": 40_000, "consistency_voxels": 4_000})
+
+
 def published(network: NetworkConfig) -> TrainConfig:
     """Settings of section 4.1 for one of the paper's networks: 12 epochs, 8 samples a step."""
     return TrainConfig(
@@ -77,16 +88,7 @@ def voxformer(network: NetworkConfig) -> TrainConfig:
 
 def voxformer_demo(network: NetworkConfig) -> TrainConfig:
     """A small VoxFormer for generated sequences in SemanticKITTI's form: minutes on two CPU cores."""
-    loss = {"supervised_voxels": 40_000, "consistency_voxels": 4_000}
-    return TrainConfig(
-        model=network,
-        loss=_VOXFORMER_LOSS.model_copy(update=loss),
-        optimizer=OptimizerConfig(lr=2e-3, backbone_lr_factor=1.0),
-        schedule=ScheduleConfig(steps=400, warmup_steps=15),
-        data=DataConfig(batch_size=1, augment=AugmentConfig(flip_y=0.5)),
-        weights=DEMO_FEATURES,
-        checkpoint_every=100,
-    )
+    return like_demo(network, _sampled(_VOXFORMER_LOSS))
 
 
 def proposals(network: NetworkConfig) -> TrainConfig:
@@ -99,11 +101,6 @@ def proposals(network: NetworkConfig) -> TrainConfig:
         data=DataConfig(batch_size=2, augment=AugmentConfig(flip_y=0.5)),
         checkpoint_every=100,
     )
-
-
-def like_demo(network: NetworkConfig) -> TrainConfig:
-    """Another network on the image features of the demo, trained as the demo is."""
-    return demo().model_copy(update={"model": network})
 
 
 def monoscene(network: NetworkConfig, table: ClassTable) -> TrainConfig:
@@ -155,10 +152,7 @@ def symphonies(network: NetworkConfig) -> TrainConfig:
 
 def symphonies_demo(network: NetworkConfig) -> TrainConfig:
     """A small Symphonies on the image features of the demo."""
-    settings = demo()
-    voxels = {"supervised_voxels": 40_000, "consistency_voxels": 4_000}
-    changes = {"model": network, "loss": SYMPHONIES_LOSS.model_copy(update=voxels), "classes": SEMANTICKITTI}
-    return settings.model_copy(update=changes)
+    return like_demo(network, _sampled(SYMPHONIES_LOSS)).model_copy(update={"classes": SEMANTICKITTI})
 
 
 PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {

@@ -87,17 +87,11 @@ class ProtoOcc(QueryNetwork):
             DataError: the network reads several frames and the batch has another number of earlier ones.
         """
         scene = self.encode_scene(batch)
-        pixel_features, pixel_seen = None, None
-        if self.config.prototype_optimisation and scene.trace is not None:
-            cells, seen = self.encoder.pixels(scene.trace, scene.hits, scene.pixel_grid)
-            cameras = batch.images.shape[:2]
-            pixel_features = cells.view(*cameras, *scene.pixel_grid, -1)
-            pixel_seen = seen.view(*cameras, *scene.pixel_grid)
+        cells, seen = self.read_cells(batch, self.encoder.pixel_features, scene.trace, scene.hits, scene.pixel_grid)
         logits = self.decode(batch, scene, voxels)
         if voxels is None:
             voxels = torch.arange(logits.shape[1], device=logits.device)
-        stride = self.config.clustering_stride
-        return NetworkOutput(logits, voxels, pixel_features, pixel_seen, stride, scene.pixels)
+        return NetworkOutput(logits, voxels, cells, seen, self.config.clustering_stride, scene.pixels)
 
     def _classify(self, batch: Batch) -> UInt8[Tensor, " n"]:
         """Sample by sample and without pixel features, which saves memory."""

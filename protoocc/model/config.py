@@ -68,14 +68,8 @@ class ProtoOccConfig(PartsConfig):
             raise ValueError("lifted_cells and temporal 'recurrence' exclude each other: self attention reads queries")
         if self.voxel_detail and not (self.pixel_depth and self.pixel_classes):
             raise ValueError("voxel_detail reads what both pixel heads say: set pixel_depth and pixel_classes to true")
-        size = list(self.lifted_shape)
-        for stage in self.upsample:
-            size = [n * s for n, s in zip(size, stage.stride, strict=True)]
-        if tuple(size) != self.grid.shape:
-            raise ValueError(
-                f"upsample turns {self.lifted_shape} cells (query_shape {self.query_shape}, lifted_cells "
-                f"{self.lifted_cells}) into {size}, the grid is {self.grid.shape}"
-            )
+        what = f"{self.lifted_shape} cells (query_shape {self.query_shape}, lifted_cells {self.lifted_cells})"
+        self.check_upsampling(self.lifted_shape, what)
         if self.points % self.pillar_heights:
             raise ValueError(f"points {self.points} must be a multiple of pillar_heights {self.pillar_heights}")
         if self.channels % self.heads:

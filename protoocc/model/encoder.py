@@ -20,7 +20,6 @@ from protoocc.model.lifting import mean_of_cameras
 from protoocc.model.pixel_features import PixelFeatures, attention_map
 from protoocc.model.projection import HitQueries
 from protoocc.model.prototypes import PrototypeMapping
-from schemas.errors import ConfigError
 
 
 class VoxelQueries(nn.Module):
@@ -205,15 +204,3 @@ class Encoder(nn.Module):
             else:
                 queries, trace = run(queries, positions)
         return queries, trace
-
-    def pixels(
-        self, trace: MappingTrace, hits: HitQueries, grid_size: tuple[int, int]
-    ) -> tuple[Float[Tensor, "cameras D d"], Bool[Tensor, "cameras D"]]:
-        """X of equation (2) for every camera on the grid (h', w'), and whether a query looked at each cell.
-
-        Raises:
-            ConfigError: the network was built without ``prototype_optimisation``.
-        """
-        if self.pixel_features is None:
-            raise ConfigError("this network has no pixel features: set prototype_optimisation to true in its config")
-        return read_back(self.pixel_features, trace, hits, grid_size)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from protoocc.model.image_config import ImageConfig
 from protoocc.model.pixel_heads import network_heads
 from protoocc.model.projection import HitQueries, find_hits
 from protoocc.network import Network
-from protoocc.pixels import PixelLogits
+from protoocc.pixels import DepthBins, DepthShares, PixelLogits, PixelOutput
 
 
 class ImageNetwork(Network):
@@ -48,14 +49,39 @@ class ImageNetwork(Network):
         logits: PixelLogits = self.pixel_heads(features[self.image_config.strides.index(stride)], stride)
         return logits
 
+    def pixel_output(self, logits: PixelLogits | None, shares: DepthShares | None = None) -> PixelOutput | None:
+        """What the losses of single pixels read.
+
+        Args:
+            logits: of the heads.
+            shares: depth as the attention has it, where it is weighted by depth.
+
+        Returns:
+            None without both.
+        """
+        if logits is None and shares is None:
+            return None
+        config = self.image_config
+        bins = DepthBins(*config.depth_range_m, config.depth_bins)
+        return PixelOutput(logits, bins, shares, config.grid, config.free_class)
+
+    @property
+    def teaches_pixels(self) -> bool:
+        """Whether losses of single pixels would train anything now."""
+        return self.training and torch.is_grad_enabled() and not self.image_config.frozen_features
+
     @abstractmethod
+    def anchors(self) -> Float[Tensor, "q anchors 3"]:
+        """Points by which the network's queries or cells look for images, metres, ego frame."""
+
     def find_hits(
         self,
         image_size: tuple[int, int],
         image_from_camera: Float[Tensor, "B V 3 3"],
         camera_from_ego: Float[Tensor, "B V 4 4"],
     ) -> HitQueries:
-        """Which of the network's points each camera sees, for images of (H, W) pixels."""
+        """Which of the network's anchors each camera sees, for images of (H, W) pixels."""
+        return self.hits_of(self.anchors(), image_size, image_from_camera, camera_from_ego)
 
     def hits_of(
         self,

@@ -120,14 +120,9 @@ class MonoScene(ImageNetwork):
             logits = logits.index_select(0, voxels)
         return NetworkOutput(logits[None], voxels)
 
-    def find_hits(
-        self,
-        image_size: tuple[int, int],
-        image_from_camera: Float[Tensor, "B V 3 3"],
-        camera_from_ego: Float[Tensor, "B V 4 4"],
-    ) -> HitQueries:
-        """Cells that each camera sees."""
-        return self.hits_of(self.cells_ego[:, None], image_size, image_from_camera, camera_from_ego)
+    def anchors(self) -> Float[Tensor, "q anchors 3"]:
+        """The middle of each cell."""
+        return self.cells_ego[:, None]
 
     def lift(
         self, maps: list[Float[Tensor, "cameras d _ _"]], hits: HitQueries, samples: int

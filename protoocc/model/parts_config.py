@@ -60,6 +60,22 @@ class PartsConfig(ImageConfig):
         """P + 1: decoded views of a training step."""
         return 1 + (len(self.augmentations) if self.multi_perspective else 0)
 
+    def check_upsampling(self, cells: tuple[int, int, int], what: str) -> None:
+        """Refuses transposed convolutions that do not lead to the grid.
+
+        Args:
+            cells: (X, Y, Z) that they start from.
+            what: these cells in words, for the message.
+
+        Raises:
+            ValueError: they lead to another shape.
+        """
+        size = list(cells)
+        for stage in self.upsample:
+            size = [n * s for n, s in zip(size, stage.stride, strict=True)]
+        if tuple(size) != self.grid.shape:
+            raise ValueError(f"upsample turns {what} into {size}, the grid is {self.grid.shape}")
+
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained: pixel features are for the mask loss, which needs pseudo masks."""
         found = super().obstacles(has_masks=has_masks, has_weights=has_weights)

@@ -20,7 +20,7 @@ from protoocc.model.decoder import classifier_bias
 from protoocc.model.image_config import ImageConfig
 from protoocc.model.image_network import ImageNetwork
 from protoocc.model.lifting import mean_of_cameras, read_images
-from protoocc.model.projection import HitQueries, query_centers
+from protoocc.model.projection import query_centers
 from protoocc.model.unet import UNet
 from protoocc.network import NetworkConfig, NetworkOutput
 
@@ -86,14 +86,9 @@ class Plain(ImageNetwork):
         logits = self.label(functional.relu(volume.index_select(0, voxels)))[None]
         return NetworkOutput(logits, voxels)
 
-    def find_hits(
-        self,
-        image_size: tuple[int, int],
-        image_from_camera: Float[Tensor, "B V 3 3"],
-        camera_from_ego: Float[Tensor, "B V 4 4"],
-    ) -> HitQueries:
-        """Cells that each camera sees."""
-        return self.hits_of(self.cells_ego[:, None], image_size, image_from_camera, camera_from_ego)
+    def anchors(self) -> Float[Tensor, "q anchors 3"]:
+        """The middle of each cell."""
+        return self.cells_ego[:, None]
 
     def _volume(self, cells: Float[Tensor, "B X Y Z d"]) -> Float[Tensor, "voxels c"]:
         """Features of all voxels of the (B, X, Y, Z) volume of the grid, flattened."""

@@ -110,3 +110,20 @@ def find_hits(
     hit_depth_m = depth_m.flatten(0, 1).unflatten(1, (queries, anchors))[camera, query]
     counts = visible.any(-1).sum(1).tolist()
     return HitQueries(sample * queries + query, query, reference, hit_depth_m, counts)
+
+
+@torch.no_grad()
+def among(hits: HitQueries, rows: Int64[Tensor, " k"], total: int) -> HitQueries:
+    """Hits of chosen queries alone, counted among them.
+
+    Args:
+        hits: of all queries.
+        rows: chosen rows of the queries flattened to (B*h*w*z), rising.
+        total: number of those queries.
+    """
+    place = torch.full((total,), -1, dtype=torch.int64, device=rows.device)
+    place[rows] = torch.arange(len(rows), device=rows.device)
+    row = place.index_select(0, hits.row)
+    kept = row >= 0
+    counts = [int(part.sum()) for part in kept.split(hits.counts)]
+    return HitQueries(row[kept], hits.query[kept], hits.reference[kept], hits.depth_m[kept], counts)

@@ -20,7 +20,7 @@ from protoocc.model.lifting import Lifting
 from protoocc.model.projection import HitQueries, query_anchors
 from protoocc.model.refinement import Refinement
 from protoocc.model.temporal import TemporalFusion, warp
-from protoocc.pixels import DepthBins, DepthShares, PixelLogits, PixelOutput, UniformBins
+from protoocc.pixels import DepthShares, PixelLogits, PixelOutput, UniformBins
 from schemas.errors import DataError
 
 
@@ -129,10 +129,8 @@ class QueryNetwork(GroupingNetwork):
         depth = self.encoder.depth_head(features) if self.encoder.depth_head is not None else None
         logits = self.read_pixels(features)
         queries, trace = self.transform_view(features, hits, samples, earlier, depth, logits)
-        grid = features[self.config.strides.index(self.config.clustering_stride)].shape[-2:]
-        learns = self.training and torch.is_grad_enabled() and not self.config.frozen_features
-        pixels = self._pixels(logits, depth) if learns else None
-        return Scene(queries, trace, hits, (grid[0], grid[1]), self._maps(features), pixels)
+        pixels = self.pixel_output(logits, self._depth_shares(depth)) if self.teaches_pixels else None
+        return Scene(queries, trace, hits, self.clustering_grid(features), self._maps(features), pixels)
 
     def _maps(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> DetailMaps | None:
         """What single voxels read from; the heads read the finest scale for it."""
@@ -142,18 +140,16 @@ class QueryNetwork(GroupingNetwork):
         maps: DetailMaps = self.detail.maps([normalised_cells(scale) for scale in features], told)
         return maps
 
-    def _pixels(
-        self, logits: PixelLogits | None, depth: Float[Tensor, "cameras bins _ _"] | None
-    ) -> PixelOutput | None:
-        """What the losses of single pixels read; None for a network without such heads and depth."""
-        if logits is None and depth is None:
+    def _depth_shares(self, depth: Float[Tensor, "cameras bins _ _"] | None) -> DepthShares | None:
+        """Depth as the attention has it; None where it is not weighted by depth."""
+        if depth is None or self.encoder.depth_head is None:
             return None
-        shares = None
-        if depth is not None and self.encoder.depth_head is not None:
-            stride = self.config.strides[self.encoder.depth_head.scale]
-            shares = DepthShares(depth, UniformBins(NEAREST_M, FARTHEST_M, DEPTH_BINS), stride)
-        bins = DepthBins(*self.config.depth_range_m, self.config.depth_bins)
-        return PixelOutput(logits, bins, shares, self.config.grid, self.config.free_class)
+        stride = self.config.strides[self.encoder.depth_head.scale]
+        return DepthShares(depth, UniformBins(NEAREST_M, FARTHEST_M, DEPTH_BINS), stride)
+
+    def anchors(self) -> Float[Tensor, "q anchors 3"]:
+        """The anchors of all queries."""
+        return self.anchors_ego.flatten(0, 2)
 
     def find_hits(
         self,
@@ -162,7 +158,7 @@ class QueryNetwork(GroupingNetwork):
         camera_from_ego: Float[Tensor, "B V 4 4"],
     ) -> HitQueries:
         """Hit queries of cameras with images of (H, W) pixels, and hits of their lifted cells."""
-        hits = self.hits_of(self.anchors_ego.flatten(0, 2), image_size, image_from_camera, camera_from_ego)
+        hits = super().find_hits(image_size, image_from_camera, camera_from_ego)
         if self.lifting is None:
             return hits
         cells = self.hits_of(self.lifting.cells_ego[:, None], image_size, image_from_camera, camera_from_ego)

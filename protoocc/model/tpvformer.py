@@ -16,12 +16,13 @@ from protoocc.batch import Batch
 from protoocc.model.attention import ImageCrossAttention
 from protoocc.model.decoder import classifier_bias
 from protoocc.model.encoder import place_waves
+from protoocc.model.grouping import normalised_cells
 from protoocc.model.image_config import ImageConfig
 from protoocc.model.image_network import ImageNetwork
 from protoocc.model.plane_attention import HybridAttention, PlaneLayer, PlaneViews, TopAttention
 from protoocc.model.planes import PLANES, Shape, plane_points, sum_planes
 from protoocc.model.projection import HitQueries
-from protoocc.model.prototypes import cluster, normalised, placed
+from protoocc.model.prototypes import cluster, placed
 from protoocc.network import NetworkConfig, NetworkOutput
 from schemas.geometry import VoxelGrid
 
@@ -78,6 +79,7 @@ class TpvFormer(ImageNetwork):
 
     Config: ClassVar[type[NetworkConfig]] = TpvFormerConfig
     config: TpvFormerConfig
+    anchors_0: Tensor
     voxels_at_once: int = 160_000
     """Voxels that are classified in one go: what bounds the memory of a prediction."""
 
@@ -127,7 +129,7 @@ class TpvFormer(ImageNetwork):
     def encode(self, batch: Batch) -> list[Float[Tensor, "B _ _ d"]]:
         """Planes that have read the images; the features are normalised first, as ProtoOcc's are."""
         size, samples = (batch.images.shape[-2], batch.images.shape[-1]), len(batch.images)
-        features = [_normalised(scale) for scale in self.image_features(batch.images.flatten(0, 1))]
+        features = [normalised_cells(scale) for scale in self.image_features(batch.images.flatten(0, 1))]
         prototypes = self._group(features) if self.config.prototype_mapping else None
         scales = [
             scale + embedding[:, None, None] for scale, embedding in zip(features, self.scale_embedding, strict=True)
@@ -147,6 +149,10 @@ class TpvFormer(ImageNetwork):
         """Positional embedding of the cells of each plane: the sum of its two axes."""
         return [self.axes[row][:, None] + self.axes[column][None, :] for row, column in PLANES]
 
+    def anchors(self) -> Float[Tensor, "q anchors 3"]:
+        """Those of the xy plane's cells."""
+        return self.anchors_0
+
     def find_hits(
         self,
         image_size: tuple[int, int],
@@ -154,9 +160,10 @@ class TpvFormer(ImageNetwork):
         camera_from_ego: Float[Tensor, "B V 4 4"],
     ) -> HitQueries:
         """Hits of the cells of the xy plane; its ``cells`` are those of xz, and theirs those of yz."""
-        top, side, front = (
+        top = super().find_hits(image_size, image_from_camera, camera_from_ego)
+        side, front = (
             self.hits_of(getattr(self, f"anchors_{number}"), image_size, image_from_camera, camera_from_ego)
-            for number in range(len(PLANES))
+            for number in range(1, len(PLANES))
         )
         return dataclasses.replace(top, cells=dataclasses.replace(side, cells=front))
 
@@ -164,11 +171,6 @@ class TpvFormer(ImageNetwork):
         """Prototypes of each camera."""
         scale = features[self.config.strides.index(self.config.clustering_stride)]
         return cluster(placed(scale), self.config.prototype_cell, self.config.clustering_iterations)
-
-
-def _normalised(features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n d h w"]:
-    """Each cell less its mean over the channels, over its deviation."""
-    return normalised(features.movedim(1, -1)).movedim(-1, 1)
 
 
 def _start(shape: Shape, plane: tuple[int, int], channels: int) -> Float[Tensor, "_ _ d"]:

@@ -14,7 +14,7 @@ from pipelines.depth_maps import read_depth_map, to_network_image
 from pipelines.pack import PackConfig, pack
 from pipelines.pixel_truth import truth_paths
 from protoocc.data import ShardDataset, collate, open_shards
-from protoocc.model.voxformer.pseudo_lidar import depth_cells
+from protoocc.model.pseudo_lidar import depth_cells
 from schemas.errors import DataError, StageError
 from schemas.images import ImageSpec
 from schemas.records import read_index, read_records

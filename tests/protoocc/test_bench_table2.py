@@ -12,7 +12,7 @@ from cli.main import app
 from protoocc.bench import table2
 from protoocc.bench.table2 import CASES, choose_cases, measure_table2, street
 from protoocc.hosts import build_network
-from protoocc.model.voxformer.pseudo_lidar import back_project
+from protoocc.model.pseudo_lidar import back_project
 from protoocc.network import Network
 from protoocc.presets import PRESETS
 from schemas.errors import ConfigError

@@ -17,8 +17,8 @@ from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainCo
 from protoocc.evaluate import score
 from protoocc.hosts import build_network
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
+from protoocc.model.pseudo_lidar import back_project, depth_cells
 from protoocc.model.voxformer import ProposalNetwork, ProposalsConfig, VoxFormer, VoxFormerConfig
-from protoocc.model.voxformer.pseudo_lidar import back_project, depth_cells
 from protoocc.trainer import train
 from schemas.classes import OCC3D
 from schemas.errors import CheckpointError, ConfigError

@@ -19,22 +19,20 @@ from torch.utils.checkpoint import checkpoint
 from protoocc.batch import Batch
 from protoocc.model.backbone import padded_size
 from protoocc.model.decoder import Decoder
-from protoocc.model.encoder import MappingTrace, place_waves, read_back
+from protoocc.model.encoder import MappingTrace, place_waves
 from protoocc.model.grouping import GroupingNetwork, normalised_cells
 from protoocc.model.lifting import mean_of_cameras
 from protoocc.model.pixel_features import PixelFeatures
-from protoocc.model.projection import HitQueries, query_centers
+from protoocc.model.projection import HitQueries, among, query_centers
 from protoocc.model.prototypes import PrototypeMapping
+from protoocc.model.pseudo_lidar import depth_cells
 from protoocc.model.symphonies.config import SymphoniesConfig
 from protoocc.model.symphonies.head import DilatedSum, OwnHead
 from protoocc.model.symphonies.instances import Instances, instance_cells
 from protoocc.model.symphonies.layers import Look, Places, SymphoniesLayer
 from protoocc.model.symphonies.pixel_decoder import DecodedFeatures, points_at
 from protoocc.model.symphonies.squeeze import SqueezedPositions, squeezed_place
-from protoocc.model.voxformer import among
-from protoocc.model.voxformer.pseudo_lidar import depth_cells
 from protoocc.network import NetworkConfig, NetworkOutput
-from protoocc.pixels import DepthBins, PixelOutput
 
 __all__ = ["Symphonies", "SymphoniesConfig"]
 
@@ -105,15 +103,10 @@ class Symphonies(GroupingNetwork):
         logits = self.decode(scenes[-1], voxels, batch.seeds)
         keeps = self.training and self.config.auxiliary
         earlier = tuple(self.decode_once(scene, voxels) for scene in scenes[:-1]) if keeps else ()
-        pixel_features, pixel_seen = None, None
-        if self.pixel_features is not None and proposed.trace is not None:
-            grid = features[self.config.strides.index(self.config.clustering_stride)].shape[-2:]
-            cells, seen = read_back(self.pixel_features, proposed.trace, proposed.hits, (grid[0], grid[1]))
-            cameras = batch.images.shape[:2]
-            pixel_features, pixel_seen = cells.view(*cameras, *grid, -1), seen.view(*cameras, *grid)
-        pixels = self._pixels(features) if self.training and torch.is_grad_enabled() else None
-        stride = self.config.clustering_stride
-        return NetworkOutput(logits, voxels, pixel_features, pixel_seen, stride, pixels, earlier)
+        grid = self.clustering_grid(features)
+        cells, seen = self.read_cells(batch, self.pixel_features, proposed.trace, proposed.hits, grid)
+        pixels = self.pixel_output(self.read_pixels(features)) if self.teaches_pixels else None
+        return NetworkOutput(logits, voxels, cells, seen, self.config.clustering_stride, pixels, earlier)
 
     def _classify(self, batch: Batch) -> UInt8[Tensor, " n"]:
         """Sample by sample and without pixel features, which saves memory."""
@@ -188,14 +181,9 @@ class Symphonies(GroupingNetwork):
         seen = seen.view(len(batch.tokens), *self.config.query_shape)
         return seen & depth_cells(batch, self.config.grid, self.config.query_shape) if self.config.reads_depth else seen
 
-    def find_hits(
-        self,
-        image_size: tuple[int, int],
-        image_from_camera: Float[Tensor, "B V 3 3"],
-        camera_from_ego: Float[Tensor, "B V 4 4"],
-    ) -> HitQueries:
-        """Scene queries that each camera sees."""
-        return self.hits_of(self.centers_ego[:, None], image_size, image_from_camera, camera_from_ego)
+    def anchors(self) -> Float[Tensor, "q anchors 3"]:
+        """The centre of each query."""
+        return self.centers_ego[:, None]
 
     def decode(
         self, scene: Float[Tensor, "B h w z d"], voxels: Int64[Tensor, " n"], seeds: list[int] | None = None
@@ -252,11 +240,3 @@ class Symphonies(GroupingNetwork):
             points_at((places * shrink).repeat(samples * cameras, 1), [len(places)] * (samples * cameras)),
             points_at(squeezed_place(cells.flatten(0, 1), shape), [cells.shape[1]] * samples),
         )
-
-    def _pixels(self, features: Sequence[Float[Tensor, "cameras d _ _"]]) -> PixelOutput | None:
-        """What the losses of single pixels read; None for a network without such heads or with frozen ones."""
-        logits = None if self.config.frozen_features else self.read_pixels(features)
-        if logits is None:
-            return None
-        bins = DepthBins(*self.config.depth_range_m, self.config.depth_bins)
-        return PixelOutput(logits, bins, None, self.config.grid, self.config.free_class)

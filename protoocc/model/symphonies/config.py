@@ -101,15 +101,10 @@ class SymphoniesConfig(PartsConfig):
     def _check_head(self) -> SymphoniesConfig:
         if self.multi_perspective and self.head == "own":
             raise ValueError("multi_perspective needs head 'paper': Symphonies' own head has one view")
-        size = list(self.query_shape)
-        for stage in self.upsample:
-            size = [n * s for n, s in zip(size, stage.stride, strict=True)]
         if self.head == "own":
             _ = self.doublings
-        elif tuple(size) != self.grid.shape:
-            raise ValueError(
-                f"upsample turns query_shape {self.query_shape} into {size}, the grid is {self.grid.shape}"
-            )
+        else:
+            self.check_upsampling(self.query_shape, f"query_shape {self.query_shape}")
         return self
 
     @model_validator(mode="after")

@@ -18,18 +18,18 @@ from torch.utils.checkpoint import checkpoint
 
 from protoocc.batch import Batch
 from protoocc.model.decoder import Decoder
-from protoocc.model.encoder import CameraViews, MappingTrace, place_waves, read_back
+from protoocc.model.encoder import CameraViews, MappingTrace, place_waves
 from protoocc.model.grouping import GroupingNetwork, normalised_cells
 from protoocc.model.pixel_features import PixelFeatures
-from protoocc.model.projection import HitQueries, query_centers
+from protoocc.model.projection import HitQueries, among, query_centers
+from protoocc.model.pseudo_lidar import depth_cells
 from protoocc.model.voxformer.config import VoxFormerConfig
 from protoocc.model.voxformer.fold import FoldedPositions, fold, unfold
 from protoocc.model.voxformer.header import TrilinearHeader
 from protoocc.model.voxformer.layers import MaskedQueries, SeedLayer, SpreadLayer
 from protoocc.model.voxformer.proposer import ProposalNetwork, ProposalsConfig, Proposer
-from protoocc.model.voxformer.pseudo_lidar import depth_cells
 from protoocc.network import NetworkConfig, NetworkOutput
-from protoocc.pixels import DepthBins, PixelOutput
+from protoocc.pixels import PixelOutput
 
 __all__ = ["ProposalNetwork", "ProposalsConfig", "VoxFormer", "VoxFormerConfig"]
 
@@ -109,14 +109,8 @@ class VoxFormer(GroupingNetwork):
             total = len(batch.tokens) * math.prod(self.config.grid.shape)
             voxels = torch.arange(total, device=batch.images.device)
         logits = self.decode(self.spread(seeds.queries), voxels, batch.seeds)
-        pixel_features, pixel_seen = None, None
-        if self.pixel_features is not None and seeds.trace is not None:
-            cells, seen = read_back(self.pixel_features, seeds.trace, seeds.hits, seeds.pixel_grid)
-            cameras = batch.images.shape[:2]
-            pixel_features = cells.view(*cameras, *seeds.pixel_grid, -1)
-            pixel_seen = seen.view(*cameras, *seeds.pixel_grid)
-        stride = self.config.clustering_stride
-        return NetworkOutput(logits, voxels, pixel_features, pixel_seen, stride, seeds.pixels)
+        cells, seen = self.read_cells(batch, self.pixel_features, seeds.trace, seeds.hits, seeds.pixel_grid)
+        return NetworkOutput(logits, voxels, cells, seen, self.config.clustering_stride, seeds.pixels)
 
     def _classify(self, batch: Batch) -> UInt8[Tensor, " n"]:
         """Sample by sample and without pixel features, which saves memory."""
@@ -137,14 +131,9 @@ class VoxFormer(GroupingNetwork):
             return depth_cells(batch, self.config.grid, shape)
         return torch.ones(samples, *shape, dtype=torch.bool, device=batch.images.device)
 
-    def find_hits(
-        self,
-        image_size: tuple[int, int],
-        image_from_camera: Float[Tensor, "B V 3 3"],
-        camera_from_ego: Float[Tensor, "B V 4 4"],
-    ) -> HitQueries:
-        """Queries that each camera sees, proposed or not."""
-        return self.hits_of(self.centers_ego[:, None], image_size, image_from_camera, camera_from_ego)
+    def anchors(self) -> Float[Tensor, "q anchors 3"]:
+        """The centre of each query."""
+        return self.centers_ego[:, None]
 
     def seed(self, batch: Batch) -> Seeds:
         """Proposed queries look at the images, layer after layer; mask tokens stand for the others."""
@@ -163,10 +152,9 @@ class VoxFormer(GroupingNetwork):
         for layer in self.seed_layers:
             run = partial(layer, views=views)
             rows, trace = self._run(run, rows, positions)
-        grid = features[self.config.strides.index(self.config.clustering_stride)].shape[-2:]
         volume = self.voxel_queries.complete(rows, proposed, samples)
-        pixels = self._pixels(features) if self.training and torch.is_grad_enabled() else None
-        return Seeds(volume, trace, hits, (grid[0], grid[1]), pixels)
+        pixels = self.pixel_output(self.read_pixels(features)) if self.teaches_pixels else None
+        return Seeds(volume, trace, hits, self.clustering_grid(features), pixels)
 
     def spread(self, queries: Float[Tensor, "B h w z d"]) -> Float[Tensor, "B h w z d"]:
         """All queries look at each other on their folded image."""
@@ -193,28 +181,3 @@ class VoxFormer(GroupingNetwork):
         if self.config.recompute and torch.is_grad_enabled():
             return checkpoint(layer, *tensors, use_reentrant=False)
         return layer(*tensors)
-
-    def _pixels(self, features: list[Float[Tensor, "cameras d _ _"]]) -> PixelOutput | None:
-        """What the losses of single pixels read; None for a network without such heads or with frozen ones."""
-        logits = None if self.config.frozen_features else self.read_pixels(features)
-        if logits is None:
-            return None
-        bins = DepthBins(*self.config.depth_range_m, self.config.depth_bins)
-        return PixelOutput(logits, bins, None, self.config.grid, self.config.free_class)
-
-
-@torch.no_grad()
-def among(hits: HitQueries, rows: Int64[Tensor, " k"], total: int) -> HitQueries:
-    """Hits of chosen queries alone, counted among them.
-
-    Args:
-        hits: of all queries.
-        rows: chosen rows of the queries flattened to (B*h*w*z), rising.
-        total: number of those queries.
-    """
-    place = torch.full((total,), -1, dtype=torch.int64, device=rows.device)
-    place[rows] = torch.arange(len(rows), device=rows.device)
-    row = place.index_select(0, hits.row)
-    kept = row >= 0
-    counts = [int(part.sum()) for part in kept.split(hits.counts)]
-    return HitQueries(row[kept], hits.query[kept], hits.reference[kept], hits.depth_m[kept], counts)

@@ -91,13 +91,8 @@ class VoxFormerConfig(PartsConfig):
     def _check_grid(self) -> VoxFormerConfig:
         if any(voxels % cells for voxels, cells in zip(self.grid.shape, self.query_shape, strict=True)):
             raise ValueError(f"query_shape {self.query_shape} must divide the grid {self.grid.shape}")
-        size = list(self.query_shape)
-        for stage in self.upsample:
-            size = [n * s for n, s in zip(size, stage.stride, strict=True)]
-        if self.multi_perspective and tuple(size) != self.grid.shape:
-            raise ValueError(
-                f"upsample turns query_shape {self.query_shape} into {size}, the grid is {self.grid.shape}"
-            )
+        if self.multi_perspective:
+            self.check_upsampling(self.query_shape, f"query_shape {self.query_shape}")
         if self.frames > 1:
             raise ValueError(f"frames = {self.frames}: this VoxFormer reads one frame")
         if self.channels % self.heads or self.channels % 2:

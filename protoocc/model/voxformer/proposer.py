@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from protoocc.batch import Batch
+from protoocc.model.pseudo_lidar import depth_cells
 from protoocc.model.unet import UNet
-from protoocc.model.voxformer.pseudo_lidar import depth_cells
 from protoocc.network import Network, NetworkConfig, NetworkOutput
 from schemas.classes import SEMANTICKITTI
 from schemas.geometry import SEMANTICKITTI_GRID, VoxelGrid

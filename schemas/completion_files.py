@@ -15,9 +15,8 @@ from jaxtyping import UInt8
 
 from schemas.errors import DataError
 from schemas.outside import Source, read_bytes
-from schemas.semantickitti import CLASS_OF_RAW, INVERSE_MAP, NO_ID, read_voxel_labels
+from schemas.semantickitti import CLASS_OF_RAW, INVERSE_MAP, NO_ID, SEQUENCES, read_voxel_labels
 
-SEQUENCES: Final = "sequences"
 PREDICTIONS: Final = "predictions"
 _TOKEN: Final = re.compile(r"([0-9]{2})-([0-9]{6})")
 _REMEDY: Final = "Write the file again with the raw ids of learning_map_inv in semantic-kitti.yaml."

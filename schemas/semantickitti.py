@@ -16,6 +16,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, UInt8, UInt16, UInt32
 
+SEQUENCES: Final = "sequences"
+"""Folder of the sequences, in the data set and in submissions."""
 UNKNOWN: Final = 255
 """Class of voxels and points that something fills whose class the benchmark does not ask for."""
 NO_ID: Final = 254
@@ -45,6 +47,16 @@ SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
     "test": tuple(str(number) for number in range(11, 22)),
 }
 """Official splits: sequences."""
+
+
+def token_of(sequence: str, scan: int) -> str:
+    """Token of a scan, such as 08-000005."""
+    return f"{sequence}-{scan:06}"
+
+
+def scan_name(token: str) -> str:
+    """Name of the files of the scan that a token names, without their suffix, such as 000005."""
+    return token.rpartition("-")[2]
 
 
 def _table(pairs: Mapping[int, int]) -> UInt8[np.ndarray, " 65536"]:

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import io
-import shlex
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
-from pipelines.files import write_bytes
-from pipelines.occupancy.occ3d import Labels, label_file
-from pipelines.occupancy.stored import dropped_tokens, labelled_rows, open_labels, stored_labels
-from pipelines.stage import (
-    Layout,
-    Origin,
-    Piece,
-    Runtime,
-    Stage,
-    StageSummary,
-    Unit,
-    UnitReport,
-    run_stage,
-    scene_units,
-)
+from pipelines.occupancy.occ3d import Labels
+from pipelines.occupancy.stored_files import FileForm, write_files
+from pipelines.stage import Runtime, StageSummary
 from schemas.classes import OCC3D, ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
 from schemas.names import folder_of
-from schemas.records import read_index
-from schemas.workfolder import UNITS, WorkFolder
+from schemas.records import RecordEntry, SampleRecord
 
 GTS = "gts"
 """Folder of the scenes, as in the published set."""
@@ -52,25 +39,7 @@ def write_label_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runt
     if dataset.grid.frame != "ego":
         raise ConfigError(f"Occ3D files hold labels in the ego frame; the grid of '{dataset.name}' is in the LiDAR's")
     _check_classes(dataset)
-    dropped = dropped_tokens(dataset, work)
-    folders = WorkFolder(work)
-    stage = Stage(
-        name="npz",
-        folder=out,
-        config={},
-        inputs={},
-        units=scene_units(read_index(folders.records)),
-        work=partial(_write_scene, work, dataset.classes, dropped),
-        create=lambda folder: (folder / UNITS).mkdir(parents=True),
-        layout=Layout(patterns=(f"{GTS}/*/*/labels.npz",), pieces=_files_of_scene),
-        origin=Origin(
-            dataset,
-            fields=("grid", "classes.names", "classes.free"),
-            stores={"records": folders.records, "occupancy": folders.occupancy},
-            command=f"protoocc occupancy --write-npz {{folder}} --dataset {shlex.quote(dataset.name)}",
-        ),
-    )
-    return run_stage(stage, runtime)
+    return write_files(dataset, work, out, runtime, FORM)
 
 
 def _check_classes(dataset: DatasetSpec) -> None:
@@ -82,16 +51,17 @@ def _check_classes(dataset: DatasetSpec) -> None:
         )
 
 
-def _write_scene(work: Path, table: ClassTable, dropped: frozenset[str], out: Path, unit: Unit) -> UnitReport:
-    rows, store = labelled_rows(work, unit, dropped), open_labels(work)
-    for row, record in rows:
-        labels = stored_labels(store, row, record.token)
-        write_bytes(label_file(out / GTS, record), encode_labels(labels, table))
-    return UnitReport(done=len(rows))
+def _paths(keyframe: RecordEntry | SampleRecord) -> tuple[str, ...]:
+    return (f"{GTS}/{folder_of(keyframe.scene)}/{keyframe.token}/labels.npz",)
 
 
-def _files_of_scene(unit: Unit) -> list[Piece]:
-    return [Piece(entry.token, (f"{GTS}/{folder_of(entry.scene)}/{entry.token}/labels.npz",)) for entry in unit.entries]
+def _encode(dataset: DatasetSpec, record: SampleRecord, labels: Labels) -> Mapping[str, bytes]:
+    (path,) = _paths(record)
+    return {path: encode_labels(labels, dataset.classes)}
+
+
+FORM: Final = FileForm("npz", (f"{GTS}/*/*/labels.npz",), _paths, _encode)
+"""Occ3D's `labels.npz`."""
 
 
 def encode_labels(labels: Labels, table: ClassTable) -> bytes:

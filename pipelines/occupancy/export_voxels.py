@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from pipelines.files import write_bytes
 from pipelines.occupancy.occ3d import Labels
-from pipelines.occupancy.stored import dropped_tokens, labelled_rows, open_labels, stored_labels
-from pipelines.occupancy.voxel_files import VoxelsConfig, class_numbers, scan_voxels, voxel_file
-from pipelines.stage import (
-    Layout,
-    Origin,
-    Piece,
-    Runtime,
-    Stage,
-    StageSummary,
-    Unit,
-    UnitReport,
-    run_stage,
-    scene_units,
-)
+from pipelines.occupancy.stored_files import FileForm, write_files
+from pipelines.occupancy.voxel_files import VOXELS, class_numbers, scan_voxels, voxel_name
+from pipelines.stage import Runtime, StageSummary
 from schemas.classes import SEMANTICKITTI, ClassTable
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
-from schemas.records import read_index
-from schemas.semantickitti import UNKNOWN, raw_of_class, write_bits, write_voxel_labels
-from schemas.workfolder import UNITS, WorkFolder
+from schemas.records import RecordEntry, SampleRecord
+from schemas.semantickitti import SEQUENCES, UNKNOWN, raw_of_class, write_bits, write_voxel_labels
 
-SEQUENCES: Final = "sequences"
 SUFFIXES: Final = (".bin", ".label", ".invalid", ".occluded")
 
 
@@ -55,46 +40,21 @@ def write_voxel_files(dataset: DatasetSpec, work: Path, out: Path, runtime: Runt
             f"format {dataset.format}. Use --write-npz."
         )
     class_numbers(dataset)
-    dropped = dropped_tokens(dataset, work)
-    folders = WorkFolder(work)
-    stage = Stage(
-        name="voxels",
-        folder=out,
-        config={},
-        inputs={},
-        units=scene_units(read_index(folders.records)),
-        work=partial(_write_scene, dataset, work, dropped),
-        create=lambda folder: (folder / UNITS).mkdir(parents=True),
-        layout=Layout(patterns=tuple(f"{SEQUENCES}/*/voxels/*{suffix}" for suffix in SUFFIXES), pieces=_files_of_scene),
-        origin=Origin(
-            dataset,
-            fields=("grid", "classes.names", "classes.free"),
-            stores={"records": folders.records, "occupancy": folders.occupancy},
-            command=f"protoocc occupancy --write-voxels {{folder}} --dataset {shlex.quote(dataset.name)}",
-        ),
-    )
-    return run_stage(stage, runtime)
+    return write_files(dataset, work, out, runtime, FORM)
 
 
-def _write_scene(dataset: DatasetSpec, work: Path, dropped: frozenset[str], out: Path, unit: Unit) -> UnitReport:
-    rows, store = labelled_rows(work, unit, dropped), open_labels(work)
-    config = VoxelsConfig(labels=out / SEQUENCES)
-    for row, record in rows:
-        files = encode_voxels(stored_labels(store, row, record.token), dataset.classes)
-        files[".bin"] = write_bits(scan_voxels(dataset, record))
-        for suffix, data in files.items():
-            write_bytes(voxel_file(dataset, config, record, suffix), data)
-    return UnitReport(done=len(rows))
+def _paths(entry: RecordEntry) -> tuple[str, ...]:
+    return tuple(f"{SEQUENCES}/{voxel_name(entry, suffix)}" for suffix in SUFFIXES)
 
 
-def _files_of_scene(unit: Unit) -> list[Piece]:
-    return [
-        Piece(
-            entry.token,
-            tuple(f"{SEQUENCES}/{entry.scene}/voxels/{entry.token.rpartition('-')[2]}{suffix}" for suffix in SUFFIXES),
-        )
-        for entry in unit.entries
-    ]
+def _encode(dataset: DatasetSpec, record: SampleRecord, labels: Labels) -> Mapping[str, bytes]:
+    files = encode_voxels(labels, dataset.classes)
+    files[".bin"] = write_bits(scan_voxels(dataset, record))
+    return {f"{SEQUENCES}/{voxel_name(record, suffix)}": data for suffix, data in files.items()}
+
+
+FORM: Final = FileForm("voxels", tuple(f"{SEQUENCES}/*/{VOXELS}/*{suffix}" for suffix in SUFFIXES), _paths, _encode)
+"""SemanticKITTI's voxel files."""
 
 
 def encode_voxels(labels: Labels, table: ClassTable) -> dict[str, bytes]:

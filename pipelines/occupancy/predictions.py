@@ -21,7 +21,7 @@ from pipelines.occupancy.label_sets import LABEL_SETS, SURROUNDOCC_RESULTS, read
 from pipelines.occupancy.layouts import LAYOUTS, Layout, LayoutName
 from pipelines.occupancy.occ3d import class_numbers, labels_from
 from schemas.classes import SEMANTICKITTI, ClassTable
-from schemas.completion_files import PREDICTIONS, SEQUENCES, prediction_file, read_prediction
+from schemas.completion_files import PREDICTIONS, prediction_file, read_prediction
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.names import folder_of
@@ -29,6 +29,7 @@ from schemas.outside import Source, read_bytes, read_npz, shorten
 from schemas.outside.arrays import zip_entries
 from schemas.outside.limits import MEMBER_FACTOR, MEMBER_SLACK
 from schemas.records import SampleRecord, read_index, read_records
+from schemas.semantickitti import SEQUENCES
 from schemas.shards import DatasetInfo, SampleEntry
 from schemas.workfolder import WorkFolder
 

@@ -21,14 +21,14 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
 from schemas.outside import Source, read_bytes
-from schemas.records import SampleRecord
-from schemas.semantickitti import CLASS_OF_RAW, NO_ID, UNKNOWN, read_bits, read_voxel_labels
+from schemas.records import RecordEntry, SampleRecord
+from schemas.semantickitti import CLASS_OF_RAW, NO_ID, SEQUENCES, UNKNOWN, read_bits, read_voxel_labels, scan_name
 from schemas.settings import Frozen
 
 Release = Literal["v1_0", "v1_1"]
 MIN_AGREEMENT: Final = 0.6
 """IoU with the scan that a `.bin` file reaches in the right place; in the other one it has 0.1 to 0.3."""
-_VOXELS: Final = "voxels"
+VOXELS: Final = "voxels"
 _REMEDY: Final = "Unpack data_odometry_voxels.zip of SemanticKITTI again."
 
 
@@ -82,12 +82,17 @@ def class_numbers(dataset: DatasetSpec) -> UInt8[np.ndarray, " 65536"]:
 
 def voxels_folder(dataset: DatasetSpec, config: VoxelsConfig) -> Path:
     """The folder of the sequences."""
-    return config.labels or dataset.root / dataset.version / "sequences"
+    return config.labels or dataset.root / dataset.version / SEQUENCES
+
+
+def voxel_name(keyframe: RecordEntry | SampleRecord, suffix: str) -> str:
+    """Name of a voxel file below the folder of the sequences, such as `08/voxels/000005.label`."""
+    return f"{keyframe.scene}/{VOXELS}/{scan_name(keyframe.token)}{suffix}"
 
 
 def voxel_file(dataset: DatasetSpec, config: VoxelsConfig, record: SampleRecord, suffix: str = ".label") -> Path:
-    """A voxel file of a keyframe, such as `08/voxels/000005.label`."""
-    return voxels_folder(dataset, config) / record.scene / _VOXELS / f"{record.token.rpartition('-')[2]}{suffix}"
+    """A voxel file of a keyframe."""
+    return voxels_folder(dataset, config) / voxel_name(record, suffix)
 
 
 def read_voxels(dataset: DatasetSpec, config: VoxelsConfig, record: SampleRecord) -> tuple[Labels, Release | None]:

@@ -24,7 +24,6 @@ from pipelines.prepare.semantickitti.sequences import (
     scan_of,
     sequences_folder,
     table_files,
-    token_of,
 )
 from pipelines.prepare.semantickitti.trajectory import Trajectory, read_trajectory, to_record
 from pipelines.prepare.sensor_files import check_files, read_image_head
@@ -33,7 +32,7 @@ from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, read_errors
 from schemas.geometry import invert_rigid
 from schemas.records import CameraRecord, LidarRecord, RigidPose, SampleRecord
-from schemas.semantickitti import KEYFRAME_STEP
+from schemas.semantickitti import KEYFRAME_STEP, token_of
 from schemas.settings import describe_validation
 
 POINT_COLUMNS: Final = 4

@@ -12,7 +12,7 @@ from pipelines.prepare.source import Keyframe
 from pipelines.prepare.splits import assign_splits
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError, read_errors
-from schemas.semantickitti import KEYFRAME_STEP, SPLITS
+from schemas.semantickitti import KEYFRAME_STEP, SEQUENCES, SPLITS, scan_name, token_of
 
 TABLES: Final = ("calib.txt", "poses.txt", "times.txt")
 logger = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ def sequences_folder(dataset: DatasetSpec) -> Path:
     Raises:
         DataError: it is not there; names the ones that are.
     """
-    folder = dataset.root / dataset.version / "sequences"
+    folder = dataset.root / dataset.version / SEQUENCES
     if not dataset.root.is_dir():
         raise DataError(
             f"dataset '{dataset.name}': root {dataset.root} is no folder. Correct `root` in datasets.yaml, pass "
             "--root, or download or generate the data there."
         )
     if not folder.is_dir():
-        found = ["."] if (dataset.root / "sequences").is_dir() else []
+        found = ["."] if (dataset.root / SEQUENCES).is_dir() else []
         found += sorted(path.parent.name for path in dataset.root.glob("*/sequences"))
         raise DataError(
             f"dataset '{dataset.name}': no folder {folder}; folders of {dataset.root} with `sequences`: "
@@ -71,14 +71,9 @@ def _tokens(folder: Path) -> list[str]:
     return [token_of(folder.name, scan) for scan in keyframe_scans(folder)]
 
 
-def token_of(sequence: str, scan: int) -> str:
-    """Token of a scan, such as 08-000005."""
-    return f"{sequence}-{scan:06}"
-
-
 def scan_of(token: str) -> int:
     """Number of the scan that a token names."""
-    return int(token.rpartition("-")[2])
+    return int(scan_name(token))
 
 
 def keyframe_scans(folder: Path) -> list[int]:

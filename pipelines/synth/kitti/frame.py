@@ -25,6 +25,7 @@ from schemas.semantickitti import (
     KEYFRAME_STEP,
     UNKNOWN,
     join_label,
+    token_of,
     write_bits,
     write_voxel_labels,
 )
@@ -83,7 +84,7 @@ def _write_image(root: Path, sequence: Sequence, number: int) -> None:
     classes = CLASS_OF_RAW[sequence.raw_ids.of_surface(picture.surface)].astype(np.int32)
     classes[classes == UNKNOWN] = UNKNOWN_PIXEL
     truth = (classes * TRUTH_BASE + sequence.geometry.thing_number(picture.surface)).astype(np.uint16)
-    own = root / "truth" / sequence.name / f"{sequence.name}-{number:06d}"
+    own = root / "truth" / sequence.name / token_of(sequence.name, number)
     write_bytes(own / f"{CAMERA}.png", _png(truth))
     if config.depth:
         write_bytes(own / f"{CAMERA}-depth.png", _png(encode_depth(picture.depth_m), *SMALL_PNG))

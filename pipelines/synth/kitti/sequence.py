@@ -22,7 +22,7 @@ from pipelines.synth.observed import Turn, turn_around
 from pipelines.synth.sensors import Cloud, Geometry, scan
 from pipelines.synth.world import build_world
 from schemas.geometry import Pose, invert_rigid
-from schemas.semantickitti import KEYFRAME_STEP, SPLITS
+from schemas.semantickitti import KEYFRAME_STEP, SEQUENCES, SPLITS
 
 VERSION: Final = "dataset"
 SCAN_US: Final = 100_000
@@ -108,4 +108,4 @@ def write_sequences(root: Path, config: KittiConfig) -> None:
 
 def sequence_folder(root: Path, name: str) -> Path:
     """Folder of a sequence's files."""
-    return root / VERSION / "sequences" / name
+    return root / VERSION / SEQUENCES / name

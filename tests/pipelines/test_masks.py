@@ -23,6 +23,7 @@ from schemas.images import ImageSpec
 from schemas.network_images import resize_and_crop
 from schemas.records import read_index, read_records
 from schemas.store import NO_SEGMENT
+from tests.folders import files_below
 
 SEEDS = SeedsConfig()
 
@@ -41,10 +42,6 @@ def work(prepared: Path, tmp_path: Path) -> Path:
     """A work folder of its own with finished records and no masks."""
     shutil.copytree(prepared / "records", tmp_path / "work/records")
     return tmp_path / "work"
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_store_holds_ids_of_every_image(masked: Path) -> None:

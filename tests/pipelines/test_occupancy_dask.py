@@ -15,6 +15,7 @@ from pipelines.occupancy import LidarConfig, make_occupancy
 from pipelines.scheduler import Scheduler
 from pipelines.stage import Runtime
 from schemas.datasets import DatasetSpec
+from tests.folders import files_below
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -31,10 +32,6 @@ if __name__ == "__main__":
 """
 
 pytestmark = pytest.mark.slow
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def work_folder(folder: Path, prepared: Path) -> Path:

@@ -19,6 +19,7 @@ from schemas.classes import OCC3D
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import VoxelGrid
+from tests.folders import files_below
 
 SHAPE = (2, 2, 3)
 GRID = VoxelGrid(minimum_m=(0.0, 0.0, 0.0), voxel_size_m=1.0, shape=SHAPE)
@@ -67,10 +68,6 @@ def test_known_labels_have_the_three_published_arrays_only() -> None:
     files = load(encode_labels(labels, OCC3D))
     assert list(files) == ["semantics", "mask_lidar", "mask_camera"]
     assert all(np.array_equal(files[name], values) for name, values in labels.items())
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_files_of_a_store_equal_their_source_and_go_back(

@@ -24,11 +24,7 @@ from schemas.images import ImageSpec
 from schemas.network_images import resize_and_crop
 from schemas.records import read_index, read_records
 from schemas.shards import Manifest, ShardIndex
-
-
-def tree(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+from tests.folders import hashes_below
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def test_files_that_a_run_leaves(packed):
     names = {"README.md", "SHA256SUMS", "croissant.json", "manifest.json", "plan.json"}
     names |= {f"{split}-00000.{kind}" for split in ("train", "val") for kind in ("tar", "index.json", "idx")}
     names |= {f"units/{split}-00000.json" for split in ("train", "val")}
-    assert set(tree(packed)) == names
+    assert set(hashes_below(packed)) == names
 
 
 def test_manifest_is_a_wids_index_with_true_checksums(packed):
@@ -94,7 +90,7 @@ def test_every_sample_once_per_epoch_in_another_order(packed):
 
 def test_same_bytes_again_and_with_workers(world_dataset, work, packed):
     pack(world_dataset, work, PackConfig(), Runtime(scheduler=Scheduler(kind="threads", workers=2)))
-    assert tree(work / "shards") == tree(packed)
+    assert hashes_below(work / "shards") == hashes_below(packed)
 
 
 def test_killed_run_continues_to_the_same_bytes(world_dataset, work, packed, sync_runtime):
@@ -104,7 +100,7 @@ def test_killed_run_continues_to_the_same_bytes(world_dataset, work, packed, syn
     (work / "shards" / "val-00000.tar").write_bytes(b"half")
     (work / "shards" / "val-00000.tar.partial").write_bytes(b"rest")
     pack(world_dataset, work, PackConfig(), sync_runtime)
-    assert tree(work / "shards") == tree(packed)
+    assert hashes_below(work / "shards") == hashes_below(packed)
 
 
 def test_finished_run_is_not_repeated(world_dataset, stored, packed, sync_runtime):

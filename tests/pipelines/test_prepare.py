@@ -18,6 +18,7 @@ from schemas.datasets import NUSCENES_CAMERAS, DatasetSpec, SplitSpec
 from schemas.geometry import project_points, transform_points
 from schemas.images import ImageSpec
 from schemas.records import CameraRecord, RigidPose, SampleRecord, read_index, read_records
+from tests.folders import files_below
 
 IDENTITY = RigidPose(rotation_wxyz=(1, 0, 0, 0), translation_m=(0, 0, 0))
 
@@ -39,11 +40,6 @@ def real_dataset(real_nuscenes: Path, tmp_path_factory: pytest.TempPathFactory) 
 def real_records(real_dataset: DatasetSpec, sync_runtime: Runtime) -> list[SampleRecord]:
     prepare(real_dataset, real_dataset.work, sync_runtime)
     return read_records(real_dataset.work / "records", read_index(real_dataset.work / "records"))
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    """Contents by relative path: two equal results are the same folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_records_are_ordered_and_linked(prepared: Path) -> None:

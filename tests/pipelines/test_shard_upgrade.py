@@ -18,6 +18,7 @@ from protoocc.shards.places import Place
 from protoocc.shards.verify import verify
 from schemas.errors import DataError
 from schemas.shards import SHARD_FORMAT
+from tests.folders import hashes_below
 
 STORED = Path(__file__).parent / "stored/shards-format-1"
 
@@ -25,11 +26,6 @@ STORED = Path(__file__).parent / "stored/shards-format-1"
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     return Path(shutil.copytree(STORED, tmp_path / "shards"))
-
-
-def tree(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_format_1_is_read(old: Path) -> None:
@@ -45,14 +41,14 @@ def test_format_1_is_read(old: Path) -> None:
 def test_an_upgrade_keeps_samples_and_runs(old: Path) -> None:
     before = open_shards(old, "train")
     first = ShardDataset(before)[0]
-    tars = {name: digest for name, digest in tree(old).items() if name.endswith(".tar")}
+    tars = {name: digest for name, digest in hashes_below(old).items() if name.endswith(".tar")}
     seen: list[tuple[int, int]] = []
     assert upgrade_shards(old, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
     after = open_shards(old, "train")
     assert after.manifest.shard_format == SHARD_FORMAT
     assert after.fingerprint == before.fingerprint
-    assert {name: digest for name, digest in tree(old).items() if name.endswith(".tar")} == tars
+    assert {name: digest for name, digest in hashes_below(old).items() if name.endswith(".tar")} == tars
     assert (ShardDataset(after)[0].images == first.images).all()
     assert all(sample.sha256 for _, sample in after.samples)
     assert verify(Place(str(old))).faults == ()
@@ -74,7 +70,7 @@ def test_a_killed_upgrade_leaves_the_old_format(old: Path, tmp_path: Path) -> No
     assert open_shards(old, "train").manifest.shard_format == 1
     upgrade_shards(old)
     upgrade_shards(whole)
-    assert tree(old) == tree(whole)
+    assert hashes_below(old) == hashes_below(whole)
 
 
 def test_damaged_shards_are_not_upgraded(old: Path) -> None:

@@ -31,6 +31,7 @@ from schemas.errors import ConfigError, DataError, StageError
 from schemas.outside import Source, check_nesting
 from schemas.outside.limits import JSON_BYTES, JSON_VALUES, STAGE_BYTES
 from schemas.records import RecordEntry
+from tests.folders import files_below
 
 NUM_RECORDS = 7
 SYNC = Runtime(scheduler=Scheduler(kind="sync"))
@@ -73,10 +74,6 @@ def entries(count: int, scene: str = "a") -> list[RecordEntry]:
 
 def rows(units: list[Unit]) -> list[tuple[str, int, list[int]]]:
     return [(unit.name, unit.size, [entry.row for entry in unit.entries]) for unit in units]
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

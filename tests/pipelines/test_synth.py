@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from schemas.classes import NUSCENES_CATEGORIES, OCC3D
 from schemas.errors import ConfigError, DataError
 from schemas.geometry import OCC3D_GRID, Pose, invert_rigid, project_points, rigid_transform, transform_points
 from schemas.lock import folder_lock
+from tests.folders import hashes_below
 
 CONFIG = SynthConfig(scenes=1, keyframes=2, seed=3, image_width=160, sweeps_per_keyframe=2)
 SYNC = Runtime(Scheduler("sync"))
@@ -36,14 +36,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SynthSummary:
 def nusc(world: SynthSummary) -> NuScenes:
     """The devkit's view of it."""
     return NuScenes(world.version, str(world.root), verbose=False)
-
-
-def fingerprint(root: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def labels_of(nusc: NuScenes, sample: dict) -> dict[str, np.ndarray]:
@@ -217,21 +209,21 @@ def test_same_bytes_with_two_workers_and_after_an_interruption(world: SynthSumma
     runtime = Runtime(Scheduler(workers=2), on_progress=lambda done, total: seen.append((done, total)))
     summary = generate_world(out, CONFIG, runtime)
     assert seen == [(1, 2), (2, 2)] and not summary.is_skipped
-    assert fingerprint(out) == fingerprint(world.root)
+    assert hashes_below(out) == hashes_below(world.root)
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
 
 
 @pytest.mark.slow
 def test_workers_do_not_change_the_bytes(world: SynthSummary, tmp_path: Path) -> None:
     summary = generate_world(tmp_path / "world", CONFIG, Runtime(Scheduler(workers=2)))
-    assert fingerprint(summary.root) == fingerprint(world.root)
+    assert hashes_below(summary.root) == hashes_below(world.root)
 
 
 def test_world_killed_before_its_last_rename_is_put_in_place(world: SynthSummary, tmp_path: Path) -> None:
     """Its reports were removed already, so it looked like a foreign folder in the way."""
     shutil.copytree(world.root, tmp_path / "world.partial")
     generate_world(tmp_path / "world", CONFIG, SYNC)
-    assert fingerprint(tmp_path / "world") == fingerprint(world.root)
+    assert hashes_below(tmp_path / "world") == hashes_below(world.root)
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from schemas.errors import ConfigError
 from schemas.geometry import SEMANTICKITTI_GRID
 from schemas.records import read_index, read_records
 from schemas.semantickitti import CLASS_OF_RAW, FIRST_MOVING, LEARNING_MAP, UNKNOWN, split_label
+from tests.folders import hashes_below
 
 CONFIG = KittiConfig(scenes=1, keyframes=2, seed=3, image_width=620, azimuths=256)
 SYNC = Runtime(Scheduler("sync"))
@@ -225,14 +225,6 @@ def test_labels_from_scans_reach_the_truth(tmp_path: Path) -> None:
         assert (found & true).sum() / (found | true).sum() >= 0.90
 
 
-def fingerprint(root: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.mark.slow
 def test_same_bytes_with_two_workers_and_after_an_interruption(world: SynthSummary, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
@@ -244,7 +236,7 @@ def test_same_bytes_with_two_workers_and_after_an_interruption(world: SynthSumma
         generate_world(out, CONFIG, replace(SYNC, on_progress=stop))
     assert not out.exists()
     summary = generate_world(out, CONFIG, Runtime(Scheduler(workers=2)))
-    assert not summary.is_skipped and fingerprint(out) == fingerprint(world.root)
+    assert not summary.is_skipped and hashes_below(out) == hashes_below(world.root)
 
 
 def test_finished_world_is_kept_and_another_format_refused(world: SynthSummary) -> None:

@@ -11,12 +11,9 @@ import zarr
 from pipelines.zarr_io import create_store, write_record, write_records
 from schemas.errors import DataError
 from schemas.store import STORES, ArraySpec
+from tests.folders import files_below
 
 SIZES = {"N": 130, "V": 2, "X": 24, "Y": 16, "Z": 8, "H": 36, "W": 64}
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def values_of(spec: ArraySpec, rows: int) -> np.ndarray:

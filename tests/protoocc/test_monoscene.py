@@ -17,7 +17,6 @@ from protoocc.data import open_shards
 from protoocc.evaluate import score
 from protoocc.hosts import build_network
 from protoocc.inference import predict
-from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model.context_relations import ContextRelations
 from protoocc.model.convolutions3d import Bottleneck3d
 from protoocc.model.image_unet import ImageUNet
@@ -25,7 +24,6 @@ from protoocc.model.line_of_sight import gather_pixels
 from protoocc.model.monoscene import MonoScene, MonoSceneConfig
 from protoocc.model.projection import HitQueries
 from protoocc.model.unet3d import UNet3d
-from protoocc.network import Network
 from protoocc.presets import PRESETS
 from protoocc.trainer import train
 from protoocc.weights import WeightsFile, check_weights
@@ -35,6 +33,7 @@ from schemas.geometry import SEMANTICKITTI_GRID, VoxelGrid
 from tests.protoocc.conftest import GRID
 from tests.protoocc.reference.rigs import look_along, with_cameras
 from tests.protoocc.reference.rigs import random_batch as precise_batch
+from tests.protoocc.small_scene import take_steps
 
 
 def tiny(**changes: object) -> MonoSceneConfig:
@@ -237,24 +236,9 @@ def test_wrong_settings_are_refused() -> None:
             tiny(**changes)
 
 
-def steps(network: Network, batch: Batch, count: int, lr: float) -> list[float]:
-    """Losses of some steps on one batch."""
-    loss = LossConfig()
-    choice = choose_voxels(batch, loss, OCC3D)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
-    losses = []
-    for _ in range(count):
-        total = compute_losses(network(batch, choice.all), batch, choice, loss)["total"]
-        optimizer.zero_grad()
-        torch.autograd.backward(total)
-        optimizer.step()
-        losses.append(total.item())
-    return losses
-
-
 def test_it_learns() -> None:
     torch.manual_seed(0)
-    losses = steps(MonoScene(tiny()).train(), random_batch(GRID, samples=2), 8, 1e-2)
+    losses = take_steps(MonoScene(tiny()).train(), random_batch(GRID, samples=2), 8, 1e-2)
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -281,7 +265,7 @@ def test_it_memorises_one_sample() -> None:
     labels[:, 4:6, 2:4, 1:3] = OCC3D.index("car")
     batch = dataclasses.replace(batch, semantics=labels, mask_camera=torch.ones(labels.shape, dtype=torch.bool))
     network = MonoScene(tiny()).train()
-    steps(network, batch, 120, 1e-2)
+    take_steps(network, batch, 120, 1e-2)
     agree = network.eval().predict(batch) == labels
     assert agree.float().mean() > 0.98
 

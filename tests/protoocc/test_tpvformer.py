@@ -17,20 +17,19 @@ from protoocc.config import TrainConfig
 from protoocc.data import open_shards
 from protoocc.evaluate import score
 from protoocc.inference import predict
-from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model.attention import ImageCrossAttention
 from protoocc.model.plane_attention import OWN_PLANE, HybridAttention, seen_place
 from protoocc.model.planes import PLANES, on_planes, plane_points, sum_planes
 from protoocc.model.projection import OUTSIDE, HitQueries
 from protoocc.model.prototypes import cluster, placed
 from protoocc.model.tpvformer import TpvFormer, TpvFormerConfig
-from protoocc.network import Network
 from protoocc.trainer import train
 from schemas.classes import OCC3D
 from schemas.geometry import SEMANTICKITTI_GRID
 from tests.protoocc.conftest import GRID
 from tests.protoocc.reference.rigs import random_batch as precise_batch
 from tests.protoocc.reference.rigs import with_cameras
+from tests.protoocc.small_scene import take_steps
 
 SHAPE = (4, 5, 3)
 
@@ -231,21 +230,6 @@ def test_wrong_settings_are_refused() -> None:
             tiny(**changes)
 
 
-def steps(network: Network, batch: Batch, count: int) -> list[float]:
-    """Losses of some steps on one batch."""
-    loss = LossConfig()
-    choice = choose_voxels(batch, loss, OCC3D)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(count):
-        total = compute_losses(network(batch, choice.all), batch, choice, loss)["total"]
-        optimizer.zero_grad()
-        torch.autograd.backward(total)
-        optimizer.step()
-        losses.append(total.item())
-    return losses
-
-
 def test_it_trains_and_scores_on_shards(
     make_tiny_config: Callable[[], TrainConfig], shards: Path, tmp_path: Path
 ) -> None:
@@ -267,7 +251,7 @@ def test_it_memorises_one_sample() -> None:
     labels[:, 4:6, 2:4, 1:3] = OCC3D.index("car")
     batch = dataclasses.replace(batch, semantics=labels, mask_camera=torch.ones(labels.shape, dtype=torch.bool))
     network = TpvFormer(tiny(prototype_mapping=True)).train()
-    losses = steps(network, batch, 150)
+    losses = take_steps(network, batch, 150, 1e-2)
     assert losses[-1] < 0.1 * losses[0]
     agree = network.eval().predict(batch) == labels
     assert agree.float().mean() > 0.98

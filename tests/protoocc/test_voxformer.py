@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from protoocc.batch import Batch
 from protoocc.hosts import build_network
 from protoocc.losses import LossConfig, choose_voxels, compute_losses
 from protoocc.model.parts_config import UpsampleStage
@@ -18,9 +16,8 @@ from protoocc.model.voxformer.fold import FoldedPositions, fold, fold_shape, unf
 from protoocc.model.voxformer.header import TrilinearHeader
 from schemas.classes import OCC3D
 from schemas.errors import DataError
-from schemas.geometry import VoxelGrid
+from tests.protoocc.small_scene import GRID, scene, take_steps
 
-GRID = VoxelGrid(minimum_m=(-4.0, -4.0, -1.0), voxel_size_m=1.0, shape=(8, 8, 4))
 PARTS = {"prototype_mapping": True, "prototype_optimisation": True, "multi_perspective": True}
 
 
@@ -43,30 +40,6 @@ def tiny(**changes: Any) -> VoxFormerConfig:
         "classifier_channels": 8,
     }
     return VoxFormerConfig(**fields | changes)
-
-
-def scene(samples: int = 1, seed: int = 0) -> Batch:
-    """Cameras to the front and the back of 64 x 32 pixels, a wall of depth before the first, some labels."""
-    random = np.random.default_rng(seed)
-    intrinsics = torch.tensor([[30.0, 0, 32], [0, 30, 16], [0, 0, 1]])
-    front = torch.tensor([[0.0, -1, 0, 0], [0, 0, -1, 1], [1, 0, 0, 0], [0, 0, 0, 1]])
-    back = torch.tensor([[0.0, 1, 0, 0], [0, 0, -1, 1], [-1, 0, 0, 0], [0, 0, 0, 1]])
-    depth = torch.zeros(samples, 2, 32, 64)
-    depth[:, 0] = 3.5
-    labels = np.full((samples, *GRID.shape), OCC3D.free, np.uint8)
-    labels[:, :, :, 0] = OCC3D.index("driveable_surface")
-    labels[:, 7, 2:5, 1:3] = OCC3D.index("car")
-    return Batch(
-        images=torch.from_numpy(random.integers(0, 255, (samples, 2, 3, 32, 64), np.uint8)),
-        image_from_camera=intrinsics.expand(samples, 2, 3, 3).clone(),
-        camera_from_ego=torch.stack([front, back]).expand(samples, 2, 4, 4).clone(),
-        tokens=[f"token-{number}" for number in range(samples)],
-        segment_id=torch.arange(32 * 64).view(32, 64).div(512, rounding_mode="floor").expand(samples, 2, 32, 64),
-        semantics=torch.from_numpy(labels),
-        mask_camera=torch.ones(samples, *GRID.shape, dtype=torch.bool),
-        input_depth_m=depth,
-        seeds=list(range(samples)),
-    )
 
 
 def build(config: VoxFormerConfig) -> VoxFormer:
@@ -232,13 +205,6 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: s
 @pytest.mark.parametrize("parts", [{}, PARTS])
 def test_learns_a_scene_by_heart(parts: dict[str, bool]) -> None:
     network, batch = build(tiny(placed_queries=True, **parts)).train(), scene()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    config = LossConfig()
-    for _ in range(150):
-        choice = choose_voxels(batch, config, OCC3D)
-        loss = compute_losses(network(batch, choice.all), batch, choice, config)["total"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    take_steps(network, batch, 150, 1e-2)
     assert batch.semantics is not None
     assert (network.eval().predict(batch) == batch.semantics).float().mean() > 0.98

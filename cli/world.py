@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.masks import SamConfig, SeedsConfig
-    from schemas.datasets import DatasetSpec
+    from pipelines.occupancy import OccupancyConfig
+    from schemas.datasets import DatasetSpec, Format
 
 DATASETS = "datasets.yaml"
 
@@ -23,12 +24,14 @@ class World:
         keyframes: of each scene.
         width: of the generated images, pixels.
         seed: of the world.
+        format: of its raw data.
     """
 
     scenes: Mapping[str, int]
     keyframes: int
     width: int
     seed: int
+    format: Format = "nuscenes"
 
 
 def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str, DatasetSpec]:
@@ -52,15 +55,17 @@ def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str
 
     path = folder / DATASETS
     _check_splits(path, world, works)
-    total = sum(world.scenes.values())
+    total, is_kitti = sum(world.scenes.values()), world.format == "semantickitti"
     synth(
         folder / "world",
+        world_format=world.format,
         scenes=total,
         keyframes=world.keyframes,
         seed=world.seed,
         width=world.width,
-        sweeps=1,
         slope=0.0,
+        sweeps=None if is_kitti else 1,
+        azimuths=512 if is_kitti else None,
     )
     write_bytes(path, _datasets_yaml(world, works).encode())
     return load_datasets(path)
@@ -68,6 +73,8 @@ def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str
 
 def make_shards(dataset: DatasetSpec, masks: SeedsConfig | SamConfig) -> Path:
     """Runs all stages of one entry, or finds them finished; the labels are the exact ones of the world.
+
+    SemanticKITTI's shards hold LiDAR depth, which its networks read.
 
     Args:
         dataset: entry of `make_world`.
@@ -79,17 +86,24 @@ def make_shards(dataset: DatasetSpec, masks: SeedsConfig | SamConfig) -> Path:
     from cli.data import run_with_bar
     from cli.progress import make_scheduler
     from pipelines.masks import generator_name, make_masks
-    from pipelines.occupancy import Occ3dConfig, make_occupancy
+    from pipelines.occupancy import make_occupancy
     from pipelines.pack import PackConfig, pack
     from pipelines.prepare import prepare
     from schemas.workfolder import WorkFolder
 
-    work, config = dataset.work, PackConfig(masks=generator_name(masks))
+    work, labels = dataset.work, _exact_labels(dataset.format)
+    config = PackConfig(masks=generator_name(masks), depth=dataset.format == "semantickitti")
     run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler=make_scheduler("sync"))
-    run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, Occ3dConfig(), runtime))
+    run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, labels, runtime))
     run_with_bar("masks", lambda runtime: make_masks(dataset, work, masks, runtime))
     run_with_bar("pack", lambda runtime: pack(dataset, work, config, runtime))
     return WorkFolder(work).shards
+
+
+def _exact_labels(world_format: Format) -> OccupancyConfig:
+    from pipelines.occupancy import Occ3dConfig, VoxelsConfig
+
+    return VoxelsConfig() if world_format == "semantickitti" else Occ3dConfig()
 
 
 def _check_splits(path: Path, world: World, works: Mapping[str, str]) -> None:
@@ -118,17 +132,31 @@ def _listed(scenes: Mapping[str, int]) -> str:
 def _datasets_yaml(world: World, works: Mapping[str, str]) -> str:
     import yaml
 
-    names = iter(f"synth-{number:04d}" for number in range(sum(world.scenes.values())))
+    names = iter(_scene_names(world))
     splits = {split: {"scenes": [next(names) for _ in range(count)]} for split, count in world.scenes.items()}
-    entry: dict[str, Any] = {
-        "format": "nuscenes",
-        "root": "world",
+    entry = {"root": "world", "licence": "CC0-1.0", **_layout(world), "splits": splits}
+    text: str = yaml.safe_dump({name: {**entry, "work": work} for name, work in works.items()}, sort_keys=False)
+    return text
+
+
+def _scene_names(world: World) -> list[str]:
+    from pipelines.synth import sequence_name
+
+    numbers = range(sum(world.scenes.values()))
+    return [sequence_name(n) if world.format == "semantickitti" else f"synth-{n:04d}" for n in numbers]
+
+
+def _layout(world: World) -> dict[str, Any]:
+    """What an entry says of its format, and how the network sees the images."""
+    if world.format == "semantickitti":
+        from pipelines.synth import KittiConfig
+
+        width, height = KittiConfig(image_width=world.width).image_size
+        return {"format": world.format, "image": {"resize": None, "crop": [0, 0, min(width, 1220), min(height, 370)]}}
+    return {
+        "format": world.format,
         "version": "v1.0-synth",
         "image": {"resize": [288, 162], "crop": [0, 6, 288, 154]},
         "grid": {"minimum_m": [-40.0, -40.0, -1.0], "voxel_size_m": 0.4, "shape": [200, 200, 16]},
         "classes": "occ3d",
-        "licence": "CC0-1.0",
-        "splits": splits,
     }
-    text: str = yaml.safe_dump({name: {**entry, "work": work} for name, work in works.items()}, sort_keys=False)
-    return text

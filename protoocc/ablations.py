@@ -83,13 +83,16 @@ ABLATIONS: Final[dict[str, Ablation]] = {
 
 
 TABLE_2: Final[dict[str, Ablation]] = {
+    "table2-proposals-as-is": Ablation((), None, preset="proposals-as-is"),
+    "table2-proposals": Ablation((), None, preset="proposals"),
     "table2-voxformer": Ablation((), 11.51, preset="voxformer-demo"),
     "table2-voxformer-protoocc": Ablation((), 12.39, preset="voxformer-demo-protoocc", over="voxformer"),
     "table2-symphonies": Ablation((), 13.64, preset="symphonies-demo"),
     "table2-symphonies-protoocc": Ablation((), 14.50, preset="symphonies-demo-protoocc", over="symphonies"),
 }
-"""Hosts on SemanticKITTI without and with the paper's parts; published are the rows -S of table 2. They are presets of
-their own, so `train --ablation` has no word for them."""
+"""Hosts on SemanticKITTI without and with the paper's parts; published are the rows -S of table 2. Before them
+what they have to beat: measured depth taken for occupancy, and what VoxFormer's first stage makes of it. All are
+presets of their own, so `train --ablation` has no word for them."""
 
 ROWS: Final = {**ABLATIONS, **TABLE_2}
 """Every row that `protoocc reproduce` trains."""

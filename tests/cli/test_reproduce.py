@@ -188,7 +188,7 @@ def test_each_kind_of_masks_has_shards_of_its_own(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("table3",), "TABLE table3: expected table4, table5, table6 or table7"),
+        (("table3",), "TABLE table3: expected table2, table4, table5, table6 or table7"),
         (("table4", "--split", "train"), "--split train: expected test or val"),
         (("table4", "--row", "everything"), "--row everything: expected none, mapping"),
         (("table4", "--set", "seed=1"), "--set seed: the rows of the table, --steps or --seeds decide it"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cli.given import add_command, set_places
+from cli.options import expected, sized
 from cli.say import name_of, say
 from cli.world import DATASETS, World, make_shards, make_world
 
@@ -17,8 +20,31 @@ if TYPE_CHECKING:
     from protoocc.training_report import TrainSummary
 
 ENTRY = "demo"
-YARDSTICK = "plain"
-"""Preset of a network without the paper's parts that takes the same time to train."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What is shown of a dataset's form.
+
+    Attributes:
+        world: its usual size.
+        preset: the network.
+        yardstick: preset of a simple network beside it.
+    """
+
+    world: World
+    preset: str
+    yardstick: str
+
+
+DEMOS: Final = {
+    "nuscenes": Demo(World({"train": 16, "val": 3}, keyframes=5, width=288, seed=0), "demo", "plain"),
+    "semantickitti": Demo(
+        World({"train": 14, "val": 3}, keyframes=4, width=620, seed=0, format="semantickitti"),
+        "symphonies-demo-protoocc",
+        "proposals",
+    ),
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -28,22 +54,27 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo makes.")] = Path("demo"),
-    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on.")] = 16,
-    val_scenes: Annotated[int, typer.Option("--val-scenes", min=1, help="Unseen scenes to score.")] = 3,
-    keyframes: Annotated[int, typer.Option("--keyframes", min=1, help="Keyframes of each scene.")] = 5,
-    width: Annotated[int, typer.Option("--width", min=200, help="Width of the generated images, pixels.")] = 288,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Form of the world: nuscenes or semantickitti.")
+    ] = "nuscenes",
+    train_scenes: Annotated[int | None, sized("--train-scenes", 1, "Scenes to train on, 16 or 14 by default.")] = None,
+    val_scenes: Annotated[int | None, sized("--val-scenes", 1, "Unseen scenes to score, 3 by default.")] = None,
+    keyframes: Annotated[int | None, sized("--keyframes", 1, "Keyframes of each scene, 5 or 4 by default.")] = None,
+    width: Annotated[int | None, sized("--width", 200, "Width of the images, 288 or 620 pixels by default.")] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps; the preset's by default.", show_default=False)
     ] = None,
     pictures: Annotated[int, typer.Option("--pictures", min=1, help="Number of pictures of unseen keyframes.")] = 4,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the world.")] = 0,
     yardstick: Annotated[
-        bool, typer.Option("--yardstick", help=f"Also train and score the preset `{YARDSTICK}`, a simple network.")
+        bool,
+        typer.Option("--yardstick", help="Also train and score `plain`, a simple network; semantickitti: `proposals`."),
     ] = False,
 ) -> None:
     """Run everything on a generated world: data, labels, masks, shards, training, scores, pictures.
 
-    Takes minutes on two CPU cores. Killed? Run it again: it continues where it was.
+    Takes minutes on two CPU cores. Killed? Run it again: it continues where it was. The preset is `demo`; in
+    SemanticKITTI's form, with one camera and LiDAR depth, `symphonies-demo-protoocc`.
 
     Examples:
 
@@ -52,24 +83,29 @@ def demo(
         protoocc demo --out /tmp/demo --train-scenes 2 --keyframes 4 --steps 20
 
         protoocc demo --yardstick
+
+        protoocc demo --dataset semantickitti --out demo-kitti
     """
     from cli.inspect import draw_with_bar
     from pipelines.masks import SeedsConfig
     from protoocc import read_preset
 
+    if dataset not in DEMOS:
+        raise expected("--dataset", dataset, DEMOS)
+    shown = DEMOS[dataset]
     if yardstick:
-        read_preset(YARDSTICK)  # refused before minutes of work
+        read_preset(shown.yardstick)  # refused before minutes of work
     started = time.monotonic()
     set_places({"name": ENTRY, "datasets": out / DATASETS})
     continued = (out / DATASETS).is_file()
-    world = World({"train": train_scenes, "val": val_scenes}, keyframes, width, seed)
+    world = shown.world.resized({"train": train_scenes, "val": val_scenes}, keyframes, width, seed)
     shards = make_shards(make_world(out, world, {ENTRY: "work"})[ENTRY], SeedsConfig())
-    summary, report = _learn("demo", out / "run", shards, steps)
+    summary, report = _learn(shown.preset, out / "run", shards, steps)
     (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
-    plain = _learn(YARDSTICK, out / YARDSTICK, shards, steps)[1] if yardstick else None
+    simple = {shown.yardstick: _learn(shown.yardstick, out / shown.yardstick, shards, steps)[1]} if yardstick else {}
     paths = draw_with_bar(shards, "val", out / "pictures", run=out / "run", samples=pictures)
     seconds = time.monotonic() - started
-    facts = {"seconds": round(seconds, 1), "continued": continued, "val": val_figures(report, plain)}
+    facts = {"seconds": round(seconds, 1), "continued": continued, "val": val_figures(report, simple)}
     _write_summary(out / "summary.json", facts, summary, paths)
     say(f"demo: {seconds:.0f} s, summary in {name_of(out / 'summary.json')}, pictures:")
     for path in paths:
@@ -90,7 +126,7 @@ def _learn(preset: str, run: Path, shards: Path, steps: int | None) -> tuple[Tra
     return summary, report
 
 
-def val_figures(report: EvalReport, plain: EvalReport | None) -> dict[str, Any]:
+def val_figures(report: EvalReport, simple: Mapping[str, EvalReport]) -> dict[str, Any]:
     """Figures of `summary.json`, shares 0..1: the network, both baselines, and the yardstick where it was trained."""
     model, frequent, free = (report.row(name) for name in ("model", "frequent_class", "all_free"))
     figures: dict[str, Any] = {
@@ -105,14 +141,14 @@ def val_figures(report: EvalReport, plain: EvalReport | None) -> dict[str, Any]:
         "samples": report.samples,
         "mask": "camera",
     }
-    if plain is not None:
-        row = plain.row("model")
-        figures[YARDSTICK] = {"miou": row.miou, "iou": row.iou, "things_iou": row.things_iou}
+    for preset, other in simple.items():
+        row = other.row("model")
+        figures[preset] = {"miou": row.miou, "iou": row.iou, "things_iou": row.things_iou}
     return figures
 
 
 def _write_summary(path: Path, facts: dict[str, Any], train: TrainSummary, paths: list[Path]) -> None:
     from pipelines.files import write_json
 
-    losses = {name: {"first": train.first[name], "last": train.last[name]} for name in ("ce", "lovasz", "cls", "cons")}
+    losses = {name: {"first": first, "last": train.last[name]} for name, first in train.first.items()}
     write_json(path, {**facts, "losses": losses, "pictures": [str(p.relative_to(path.parent)) for p in paths]})

@@ -44,7 +44,10 @@ Run = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        "--preset", help="demo, or protoocc, panoocc or bevformer with -base, -small or -tiny, such as panoocc-small."
+        "--preset",
+        help="demo, or protoocc, panoocc or bevformer with -base, -small or -tiny, such as panoocc-small; for "
+        "SemanticKITTI voxformer or symphonies with -base, -small or -demo, and -protoocc behind. docs/networks.md "
+        "knows all.",
     ),
 ]
 
@@ -272,6 +275,7 @@ def train_with_bar(
     """
     import protoocc
     from protoocc.launch import launch
+    from protoocc.training_report import losses_at_work
 
     alone = partial(protoocc.train, device=device)
     if not is_first():
@@ -291,7 +295,7 @@ def train_with_bar(
 
         summary = start(config, shards, run, resume=resume, on_step=show)
     falls = ", ".join(
-        f"{name} {summary.first[name]:.3f} -> {summary.last[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons")
+        f"{name} {summary.first[name]:.3f} -> {summary.last[name]:.3f}" for name in losses_at_work(summary.first)
     )
     say(
         f"train: {summary.steps} steps on {summary.samples} samples in {summary.seconds:.1f} s; {falls}; "
@@ -302,7 +306,9 @@ def train_with_bar(
 
 def note_of(reports: Sequence[StepReport]) -> str:
     """What stands behind a bar or in a line: losses and memory of the last step, share of the time spent on waiting."""
+    from protoocc.training_report import losses_at_work
+
     last, seconds = reports[-1], sum(report.seconds for report in reports)
-    losses = " ".join(f"{name} {last.losses[name]:.3f}" for name in ("ce", "lovasz", "cls", "cons"))
+    losses = " ".join(f"{name} {last.losses[name]:.3f}" for name in losses_at_work(last.losses))
     waiting = 100 * sum(report.data_seconds for report in reports) / max(seconds, 1e-9)
     return f"{losses}, {last.memory_gb:.1f} GB, {waiting:.0f} % waiting for data"

@@ -34,7 +34,8 @@ Source = Annotated[
         "--source",
         help="occ3d: import labels.npz; openocc-v2, occ3d-waymo: the same with their classes and arrays; lidar: make "
         "labels; surroundocc, openoccupancy: import those sets; voxels: import SemanticKITTI's. Without it "
-        "--write-npz, --write-voxels, --compare and --check use a finished store as it is.  [default: occ3d]",
+        "--write-npz, --write-voxels, --compare and --check use a finished store as it is.  [default: occ3d; "
+        "semantickitti: voxels]",
         show_default=False,
     ),
 ]
@@ -43,7 +44,7 @@ Thresholds = Annotated[
     typer.Option(
         "--thresholds",
         help="Thresholds of --source lidar: default, paper, release-like, evidence (default without the voxels that "
-        "the keyframe's own rays pass too often) or semantickitti, which is that format's.  [default: default]",
+        "the keyframe's own rays pass too often) or semantickitti, which is that format's default.  [default: default]",
         show_default=False,
     ),
 ]
@@ -153,10 +154,10 @@ def occupancy(
     )
     summary, answer = None, dict[str, Any]()
     if not uses_finished:
-        from pipelines.occupancy import PRESET_OF_FORMAT, make_occupancy
+        from pipelines.occupancy import PRESET_OF_FORMAT, SOURCE_OF_FORMAT, make_occupancy
 
         config = occupancy_source(
-            source or "occ3d",
+            source or SOURCE_OF_FORMAT[dataset.format],
             thresholds or PRESET_OF_FORMAT[dataset.format],
             labels=labels,
             resample=resample,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -64,8 +64,14 @@ Changes = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON for programs.")]
 
+
 DATASETS_YAML = Path("datasets.yaml")
 SCHEDULERS: Final = ("processes", "threads", "sync")
+
+
+def sized(flag: str, least: int, text: str) -> Any:
+    """The option of a size of a generated world, whose default depends on what is made of it; the help says it."""
+    return typer.Option(flag, min=least, help=text, show_default=False)
 
 
 def load_dataset(

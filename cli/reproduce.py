@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.given import add_command, refuse, set_places
-from cli.options import Changes, Json, expected
+from cli.options import Changes, Json, expected, sized
 from cli.say import name_of, say
 from cli.world import DATASETS, World, make_shards, make_world
 
@@ -33,16 +33,11 @@ KITTI_WORLD = World({TRAIN: 14, "val": 3, "test": 5}, keyframes=4, width=620, se
 NEEDS_SAM = "it needs --sam-checkpoint, the published weights of Segment Anything"
 
 
-def _size(flag: str, least: int, text: str) -> Any:
-    """An option whose default depends on the table."""
-    return typer.Option(flag, min=least, help=text, show_default=False)
-
-
-TrainScenes = Annotated[int | None, _size("--train-scenes", 1, "Scenes to train on, 16 by default; table2: 14.")]
-ValScenes = Annotated[int | None, _size("--val-scenes", 1, "Unseen scenes for --split val, 4 by default; table2: 3.")]
-TestScenes = Annotated[int | None, _size("--test-scenes", 1, "Unseen ones for --split test, 8 by default; table2: 5.")]
-Keyframes = Annotated[int | None, _size("--keyframes", 1, "Keyframes of each scene, 5 by default; table2: 4.")]
-Width = Annotated[int | None, _size("--width", 200, "Width of the images, 288 pixels by default; table2: 620.")]
+TrainScenes = Annotated[int | None, sized("--train-scenes", 1, "Scenes to train on, 16 by default; table2: 14.")]
+ValScenes = Annotated[int | None, sized("--val-scenes", 1, "Unseen scenes for --split val, 4 by default; table2: 3.")]
+TestScenes = Annotated[int | None, sized("--test-scenes", 1, "Unseen ones for --split test, 8 by default; table2: 5.")]
+Keyframes = Annotated[int | None, sized("--keyframes", 1, "Keyframes of each scene, 5 by default; table2: 4.")]
+Width = Annotated[int | None, sized("--width", 200, "Width of the images, 288 pixels by default; table2: 620.")]
 
 
 @dataclass(frozen=True)
@@ -126,10 +121,10 @@ def reproduce(
     """Train the rows of a table of the paper on a generated world, at reduced size, and write the table.
 
     Rows are changes of the preset `demo`, those of table2 presets of their own on generated sequences in
-    SemanticKITTI's form, beside proposals as they are and learned ones: a training takes minutes, and there is one for
-    each row and seed. The table has mean and standard deviation over the seeds beside the paper's figures: TABLE.md
-    and TABLE.json in --out, written after each seed. Killed? Run it again: it continues where it was. Rows that mean
-    the same in several tables are trained once. --set changes all rows.
+    SemanticKITTI's form: a training takes minutes, and there is one for each row and seed. The table has mean and
+    standard deviation over the seeds beside the paper's figures: TABLE.md and TABLE.json in --out, written after each
+    seed. Killed? Run it again: it continues where it was. Rows that mean the same in several tables are trained once.
+    --set changes all rows.
 
     Examples:
 
@@ -151,7 +146,7 @@ def reproduce(
     _check_words(table, split)
     refuse(("sam_checkpoint",), table != "table7", "only table7 has a row with masks of Segment Anything")
     scenes = {TRAIN: train_scenes, "val": val_scenes, "test": test_scenes}
-    world = choose_world(table, scenes, keyframes=keyframes, width=width, seed=world_seed)
+    world = (KITTI_WORLD if table == "table2" else WORLD).resized(scenes, keyframes, width, world_seed)
     plan = Plan(table, tuple(row or ()), steps, seeds, split, tuple(changes or ()), world, sam_checkpoint)
     rows, left_out = choose_rows(plan)
     if sam_checkpoint is not None:
@@ -173,15 +168,6 @@ def _check_words(table: str, split: str) -> None:
         raise expected("TABLE", table, TABLES)
     if split not in SPLITS:
         raise expected("--split", split, SPLITS)
-
-
-def choose_world(
-    table: str, scenes: Mapping[str, int | None], *, keyframes: int | None, width: int | None, seed: int
-) -> World:
-    """The world that a table is trained on, in the sizes that were asked for."""
-    usual = KITTI_WORLD if table == "table2" else WORLD
-    counts = {split: count or usual.scenes[split] for split, count in scenes.items()}
-    return World(counts, keyframes or usual.keyframes, width or usual.width, seed, usual.format)
 
 
 def choose_rows(plan: Plan) -> tuple[dict[str, Ablation], dict[str, str]]:

@@ -33,6 +33,11 @@ class World:
     seed: int
     format: Format = "nuscenes"
 
+    def resized(self, scenes: Mapping[str, int | None], keyframes: int | None, width: int | None, seed: int) -> World:
+        """The same in the sizes that were asked for; None leaves one as it is."""
+        counts = {split: count or self.scenes[split] for split, count in scenes.items()}
+        return World(counts, keyframes or self.keyframes, width or self.width, seed, self.format)
+
 
 def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str, DatasetSpec]:
     """Generates a world, or finds it finished, and describes it in `datasets.yaml` beside it.

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pipelines.files import folder_bytes
 from pipelines.lineage import find_stale
 from pipelines.manifests import command_of, content_of, planned_command, read_marker, read_values
-from schemas.datasets import DatasetSpec
+from schemas.datasets import DatasetSpec, Format
 from schemas.errors import DataError
 from schemas.runs import CONFIG, RunFolder
 from schemas.settings import describe_validation
@@ -30,6 +30,20 @@ State = Literal["done", "partial", "outdated", "missing"]
 Model = TypeVar("Model", bound=BaseModel)
 
 AGAIN: Final = "Run its stage again with --overwrite."
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What comes first on raw data of a format: further options of `pack`, and the preset of a small network."""
+
+    pack: str
+    preset: str
+
+
+USUAL: Final[dict[Format, Usual]] = {
+    "nuscenes": Usual("", "demo"),
+    "semantickitti": Usual(" --depth", "symphonies-demo-protoocc"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +102,11 @@ def stage_rows(
     finished = [name for name in generators if (folder.masks(name) / MANIFEST).is_file()]
     known = finished or generators
     chosen = "seeds" if "seeds" in known else known[0]
-    rows.append(_row("shards", folder.shards, f"protoocc pack --masks {chosen} {option}", None))
-    return rows + list(_run_rows(folder, dataset_name, runs, all_names))
+    usual = USUAL[dataset.format if dataset is not None else "nuscenes"]
+    rows.append(_row("shards", folder.shards, f"protoocc pack --masks {chosen}{usual.pack} {option}", None))
+    return rows + (
+        list(_run_rows(folder, dataset_name, runs, all_names)) or [_no_run(dataset_name, runs, usual.preset)]
+    )
 
 
 def next_command(rows: Sequence[StageRow]) -> str:
@@ -165,18 +182,18 @@ def _run_rows(
     work: WorkFolder, dataset_name: str, runs: Sequence[Path], all_names: Sequence[str]
 ) -> Iterator[StageRow]:
     longer = tuple(f"{name}-" for name in all_names if name.startswith(f"{dataset_name}-"))
-    found = 0
     folders = {folder.root.resolve(): folder for parent in runs for folder in _find_runs(parent)}
     for folder in folders.values():
         trained_on = read_values(folder.trained_on, AGAIN) if folder.trained_on.is_file() else {}
         name = folder.root.name
         by_name = folder.root.parent in runs and name.startswith(f"{dataset_name}-") and not name.startswith(longer)
         if trained_on.get("dataset") == dataset_name or (not trained_on and by_name):
-            found += 1
             yield _run(work, folder, dataset_name, trained_on.get("shards"))
-    if not found:
-        command = f"protoocc train --preset demo --dataset {shlex.quote(dataset_name)}"
-        yield StageRow(stage="run", folder=runs[0] / f"{dataset_name}-demo", state="missing", next_command=command)
+
+
+def _no_run(dataset_name: str, runs: Sequence[Path], preset: str) -> StageRow:
+    command = f"protoocc train --preset {preset} --dataset {shlex.quote(dataset_name)}"
+    return StageRow(stage="run", folder=runs[0] / f"{dataset_name}-{preset}", state="missing", next_command=command)
 
 
 def _find_runs(parent: Path) -> Iterator[RunFolder]:

@@ -52,14 +52,14 @@ def row_config(row: Ablation, *, steps: int, seed: int, changes: Sequence[str] =
 
     Args:
         row: its changes come last, so that it means what it says.
-        steps: length.
+        steps: length, unless the row has its own.
         seed: of the training.
         changes: `path=value` for all rows of a table.
 
     Raises:
         ConfigError: an unknown field, or a value that it does not take.
     """
-    own = (f"schedule.steps={steps}", f"seed={seed}")
+    own = (f"schedule.steps={row.steps or steps}", f"seed={seed}")
     return read_preset(row.preset, [*PAPER_SETTINGS.get(row.preset, ()), *changes, *row.changes, *own])
 
 

@@ -171,6 +171,9 @@ def _notes(table: ReproducedTable) -> Iterator[str]:
         f"{_presets(table)}: {table.steps} steps on {table.train_samples} samples of split `train`, "
         f"{fmean(result.train_seconds for result in every):.0f} s a training."
     )
+    for name, row in rows_of(table.table).items():
+        if row.steps is not None and name in {trained.name for trained in table.rows}:
+            yield f"{name}: {row.steps} steps, whatever the others have."
     yield f"The paper's figures are those of {_PUBLISHED.get(table.table, _OCC3D)}: {_NOT_THE_SAME}"
     yield (
         f"The most frequent class of each voxel has mIoU {_percent(constant.miou)}, IoU {_percent(constant.iou)}, IoU "

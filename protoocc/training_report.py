@@ -10,6 +10,7 @@ TIMES = ("seconds", "data_seconds", "memory_gb")
 """Columns of `metrics.jsonl` that the machine decides; all others are the same after a kill."""
 NO_LOSS = ("step", "lr", "gradient_norm", "loss_scale", "skipped", *TIMES)
 """Columns of `metrics.jsonl` that are no losses."""
+_SUMS = ("total", "cls_sum")
 SCORES = "val_"
 """Start of the names of columns that validation adds to the row of its step."""
 
@@ -73,3 +74,8 @@ def mean_losses(rows: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
     """Mean of each loss over rows of `metrics.jsonl`."""
     names = [name for name in (rows[0] if rows else {}) if name not in NO_LOSS and not name.startswith(SCORES)]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+
+
+def losses_at_work(losses: Mapping[str, float]) -> list[str]:
+    """Names of the single losses that are not zero, as those are that a configuration or a network leaves out."""
+    return [name for name, value in losses.items() if name not in (*NO_LOSS, *_SUMS) and value != 0]

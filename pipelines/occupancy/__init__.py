@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.label_counts import useless_counts
-from pipelines.occupancy.config import LIDAR_PRESETS, PRESET_OF_FORMAT, ImageLabels, LidarConfig, Occ3dConfig
+from pipelines.occupancy.config import (
+    LIDAR_PRESETS,
+    PRESET_OF_FORMAT,
+    SOURCE_OF_FORMAT,
+    ImageLabels,
+    LidarConfig,
+    Occ3dConfig,
+)
 from pipelines.occupancy.importing import import_scene, scene_records
 from pipelines.occupancy.inputs import files_of_scene, source_options
 from pipelines.occupancy.label_sets import ImportConfig, check_grid
@@ -39,6 +46,7 @@ from schemas.workfolder import WorkFolder
 __all__ = [
     "LIDAR_PRESETS",
     "PRESET_OF_FORMAT",
+    "SOURCE_OF_FORMAT",
     "ImageLabels",
     "ImportConfig",
     "LidarConfig",

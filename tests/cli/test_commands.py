@@ -121,7 +121,10 @@ def test_demo_leaves_summary_and_pictures(demo):
 @pytest.mark.slow
 def test_yardstick_is_trained_and_scored_beside_the_demo(whole_demo):
     """A preset of any name stands in for the yardstick's own; one that is not there is refused at once."""
-    main = "import cli.demo; cli.demo.YARDSTICK = {!r}; from cli.main import main; main()"
+    main = (
+        "import dataclasses, cli.demo; shown = cli.demo.DEMOS; from cli.main import main; "
+        "shown['nuscenes'] = dataclasses.replace(shown['nuscenes'], yardstick={!r}); main()"
+    )
     size = ("--out", whole_demo, "--train-scenes", 1, "--val-scenes", 1, "--keyframes", 2, "--steps", 3, "--yardstick")
     message = one_message(protoocc("demo", *size, code=main.format("simple"), expect=2).stderr)
     assert "no preset 'simple'" in message
@@ -130,6 +133,24 @@ def test_yardstick_is_trained_and_scored_beside_the_demo(whole_demo):
     plain = summary["val"]["demo"]
     assert set(plain) == {"miou", "iou", "things_iou"}
     assert plain["iou"] == summary["val"]["iou"]
+
+
+@pytest.mark.slow
+def test_demo_in_the_form_of_semantickitti(tmp_path: Path) -> None:
+    """One camera, official file layout, LiDAR depth: the same stages, table, summary, pictures, status."""
+    out = tmp_path / "out"
+    size = ("--train-scenes", 1, "--val-scenes", 1, "--keyframes", 1, "--width", 240, "--pictures", 1, "--steps", 2)
+    done = protoocc("demo", "--dataset", "semantickitti", "--out", out, *size, "--yardstick")
+    assert (out / "world/dataset/sequences/08/voxels/000000.label").is_file()
+    assert "bicyclist" in done.stdout and "sem_scal" in done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["val"]["proposals"]) == {"miou", "iou", "things_iou"}
+    assert {"ce", "sem_scal", "geo_scal", "frustum", "cls", "cons"} <= set(summary["losses"])
+    assert (out / summary["pictures"][0]).is_file()
+    printed = protoocc("status", "--datasets", out / "datasets.yaml", "--runs", out).stdout
+    assert "run run" in printed and "protoocc eval" in printed
+    refused = protoocc("demo", "--dataset", "kitti", "--out", tmp_path / "other", expect=2)
+    assert "--dataset kitti: expected nuscenes or semantickitti" in one_message(refused.stderr)
 
 
 @pytest.mark.slow

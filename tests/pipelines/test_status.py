@@ -68,6 +68,18 @@ def test_all_stages_done(work: Path, tmp_path: Path) -> None:
     assert next_command(rows) == "protoocc train --preset demo --dataset mini"
 
 
+def test_what_comes_next_on_semantickitti(work: Path, tmp_path: Path) -> None:
+    """Its networks read depth, and have another grid than those of nuScenes."""
+    fields = {"name": "kitti", "root": tmp_path, "work": work, "splits": {"train": {"official": "train"}}}
+    dataset = DatasetSpec.model_validate({**fields, "format": "semantickitti"})
+    for name in ("records", "geometry.zarr", "occupancy.zarr", "masks-seeds.zarr", "shards"):
+        (work / name / "manifest.json").unlink()
+        (work / name / "plan.json").unlink()
+    rows = stage_rows(work, "kitti", runs=[tmp_path / "runs"], dataset=dataset)
+    assert rows[4].next_command == "protoocc pack --masks seeds --depth --dataset kitti"
+    assert rows[5].next_command == "protoocc train --preset symphonies-demo-protoocc --dataset kitti"
+
+
 def test_half_done_stage(work: Path, tmp_path: Path) -> None:
     folder = work / "occupancy.zarr"
     (folder / "manifest.json").unlink()

@@ -83,12 +83,13 @@ def voxformer(network: NetworkConfig) -> TrainConfig:
         optimizer=OptimizerConfig(backbone_lr_factor=1.0),
         schedule=ScheduleConfig(epochs=20),
         data=DataConfig(batch_size=4, workers=4),
+        classes=SEMANTICKITTI,
     )
 
 
 def voxformer_demo(network: NetworkConfig) -> TrainConfig:
     """A small VoxFormer for generated sequences in SemanticKITTI's form: minutes on two CPU cores."""
-    return like_demo(network, _sampled(_VOXFORMER_LOSS))
+    return like_demo(network, _sampled(_VOXFORMER_LOSS)).model_copy(update={"classes": SEMANTICKITTI})
 
 
 def proposals(network: NetworkConfig) -> TrainConfig:
@@ -100,6 +101,7 @@ def proposals(network: NetworkConfig) -> TrainConfig:
         schedule=ScheduleConfig(steps=400, warmup_steps=15),
         data=DataConfig(batch_size=2, augment=AugmentConfig(flip_y=0.5)),
         checkpoint_every=100,
+        classes=SEMANTICKITTI,
     )
 
 

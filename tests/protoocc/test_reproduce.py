@@ -41,7 +41,7 @@ def test_rows_of_a_table_differ(table: str) -> None:
 
 
 def test_first_rows_are_what_others_are_compared_with() -> None:
-    assert [next(iter(rows_of(table))) for table in TABLES] == ["none", "dropout", "r2", "none"]
+    assert [next(iter(rows_of(table))) for table in TABLES] == ["proposals-as-is", "none", "dropout", "r2", "none"]
     assert list(rows_of("table7")) == ["none", "seeds-91", "seeds-299", "sam"]
     assert [row.published_miou for row in rows_of("table4").values()] == [35.78, 35.80, 36.55, 37.25, 37.80]
 
@@ -110,6 +110,13 @@ def test_rows_that_mean_the_same_are_one_training(name: str, shared: str) -> Non
 def test_changes_that_would_be_ignored_are_refused(table: str, change: str) -> None:
     with pytest.raises(ConfigError, match=f"--set {change.partition('=')[0]}: the rows of the table"):
         check_changes(rows_of(table), ["optimizer.lr=1e-3", change])
+
+
+def test_row_with_a_length_of_its_own() -> None:
+    """Proposals as they are have nothing to learn but the most frequent class."""
+    lengths = {name: config_of(row).schedule.steps for name, row in rows_of("table2").items()}
+    assert lengths.pop("proposals-as-is") == 20
+    assert set(lengths.values()) == {400} and len(lengths) == 4
 
 
 def test_changes_of_everything_else_are_taken() -> None:

@@ -120,5 +120,8 @@ def test_rows_of_table_2_are_compared_with_their_own_host() -> None:
     assert "| row | mIoU | over its host |" in page
     assert "presets `voxformer-demo`, `voxformer-demo-protoocc`, `symphonies-demo`" in page
     assert "those of the Small sizes on SemanticKITTI val" in page
+    assert "20 steps" not in page
+    baseline = make_table(common, {"proposals-as-is": [seed_result(0, 0.01)]})
+    assert "proposals-as-is: 20 steps, whatever the others have." in markdown(baseline)
     alone = make_table(common, {"symphonies-protoocc": [seed_result(0, 0.19)]})
     assert (alone.rows[0].over, alone.rows[0].difference) == (None, None)

@@ -64,9 +64,9 @@ class PromptedConfig(Frozen):
 
 
 class SamConfig(PromptedConfig):
-    """Segment Anything, from a checkpoint that the user brings."""
+    """Segment Anything or MobileSAM (vit_t), from a checkpoint that the user brings."""
 
-    model_type: Literal["vit_b", "vit_l", "vit_h"] | None = Field(
+    model_type: Literal["vit_b", "vit_l", "vit_h", "vit_t"] | None = Field(
         None, description="Expected size, compared with the file; None takes what the file holds."
     )
 

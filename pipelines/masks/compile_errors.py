@@ -21,8 +21,8 @@ def explain_compile_errors(device: str) -> Iterator[None]:
         yield
     except TorchDynamoException as error:
         reason = str(error).strip().partition("\n")[0]
-        needs = "g++ or gcc, and Triton" if device.startswith("cuda") else "a C++ compiler, such as g++"
+        needs = "Triton and gcc" if device.startswith("cuda") else "a C++ compiler, such as g++"
         raise SetupError(
             f"--set compile=true: torch.compile failed on --device {device}, where it needs {needs}: {reason}. "
-            "Install it, or leave compile out: masks are the same."
+            "Install it, or leave compile out."
         ) from error

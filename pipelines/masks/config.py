@@ -59,7 +59,9 @@ class PromptedConfig(Frozen):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: networks compute in it where autocast does; for GPUs."
     )
-    compile: bool = Field(False, description="Compile encoder and decoder: minutes at the start, faster after.")
+    compile: bool = Field(
+        False, description="Compile encoder and decoder, with a compiler of yours: minutes at the start, faster after."
+    )
     device: str = Field("cpu", description="Torch device: cpu, cuda or cuda:N.")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.masks import SamConfig
     from pipelines.masks.bench_sam import SamBench
 
+SAM_TYPES: Final = ("vit_b", "vit_l", "vit_h", "vit_t")
 LIMITS: Final = {"seeds_ratio": 0.85, "sam_times_after_encoder": 2.0, "sam_least_iou": 0.999}
 """What is wanted: the stage against bare OpenCV, and Segment Anything against the library on a CPU, with its masks."""
 
@@ -31,7 +32,7 @@ def masks(
     ] = None,
     random: Annotated[
         str | None,
-        typer.Option("--sam-random", help="Or random weights: vit_b, vit_l or vit_h.", show_default=False),
+        typer.Option("--sam-random", help="Or random weights: vit_b, vit_l, vit_h or vit_t.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Of Segment Anything: cpu or cuda.")] = "cpu",
     changes: Annotated[
@@ -59,8 +60,8 @@ def masks(
     from pipelines.bench_masks import bench_masks
     from pipelines.masks import SamConfig, SeedsConfig
 
-    if random is not None and random not in ("vit_b", "vit_l", "vit_h"):
-        raise expected("--sam-random", random, ("vit_b", "vit_l", "vit_h"))
+    if random is not None and random not in SAM_TYPES:
+        raise expected("--sam-random", random, SAM_TYPES)
     apart = ["box_nms_thresh=1"] if random else []
     config = mask_generator("sam", checkpoint=checkpoint, device=device, changes=[*apart, *(changes or ())])
     if not isinstance(config, SamConfig):

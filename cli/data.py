@@ -170,7 +170,9 @@ def masks(
     model_type: Annotated[
         str | None,
         typer.Option(
-            "--model-type", help="SAM: vit_b, vit_l or vit_h, if the file must hold that.", show_default=False
+            "--model-type",
+            help="SAM: vit_b, vit_l, vit_h or vit_t (MobileSAM), if the file must hold that.",
+            show_default=False,
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Networks: cpu or cuda.")] = "cpu",
@@ -219,6 +221,8 @@ def masks(
         protoocc masks --generator sam --checkpoint sam.pth --set precision=bfloat16 --set compile=true
 
         protoocc masks --generator sam --checkpoint weights/sam_vit_h_4b8939.pth --set pred_iou_thresh=0.8
+
+        protoocc masks --generator sam --checkpoint weights/mobile_sam.pt --model-type vit_t
 
         protoocc masks --generator classes --model segmentation.onnx --classes cityscapes.txt
 

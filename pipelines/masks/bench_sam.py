@@ -14,7 +14,7 @@ from pipelines.masks.config import SamConfig
 from pipelines.masks.network_workers import device_here
 from pipelines.masks.prompted import find_masks
 from pipelines.masks.prompted_generator import one_thread
-from pipelines.masks.sam_checkpoint import load_sam
+from pipelines.masks.sam_checkpoint import load_sam, published_sam
 from pipelines.masks.sam_network import SamNetwork
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def bench_sam(config: SamConfig, image: UInt8[np.ndarray, "h w 3"], random_type:
     Args:
         config: settings of both; precision and compile are for ours alone.
         image: RGB, as large as masks are made.
-        random_type: vit_b, vit_l or vit_h for random weights of that size; None takes the checkpoint.
+        random_type: vit_b, vit_l, vit_h or vit_t for random weights of that size; None takes the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is no Sam.
@@ -129,10 +129,9 @@ def _random_sam(kind: str, config: SamConfig, image: UInt8[np.ndarray, "h w 3"])
     Untrained qualities lie near 0: nothing would pass, and nothing after the transformer be measured.
     """
     import torch
-    from segment_anything import sam_model_registry
 
     torch.manual_seed(0)
-    sam = sam_model_registry[kind]().eval().requires_grad_(False)
+    sam = published_sam(kind).eval().requires_grad_(False)
     for mlp in sam.mask_decoder.output_hypernetworks_mlps:
         mlp.layers[-1].weight *= 1000
         mlp.layers[-1].bias *= 1000

@@ -59,14 +59,16 @@ class PromptedConfig(Frozen):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: networks compute in it where autocast does; for GPUs."
     )
-    compile: bool = Field(False, description="Compile encoder and decoder: minutes at the start, faster after.")
+    compile: bool = Field(
+        False, description="Compile encoder and decoder, with a compiler of yours: minutes at the start, faster after."
+    )
     device: str = Field("cpu", description="Torch device: cpu, cuda or cuda:N.")
 
 
 class SamConfig(PromptedConfig):
-    """Segment Anything, from a checkpoint that the user brings."""
+    """Segment Anything or MobileSAM (vit_t), from a checkpoint that the user brings."""
 
-    model_type: Literal["vit_b", "vit_l", "vit_h"] | None = Field(
+    model_type: Literal["vit_b", "vit_l", "vit_h", "vit_t"] | None = Field(
         None, description="Expected size, compared with the file; None takes what the file holds."
     )
 

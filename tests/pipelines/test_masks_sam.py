@@ -294,12 +294,6 @@ def test_other_weights_and_shapes_are_refused(checkpoint: Path, tmp_path: Path) 
         load_sam(tmp_path / "holed.pth", None)
 
 
-def test_mobile_sam_is_refused_by_name(tmp_path: Path) -> None:
-    torch.save({"image_encoder.patch_embed.seq.0.c.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "mobile_sam.pt")
-    with pytest.raises(CheckpointError, match=r"mobile_sam.pt holds MobileSAM \(vit_t\)"):
-        load_sam(tmp_path / "mobile_sam.pt", None)
-
-
 @pytest.mark.parametrize(
     ("wrap", "notes"),
     [

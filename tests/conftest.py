@@ -27,6 +27,17 @@ SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 """Real data in the shared data folder beside the repository; non-commercial licences keep it out of it."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Test processes share the cores: each computes in one thread, and threads that wait sleep.
+
+    Two threads in each of two processes on two cores wait for each other, spinning. OpenMP reads this when the test
+    processes, which inherit it, load torch. With `-n 0` nothing is decided here.
+    """
+    if config.getoption("numprocesses", default=None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 @pytest.fixture(scope="session")
 def sync_runtime() -> Runtime:
     """Runs stages in this thread."""

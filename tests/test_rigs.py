@@ -18,7 +18,8 @@ from tests.pipelines.world_edits import link_tree
 TWO = ("CAM_BACK_LEFT", "CAM_FRONT")
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 8])
 def test_other_rigs_are_trained(count: int, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path) -> None:
     root = link_tree(world_dataset.root, tmp_path / "copy")
     dataset = world_dataset.model_copy(update={"root": root, "work": tmp_path / "work"})

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from cli import main
+from cli.progress import make_scheduler
 from schemas.settings import override
 from tests.protoocc.conftest import tiny_occ3d_config
 
@@ -60,11 +61,15 @@ def here() -> Say:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`protoocc demo` in this process, on the smallest world and with a tiny network in place of its preset's."""
+    """`protoocc demo` in this process, on the smallest world and with a tiny network in place of its preset's.
+
+    The world is drawn by worker processes, as by default; to start others for each later stage would take seconds.
+    """
     out = tmp_path_factory.mktemp("demo") / "out"
     size = ("--train-scenes", 1, "--val-scenes", 1, "--keyframes", 1, "--width", 208, "--pictures", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("protoocc.read_preset", lambda name, changes: override(tiny_occ3d_config(), changes))
+        patch.setattr("cli.data.make_scheduler", lambda *words: make_scheduler("sync"))
         done = in_process("demo", "--out", out, *size, "--steps", 2)
     assert "mIoU" in done.stdout
     assert str(out / "pictures") in done.stdout
@@ -219,7 +224,7 @@ def write(folder: Path, entry: dict) -> Path:
 )
 def test_bad_entry_is_one_message_and_leaves_nothing(entry, tmp_path, here, change, words):
     path = write(tmp_path, {**entry, **change})
-    message = one_message(here("prepare", "demo", "--datasets", path, expect=2))
+    message = one_message(here("prepare", "demo", "--datasets", path, "--scheduler", "sync", expect=2))
     assert all(word in message for word in words)
     assert not (tmp_path / "work/records/manifest.json").exists()
 

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -38,16 +40,28 @@ def run(words: list[str], addresses: dict[str, str]) -> None:
     assert result.exit_code == 0, f"{shlex.join(words)}: {result.exception!r}\n{result.output}"
 
 
+def test_every_line_is_a_command_with_options_that_it_has() -> None:
+    """The words are read as the command line reads them, and nothing is run."""
+    program = get_command(app)
+    assert isinstance(program, TyperGroup)
+    assert [words[0] for words in recipe()] == [
+        *("synth", "prepare", "occupancy", "masks", "pack", "push"),
+        *("pull", "train"),
+    ]
+    for words in recipe():
+        with program.make_context("protoocc", [*words]) as context:
+            name, command, rest = program.resolve_command(context, words)
+            assert command is not None and name == words[0]
+            command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:Unclosed:ResourceWarning")
 def test_a_second_person_trains_on_what_the_first_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, there = (tmp_path / name for name in ("first", "second", "there"))
     first.mkdir()
     second.mkdir()
     commands = recipe()
-    assert [words[0] for words in commands] == [
-        *("synth", "prepare", "occupancy", "masks", "pack", "push"),
-        *("pull", "train"),
-    ]
     shutil.copy(ROOT / "datasets.yaml", first)
     monkeypatch.chdir(first)
     for words in commands[:6]:

@@ -98,7 +98,7 @@ def test_numbers_of_shards(own_shards: Path, tmp_path: Path, numbers: str) -> No
     assert "expected a number such as 5, or two such as 0-3" in str(result.exception)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_killed_pull_goes_on_in_the_middle_of_a_file(own_shards: Path, tmp_path: Path, kind: signal.Signals) -> None:
     """What was fetched before is not asked for again."""
     mine, environment = tmp_path / "mine", {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -121,7 +121,7 @@ def test_rows_outside_splits_stay_empty(world_dataset: DatasetSpec, sync_runtime
     assert (store["segment_id"][2] != NO_SEGMENT).all()
 
 
-@pytest.mark.parametrize("keep_bytes", [None, 0, 500, -300, "a folder"])
+@pytest.mark.parametrize("keep_bytes", [None, 0, pytest.param(500, marks=pytest.mark.slow), -300, "a folder"])
 def test_bad_image_fails_or_is_dropped(
     keep_bytes: int | str | None, work: Path, world_dataset: DatasetSpec, sync_runtime: Runtime, tmp_path: Path
 ) -> None:

@@ -131,19 +131,25 @@ def literal_iou(labels: list[np.ndarray], guesses: list[np.ndarray], inside: np.
     return both / either, sum(met[n] / joined[n] if joined[n] else 0 for n in range(1, 20)) / 19
 
 
-def test_eval_of_a_run_and_of_its_files_agree(kitti: Path, run: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def scores(kitti: Path, run: Path) -> tuple[str, EvalReport]:
+    """What `eval` prints of the run, and the report that it keeps there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        printed = call("eval", "--run", run, "--shards", kitti, "--workers", 1)
+    return printed, EvalReport.model_validate_json((run / "eval.json").read_text())
+
+
+def test_eval_of_a_run_and_of_its_files_agree(
+    kitti: Path, run: Path, scores: tuple[str, EvalReport], tmp_path: Path
+) -> None:
     """The submission files hold what the network says, and score as the network does."""
     out = tmp_path / "out"
     call("predict", "--run", run, "--shards", kitti, "--predictions", out)
     files = sorted(path.relative_to(out / "semantickitti").as_posix() for path in out.rglob("*.label"))
     assert files == [f"sequences/08/predictions/{name}.label" for name in ("000015", "000020")]
-    of_run, of_files = (
-        EvalReport.model_validate_json(text[text.index("{") :])
-        for text in (
-            call("eval", "--run", run, "--shards", kitti, "--json", "--workers", 1),
-            call("eval", "--predictions", out / "semantickitti", "--shards", kitti, "--json", "--workers", 1),
-        )
-    )
+    text = call("eval", "--predictions", out / "semantickitti", "--shards", kitti, "--json", "--workers", 1)
+    of_run, of_files = scores[1], EvalReport.model_validate_json(text[text.index("{") :])
     model, predicted = of_run.row("model"), of_files.row("predictions")
     assert of_run.absent == "zero" and of_run.without_rays is None
     assert (model.masks, model.rays) == (predicted.masks, predicted.rays)
@@ -166,9 +172,8 @@ def test_eval_of_a_run_and_of_its_files_agree(kitti: Path, run: Path, tmp_path: 
     assert (camera.iou, camera.miou) == (camera.ranges["51.2 m"].iou, camera.ranges["51.2 m"].miou)
 
 
-def test_table_has_ranges(kitti: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
-    printed = call("eval", "--run", run, "--shards", kitti, "--workers", 1)
+def test_table_has_ranges(scores: tuple[str, EvalReport]) -> None:
+    printed, _ = scores
     for name in ("precision (occupied)", "recall (occupied)", "mIoU 12.8 m ahead", "recall 51.2 m ahead"):
         assert name in printed
     assert "count 0 in the mean" in " ".join(printed.split())

@@ -133,7 +133,7 @@ def decode_depths(where: str, members: Mapping[str, bytes], dataset: DatasetInfo
     Raises:
         DataError: as `decode_keyframe`.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     if DEPTH_MEMBER in members:
         arrays |= decode_depth_points(where, members[DEPTH_MEMBER], dataset)
         arrays["input_depth_m"] = arrays["depth_m"]

@@ -9,8 +9,16 @@ import typer
 
 from cli.given import add_command, refuse
 from cli.model import Preset, Shards, find_shards
-from cli.options import DATASETS_YAML, Dataset, Datasets, Json
-from cli.predict import Run, find_checkpoint_of, photo_source, record_source, shard_source
+from cli.options import DATASETS_YAML, Dataset, Datasets, Json, load_dataset
+from cli.predict import (
+    DepthMaps,
+    Run,
+    check_depth_maps,
+    find_checkpoint_of,
+    photo_source,
+    record_source,
+    shard_source,
+)
 from cli.say import answers, name_of, say
 
 
@@ -36,6 +44,7 @@ def export(
     records: Annotated[
         bool, typer.Option("--records", help="Take the rig from the records of `protoocc prepare`, not from shards.")
     ] = False,
+    depth_maps: DepthMaps = None,
     split: Annotated[str, typer.Option("--split", help="Split whose first sample gives the rig.")] = "val",
     preset: Preset = "demo",
     name: Dataset = None,
@@ -57,7 +66,7 @@ def export(
 
         protoocc export --run runs/nuscenes-protoocc-small --calibration car/calibration.yaml
     """
-    from protoocc.checkpoint import load_network
+    from protoocc.checkpoint import load_config, load_network
     from protoocc.export import ExportOptions, export_onnx
     from protoocc.predictions_source import to_batch
 
@@ -66,13 +75,16 @@ def export(
     refuse(("shards",), records, "--records reads raw images, not shards")
     refuse(("preset",), run is not None, "--run names the run already, which knows its network")
     folder = None if calibration is not None or records else find_shards(shards, datasets, name)
-    network, config = load_network(find_checkpoint_of(run, preset, folder, datasets, name))
+    checkpoint = find_checkpoint_of(run, preset, folder, datasets, name)
+    config = load_config(checkpoint)
+    check_depth_maps(depth_maps, config, reads_shards=folder is not None)
     if calibration is not None:
-        source = photo_source(calibration, None, config)
+        source = photo_source(calibration, None, depth_maps, config)
     elif folder is not None:
         source = shard_source(folder, split, config, False)
     else:
-        source = record_source(datasets, name, split, config, False)
+        source = record_source(load_dataset(datasets, name, None), split, depth_maps, config, False)
+    network, config = load_network(checkpoint)
     sample = to_batch(source.moments[:1], [source.read(0)], network.config.frames)
     options = ExportOptions(cameras=source.cameras, calibration=rig)
     summary = export_onnx(network, config, sample, onnx, options, lambda step: say(f"export: {step} ..."))

@@ -22,6 +22,7 @@ FOLDERS: Final = frozenset(
         "out",
         "data",
         "labels",
+        "depth_maps",
         "write_npz",
         "write_voxels",
         "compare",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from protoocc.predictions import Kind, PredictionSummary
     from protoocc.predictions_source import Source
     from protoocc.submission import Benchmark
+    from schemas.datasets import DatasetSpec
     from schemas.geometry import VoxelGrid
 
 Run = Annotated[
@@ -25,6 +26,16 @@ Run = Annotated[
     typer.Option(
         "--run",
         help="Run folder or one checkpoint; with --shards or --dataset `runs/<dataset>-<preset>` by default.",
+        show_default=False,
+    ),
+]
+
+DepthMaps = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--depth-maps",
+        help="Networks that read depth: folder with a .npy (metres) or 16-bit .png (metres * 256) for each photo or "
+        "camera file, at its path; repeated as --images is. By default --records takes the LiDAR's points.",
         show_default=False,
     ),
 ]
@@ -56,6 +67,7 @@ def predict(
         bool,
         typer.Option("--records", help="Read the raw images of `protoocc prepare`, not shards: no labels, no masks."),
     ] = False,
+    depth_maps: DepthMaps = None,
     split: Annotated[str, typer.Option("--split", help="Split to predict.")] = "val",
     samples: Annotated[
         list[str] | None,
@@ -107,8 +119,10 @@ def predict(
         protoocc predict --run runs/kitti-voxformer-base --dataset kitti --split test --submission
 
         protoocc predict --run runs/nuscenes-protoocc-small --calibration car/calibration.yaml --predictions car/out
+
+        protoocc predict --run runs/kitti-voxformer-base --calibration car/calibration.yaml --depth-maps car/depth
     """
-    from protoocc.checkpoint import load_network
+    from protoocc.checkpoint import load_config, load_network
     from protoocc.inference import default_device
     from protoocc.predictions import PredictionOptions, write_predictions
     from protoocc.submission import benchmark_of, check_submission
@@ -118,19 +132,21 @@ def predict(
     kinds = _kinds(write or [])
     folder = None if calibration is not None or records else find_shards(shards, datasets, name)
     checkpoint = find_checkpoint_of(run, preset, folder, datasets, name)
-    network, config = load_network(checkpoint)
+    config = load_config(checkpoint)
     benchmark = benchmark_of(config.classes)
     kinds = kinds or (("npz", "pictures") if calibration is not None else (benchmark,))
     options = PredictionOptions(kinds=kinds, batch=batch, single_frame=single_frame)
     if submission:
         check_submission(benchmark, config.classes, config.model.grid)
+    check_depth_maps(depth_maps, config, reads_shards=folder is not None)
     if calibration is not None:
-        source = photo_source(calibration, images, config)
+        source = photo_source(calibration, images, depth_maps, config)
     elif folder is not None:
         source = shard_source(folder, split, config, single_frame)
     else:
-        source = record_source(datasets, name, split, config, single_frame)
+        source = record_source(load_dataset(datasets, name, None), split, depth_maps, config, single_frame)
     _choose(source, samples, limit)
+    network, config = load_network(checkpoint)
     with progress_bar("predict") as update:
         summary = write_predictions(network.to(default_device()), config, source, predictions, options, update)
     if submission:
@@ -195,11 +211,31 @@ def shard_source(folder: Path, split: str, config: TrainConfig, single_frame: bo
     return ShardSource(opened, config.model, single_frame=single_frame)
 
 
-def record_source(datasets: Path, name: str | None, split: str, config: TrainConfig, single_frame: bool) -> Source:
-    """The raw images of a split; says so where their size is not that of the training images."""
-    from cli.predict_sources import RecordSource
+def check_depth_maps(maps: list[Path] | None, config: TrainConfig, *, reads_shards: bool) -> None:
+    """Refuses depth maps that nobody would read.
 
-    source = RecordSource(load_dataset(datasets, name, None), split, config.model, single_frame=single_frame)
+    Raises:
+        ConfigError: shards are read, which hold their depth, or the network reads none.
+    """
+    refuse(("depth_maps",), reads_shards, "shards hold the depth that they were packed with")
+    refuse(("depth_maps",), maps is not None and not config.model.reads_depth, "this network reads no depth")
+
+
+def record_source(
+    dataset: DatasetSpec, split: str, depth_maps: list[Path] | None, config: TrainConfig, single_frame: bool
+) -> Source:
+    """The raw images of a split; says so where their size is not that of the training images.
+
+    Raises:
+        ConfigError: several folders of depth maps.
+    """
+    from cli.predict_sources import RecordSource
+    from schemas.errors import ConfigError
+
+    if depth_maps is not None and len(depth_maps) > 1:
+        raise ConfigError(f"--depth-maps was given {len(depth_maps)} times: --records has one folder for all keyframes")
+    maps = None if depth_maps is None else depth_maps[0]
+    source = RecordSource(dataset, split, config.model, depth_maps=maps, single_frame=single_frame)
     if config.image_shape not in (None, source.image_shape):
         say(
             f"the images of {source.name} have {source.image_shape} rows and columns, the network was trained with "
@@ -209,11 +245,13 @@ def record_source(datasets: Path, name: str | None, split: str, config: TrainCon
     return source
 
 
-def photo_source(calibration: Path, images: list[Path] | None, config: TrainConfig) -> Source:
+def photo_source(
+    calibration: Path, images: list[Path] | None, depth_maps: list[Path] | None, config: TrainConfig
+) -> Source:
     """Photos with a calibration file; says what happened to each."""
     from cli.predict_sources import PhotoSource
 
-    source = PhotoSource(calibration, images or [calibration.parent], config)
+    source = PhotoSource(calibration, images or [calibration.parent], depth_maps, config)
     for line in source.report:
         say(line)
     return source

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from pipelines.images import decode_file
-from pipelines.prepare.geometry import cropped_from_file, image_from_camera
+from pipelines.prepare.geometry import cropped_from_file, record_matrices
 from schemas.datasets import DatasetSpec
 from schemas.errors import ConfigError
 from schemas.geometry import VoxelGrid, invert_rigid, project_points, transform_points
@@ -58,12 +58,11 @@ def record_frame(dataset: DatasetSpec, record: SampleRecord) -> CameraFrame:
         source = Source(f"sample {record.token}: image {path}", "Restore the file.")
         spec = dataset.image_of(channel)
         images.append(_rgb(resize_and_crop(decode_file(source, path, spec), spec)))
-    matrices = [image_from_camera(record.cameras[channel], dataset.image_of(channel)) for channel in dataset.cameras]
-    poses = [record.camera_from_ego(channel) for channel in dataset.cameras]
+    matrices = record_matrices(dataset, record)
     return CameraFrame(
         images=np.stack(images),
-        image_from_camera=np.stack(matrices).astype(np.float32),
-        camera_from_ego=np.stack(poses).astype(np.float32),
+        image_from_camera=matrices["image_from_camera"].astype(np.float32),
+        camera_from_ego=matrices["camera_from_ego"].astype(np.float32),
         global_from_ego=record.global_from_ego,
     )
 

@@ -23,7 +23,8 @@ from schemas.records import SampleRecord
 _ENDINGS: Final = (".npy", ".png")
 _STEPS_A_METRE: Final = 256
 """A 16-bit PNG of depth holds metres * 256, as KITTI's do; 0 is no depth."""
-_REMEDY: Final = "Restore the map, or pack without --depth-maps."
+REMEDY: Final = "Restore the map, or leave --depth-maps away."
+"""What to do about a map that cannot be read."""
 _SMALL_PNG: Final = [cv2.IMWRITE_PNG_COMPRESSION, 4]
 
 
@@ -33,7 +34,8 @@ def map_paths(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> list[
     Raises:
         DataError: a camera has none.
     """
-    return [_find(folder, record, channel) for channel in dataset.cameras]
+    cameras = [(channel, record.cameras[channel].path) for channel in dataset.cameras]
+    return [find_map(f"sample {record.token}, {channel}", folder, path) for channel, path in cameras]
 
 
 def depth_map_member(folder: Path, dataset: DatasetSpec, record: SampleRecord) -> bytes:
@@ -45,23 +47,27 @@ def depth_map_member(folder: Path, dataset: DatasetSpec, record: SampleRecord) -
     images = []
     for channel, path in zip(dataset.cameras, map_paths(folder, dataset, record), strict=True):
         camera = record.cameras[channel]
-        depth = read_depth_map(path, record.token, (camera.height, camera.width))
-        images.append(encode_depth(to_network_image(depth, dataset.image_of(channel))))
+        source = Source(f"sample {record.token}: depth map {path}", REMEDY)
+        images.append(network_map(source, path, (camera.height, camera.width), dataset.image_of(channel)))
     return encode_image(".png", np.concatenate(images), _SMALL_PNG)
 
 
-def read_depth_map(path: Path, token: str, shape: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+def network_map(source: Source, path: Path, shape: tuple[int, int], spec: ImageSpec) -> UInt16[np.ndarray, "H W"]:
+    """A map as a depth image of the network's image, centimetres; arguments and errors as of the two parts below."""
+    return encode_depth(to_network_image(read_depth_map(source, path, shape), spec))
+
+
+def read_depth_map(source: Source, path: Path, shape: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """Depth along the camera's axis of each pixel of a camera file, metres; 0 where there is none.
 
     Args:
+        source: says in messages what the file is and what to do about it.
         path: .npy of float32 or float64 in metres, or a grey 16-bit .png of metres * 256.
-        token: sample token, for messages.
         shape: (rows, columns) of the camera file.
 
     Raises:
         DataError: missing, damaged, of another type or shape, or with a negative or infinite depth.
     """
-    source = Source(f"sample {token}: depth map {path}", _REMEDY)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -101,13 +107,24 @@ def to_network_image(depth_m: Float32[np.ndarray, "h w"], spec: ImageSpec) -> Fl
     return np.where(np.isfinite(nearest), nearest, np.float32(0))
 
 
-def _find(folder: Path, record: SampleRecord, channel: str) -> Path:
-    stem = (folder / record.cameras[channel].path).with_suffix("")
+def find_map(where: str, folder: Path, photo: str) -> Path:
+    """The map of a camera file: at the same path below ``folder``, ending in .npy or .png.
+
+    Args:
+        where: what has no map, for the message.
+        folder: of the maps.
+        photo: path of the camera file below its own folder; of one that lies elsewhere only the name counts.
+
+    Raises:
+        DataError: there is none.
+    """
+    relative = Path(photo)
+    stem = (folder / (relative.name if relative.is_absolute() else relative)).with_suffix("")
     found = [path for ending in _ENDINGS if (path := stem.with_name(stem.name + ending)).is_file()]
     if not found:
         raise DataError(
-            f"sample {record.token}, {channel}: no depth map {stem}.npy or .png; --depth-maps expects one for each "
-            "camera file, at the same path below its folder. Add it, or pack without --depth-maps."
+            f"{where}: no depth map {stem}.npy or .png; --depth-maps expects one for each camera file, at the same "
+            "path below its folder. Add it, or leave --depth-maps away."
         )
     return found[0]
 

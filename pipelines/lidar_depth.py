@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
@@ -13,6 +14,7 @@ from pipelines.points import NOT_MATTER, class_of_index, read_point_labels, read
 from schemas.datasets import DatasetSpec
 from schemas.geometry import project_points, transform_points
 from schemas.records import SampleRecord
+from schemas.shards import DEPTH_ARRAYS
 
 NEAREST_M: Final = 0.5
 """Points nearer to a camera than this are on the vehicle itself."""
@@ -27,6 +29,22 @@ class PixelPoints(NamedTuple):
     """Along the camera's axis."""
     label: UInt8[np.ndarray, " n"]
     """Class of the dataset's table; ignored where nobody labelled the point."""
+
+
+def lidar_depth_member(dataset: DatasetSpec, record: SampleRecord, geometry: Mapping[str, np.ndarray]) -> bytes:
+    """`depth.npz` of a keyframe: the points of `keyframe_pixels`, camera after camera; errors as there."""
+    cameras = keyframe_pixels(dataset, record, geometry)
+    parts: dict[str, list[Any]] = {
+        "count": [[len(points.row)] for points in cameras],
+        "u": [points.column for points in cameras],
+        "v": [points.row for points in cameras],
+        "depth_m": [points.depth_m for points in cameras],
+        "label": [points.label for points in cameras],
+    }
+    stored = io.BytesIO()
+    arrays = {name: np.concatenate(parts[name]).astype(dtype) for name, dtype in DEPTH_ARRAYS.items()}
+    np.savez_compressed(stored, **arrays)
+    return stored.getvalue()
 
 
 def keyframe_pixels(

@@ -22,7 +22,7 @@ from pydantic import Field
 from pipelines.depth_maps import depth_map_member, map_paths
 from pipelines.images import camera_files, camera_members
 from pipelines.label_counts import useless_counts
-from pipelines.lidar_depth import PixelPoints, keyframe_pixels, lidar_paths
+from pipelines.lidar_depth import lidar_depth_member, lidar_paths
 from pipelines.points import require_lidar
 from pipelines.shard_card import dataset_card
 from pipelines.shard_croissant import croissant
@@ -58,7 +58,6 @@ from schemas.shards import (
     CARD,
     CHECKSUMS,
     CROISSANT,
-    DEPTH_ARRAYS,
     DEPTH_MEMBER,
     IMAGES_KEY,
     INPUT_DEPTH_MEMBER,
@@ -200,7 +199,7 @@ def _pack_shard(dataset: DatasetSpec, work: WorkFolder, config: PackConfig, shar
             useless.update(useless_counts(arrays["semantics"], arrays["mask_camera"], dataset.classes.ignored))
             members = _members(dataset, record, arrays, config)
             if config.depth:
-                members[DEPTH_MEMBER] = _depth_member(keyframe_pixels(dataset, record, arrays))
+                members[DEPTH_MEMBER] = lidar_depth_member(dataset, record, arrays)
             if maps is not None:
                 members[INPUT_DEPTH_MEMBER] = depth_map_member(maps, dataset, record)
             yield record, {name: members[name] for name in order}
@@ -242,21 +241,6 @@ def _members(
         meta[IMAGES_KEY] = {name: file.model_dump() for name, file in camera_files(dataset, record).items()}
     members[META_MEMBER] = json.dumps(meta, sort_keys=True).encode()
     return members
-
-
-def _depth_member(cameras: Sequence[PixelPoints]) -> bytes:
-    """`depth.npz`: the points of all cameras, one after the other."""
-    parts: dict[str, list[Any]] = {
-        "count": [[len(points.row)] for points in cameras],
-        "u": [points.column for points in cameras],
-        "v": [points.row for points in cameras],
-        "depth_m": [points.depth_m for points in cameras],
-        "label": [points.label for points in cameras],
-    }
-    stored = io.BytesIO()
-    arrays = {name: np.concatenate(parts[name]).astype(dtype) for name, dtype in DEPTH_ARRAYS.items()}
-    np.savez_compressed(stored, **arrays)
-    return stored.getvalue()
 
 
 def _finish(

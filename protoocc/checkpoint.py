@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,19 +168,37 @@ def load_network(path: Path) -> tuple[Network, TrainConfig]:
         CheckpointError: nothing there, damaged (names the one before), or weights and configuration do not fit.
     """
     folder = find_checkpoint(path)
-    try:
+    with _naming_the_one_before(folder):
         check_sums(folder)
         config = read_config(folder / CONFIG)
         weights = read_safetensors(folder / WEIGHTS)
         check_fit(folder / WEIGHTS, _planned_network(folder / CONFIG, config, len(weights)), weights)
         network = build_network(config.model)
         network.load_state_dict(weights)
+    return network.eval(), config
+
+
+def load_config(path: Path) -> TrainConfig:
+    """The configuration alone that `load_network` gives, to ask what a network needs before it is loaded.
+
+    Raises:
+        CheckpointError: nothing there, damaged (names the one before), or written by another version of the program.
+    """
+    folder = find_checkpoint(path)
+    with _naming_the_one_before(folder):
+        return read_config(folder / CONFIG)
+
+
+@contextmanager
+def _naming_the_one_before(folder: Path) -> Iterator[None]:
+    """Errors also say which checkpoint can be taken instead."""
+    try:
+        yield
     except CheckpointError as error:
         before = [other for other in list_checkpoints(folder.parent) if other.name < folder.name]
         if not before:
             raise
         raise CheckpointError(f"{error}\nThe checkpoint before it is {before[-1]}: name it instead.") from error
-    return network.eval(), config
 
 
 def check_sums(folder: Path) -> None:

@@ -35,6 +35,7 @@ OPSET: Final = 20
 LARGEST_DIFFERENCE: Final = 1e-3
 """Of a logit, between onnxruntime and PyTorch."""
 _PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+_UNTRANSLATED: Final = ("voxformer", "symphonies")
 _TURN_RAD: Final = 0.05
 """Where the calibration is an input, the check also turns all cameras by so much: other queries are hit then."""
 
@@ -84,6 +85,7 @@ def export_onnx(
         DataError: the file cannot be written.
     """
     _check_packages()
+    _check_kind(config)
     model = ExportedNetwork(network, sample, has_calibration=options.calibration == "input").eval()
     partial = out.with_name(out.name + PARTIAL)
     with torch.no_grad(), model.own_hits(), disk_errors(out):
@@ -119,6 +121,21 @@ def open_session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _check_kind(config: TrainConfig) -> None:
+    """Refuses at once what would fail after a long trace.
+
+    Raises:
+        ConfigError: the number of queries that look at the images follows from depth.
+    """
+    kind = config.model.kind
+    if kind in _UNTRANSLATED:
+        raise ConfigError(
+            f"a network of kind '{kind}' cannot be written as ONNX: how many of its queries look at the images follows "
+            "from what it is given, which the export does not support. Networks of other kinds can be exported; "
+            "`protoocc predict` runs this one."
+        )
 
 
 def _check_packages() -> None:

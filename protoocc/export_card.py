@@ -18,6 +18,7 @@ _TENSORS: Final[dict[str, tuple[str, str, str]]] = {
     "past_image_from_camera": ("float32", "pixels", "as image_from_camera, of earlier keyframes"),
     "past_camera_from_ego": ("float32", "metres", "as camera_from_ego, with the ego frame of the earlier keyframe"),
     "past_from_ego": ("float32", "metres", "4x4 pose of the present ego frame in that of each earlier keyframe"),
+    "input_depth_m": ("float32", "metres", "depth of each pixel along the axis of its camera, 0 where there is none"),
     "logits": ("float32", "1", "score of each class at each voxel (x, y, z) of the grid; softmax gives probabilities"),
     "semantics": ("uint8", "class", "most probable class of each voxel (x, y, z)"),
 }

@@ -21,6 +21,7 @@ from protoocc.network import Network
 
 PRESENT: Final = ("images", "image_from_camera", "camera_from_ego")
 PAST: Final = ("past_images", "past_image_from_camera", "past_camera_from_ego", "past_from_ego")
+DEPTH: Final = ("input_depth_m",)
 MATRICES: Final = ("image_from_camera", "camera_from_ego", "past_image_from_camera", "past_camera_from_ego")
 
 
@@ -40,7 +41,8 @@ class ExportedNetwork(nn.Module):
         """
         super().__init__()
         self.network = network
-        fields = [*PRESENT, *(PAST if network.config.frames > 1 else ())]
+        config = network.config
+        fields = [*PRESENT, *(PAST if config.frames > 1 else ()), *(DEPTH if config.reads_depth else ())]
         self.names = [name for name in fields if has_calibration or name not in MATRICES]
         self.constants = {} if has_calibration else _one_calibration(sample, network.config.frames - 1)
         self._constant: dict[str, HitQueries] = {}

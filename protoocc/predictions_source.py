@@ -56,8 +56,10 @@ class Source(Protocol):
     """For titles: dataset, records or calibration file."""
     cameras: tuple[str, ...]
     """Names in the order of the V axis."""
-    fingerprint: str
-    """Changes with anything that is read."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that is read."""
 
     @property
     def moments(self) -> Sequence[Moment]:

@@ -43,14 +43,14 @@ def geometry_stage(dataset: DatasetSpec, work: Path) -> Stage:
 
 def write_geometry(dataset: DatasetSpec, work: Path, store: Path, unit: Unit) -> UnitReport:
     """Writes the rows of one unit to a store."""
-    matrices = [_matrices(dataset, record) for record in each_record(WorkFolder(work).records, unit.entries)]
+    matrices = [record_matrices(dataset, record) for record in each_record(WorkFolder(work).records, unit.entries)]
     arrays = {name: np.stack([one[name] for one in matrices]) for name in matrices[0]}
     write_records(store, unit.entries[0].row, arrays)
     return UnitReport(done=unit.size)
 
 
-def _matrices(dataset: DatasetSpec, record: SampleRecord) -> dict[str, Float[np.ndarray, "..."]]:  # noqa: UP037  jaxtyping takes the string
-    """Row of each array of the store for one record."""
+def record_matrices(dataset: DatasetSpec, record: SampleRecord) -> dict[str, Float[np.ndarray, "..."]]:  # noqa: UP037  jaxtyping takes the string
+    """Row of each array of `geometry.zarr` for one record."""
     images = [image_from_camera(record.cameras[channel], dataset.image_of(channel)) for channel in dataset.cameras]
     global_from_ego = record.global_from_ego
     return {

@@ -118,13 +118,29 @@ def decode_keyframe(shard: Path, sample: SampleEntry, members: Mapping[str, byte
     segments = _segments(where, members[MASKS_MEMBER], meta, dataset) if MASKS_MEMBER in members else None
     arrays = decode_occupancy(where, members[OCCUPANCY_MEMBER], dataset)
     arrays |= _calibration(where, meta, dataset)
+    arrays |= decode_depths(where, members, dataset)
+    return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
+
+
+def decode_depths(where: str, members: Mapping[str, bytes], dataset: DatasetInfo) -> dict[str, np.ndarray]:
+    """`depth_m`, `pixel_classes` and `input_depth_m` of `Keyframe`, as far as the members tell them.
+
+    Args:
+        where: shard and sample, or what else the members were made of, for messages.
+        members: by their names in `schemas.shards.MEMBERS`.
+        dataset: says the cameras, their image size and the class table.
+
+    Raises:
+        DataError: as `decode_keyframe`.
+    """
+    arrays: dict[str, np.ndarray] = {}
     if DEPTH_MEMBER in members:
         arrays |= decode_depth_points(where, members[DEPTH_MEMBER], dataset)
         arrays["input_depth_m"] = arrays["depth_m"]
     if INPUT_DEPTH_MEMBER in members:
         source = Source(f"{where}, {INPUT_DEPTH_MEMBER}", PACK_AGAIN)
         arrays["input_depth_m"] = decode_depth(decode_grey(source, members[INPUT_DEPTH_MEMBER], dataset, bits=16))
-    return Keyframe(token=sample.token, images=images, segment_id=segments, past=None, **arrays)
+    return arrays
 
 
 def decode_views(shard: Path, sample: SampleEntry, members: Mapping[str, bytes], dataset: DatasetInfo) -> Views:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.depth_maps import read_depth_map, to_network_image
+from pipelines.depth_maps import REMEDY, read_depth_map, to_network_image
 from pipelines.pack import PackConfig, pack
 from pipelines.pixel_truth import truth_paths
 from protoocc.data import ShardDataset, collate, open_shards
 from protoocc.model.pseudo_lidar import depth_cells
 from schemas.errors import DataError, StageError
 from schemas.images import ImageSpec
+from schemas.outside import Source
 from schemas.records import read_index, read_records
 
 TOKEN = "08-000005"
@@ -30,10 +31,15 @@ def save(path: Path, depth: np.ndarray) -> Path:
     return path
 
 
+def read(path: Path) -> np.ndarray:
+    """A map of a camera file of 2 x 3 pixels."""
+    return read_depth_map(Source(f"sample {TOKEN}: depth map {path}", REMEDY), path, (2, 3))
+
+
 def test_npy_holds_metres_and_png_256ths_of_them(tmp_path: Path) -> None:
     depth = np.array([[0.0, 1.5, 80.25], [2.0, 0.0, 3.0]], np.float32)
-    assert (read_depth_map(save(tmp_path / "a.npy", depth), TOKEN, (2, 3)) == depth).all()
-    assert (read_depth_map(save(tmp_path / "a.png", (depth * 256).astype(np.uint16)), TOKEN, (2, 3)) == depth).all()
+    assert (read(save(tmp_path / "a.npy", depth)) == depth).all()
+    assert (read(save(tmp_path / "a.png", (depth * 256).astype(np.uint16))) == depth).all()
 
 
 @pytest.mark.parametrize(
@@ -51,13 +57,13 @@ def test_what_is_no_depth_map_of_the_image_is_refused(
     tmp_path: Path, name: str, depth: np.ndarray, message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as error:
-        read_depth_map(save(tmp_path / name, depth), TOKEN, (2, 3))
+        read(save(tmp_path / name, depth))
     assert TOKEN in str(error.value) and name in str(error.value)
 
 
 def test_a_missing_map_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"08-000005: depth map .*b\.npy: cannot be read"):
-        read_depth_map(tmp_path / "b.npy", TOKEN, (2, 3))
+        read(tmp_path / "b.npy")
 
 
 def test_a_crop_keeps_every_value_in_its_place() -> None:

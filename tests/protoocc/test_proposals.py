@@ -224,3 +224,17 @@ def test_learns_to_complete_a_floor() -> None:
         loss.backward()
         optimizer.step()
     assert (network.eval().predict(batch) == labels).float().mean() > 0.99
+
+
+def test_autocast_moves_no_point() -> None:
+    """In 16 bits points 40 m away would move by a tenth of a metre: cells of that edge tell."""
+    depth = torch.rand(1, 1, 8, 16, generator=torch.Generator().manual_seed(0)) * 40 + 1
+    matrices = INTRINSICS[None, None], FRONT[None, None]
+    exact, _ = back_project(depth, *matrices)
+    with torch.autocast("cpu", torch.bfloat16):
+        points, _ = back_project(depth, *matrices)
+    assert torch.equal(points, exact) and len(points) == 128
+    pixel = torch.tensor([3.5, 2.5, 1.0], dtype=torch.float64)
+    in_camera = torch.linalg.inv(INTRINSICS.double()) @ pixel * depth[0, 0, 2, 3]
+    expected = torch.linalg.inv(FRONT.double()) @ torch.cat([in_camera, in_camera.new_ones(1)])
+    assert torch.allclose(points[2 * 16 + 3].double(), expected[:3], atol=1e-5)

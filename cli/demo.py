@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -29,20 +29,23 @@ class Demo:
     Attributes:
         world: its usual size.
         preset: the network.
+        changes: of its settings.
         yardstick: preset of a simple network beside it.
     """
 
     world: World
     preset: str
     yardstick: str
+    changes: tuple[str, ...] = ()
 
 
 DEMOS: Final = {
     "nuscenes": Demo(World({"train": 16, "val": 3}, keyframes=5, width=288, seed=0), "demo", "plain"),
     "semantickitti": Demo(
         World({"train": 14, "val": 3}, keyframes=4, width=620, seed=0, format="semantickitti"),
-        "symphonies-demo-protoocc",
+        "voxformer-demo",
         "proposals",
+        ("model.prototype_mapping=true", "model.prototype_optimisation=true"),
     ),
 }
 
@@ -74,7 +77,7 @@ def demo(
     """Run everything on a generated world: data, labels, masks, shards, training, scores, pictures.
 
     Takes minutes on two CPU cores. Killed? Run it again: it continues where it was. The preset is `demo`; in
-    SemanticKITTI's form, with one camera and LiDAR depth, `symphonies-demo-protoocc`.
+    SemanticKITTI's form, with one camera and LiDAR depth, `voxformer-demo` with image prototypes.
 
     Examples:
 
@@ -100,9 +103,12 @@ def demo(
     continued = (out / DATASETS).is_file()
     world = shown.world.resized({"train": train_scenes, "val": val_scenes}, keyframes, width, seed)
     shards = make_shards(make_world(out, world, {ENTRY: "work"})[ENTRY], SeedsConfig())
-    summary, report = _learn(shown.preset, out / "run", shards, steps)
+    length = () if steps is None else (f"schedule.steps={steps}",)
+    summary, report = _learn(shown.preset, (*shown.changes, *length), out / "run", shards)
     (out / "eval.json").write_text(report.model_dump_json(indent=1) + "\n")
-    simple = {shown.yardstick: _learn(shown.yardstick, out / shown.yardstick, shards, steps)[1]} if yardstick else {}
+    simple = {}
+    if yardstick:
+        simple[shown.yardstick] = _learn(shown.yardstick, length, out / shown.yardstick, shards)[1]
     paths = draw_with_bar(shards, "val", out / "pictures", run=out / "run", samples=pictures)
     seconds = time.monotonic() - started
     facts = {"seconds": round(seconds, 1), "continued": continued, "val": val_figures(report, simple)}
@@ -112,14 +118,13 @@ def demo(
         typer.echo(path)
 
 
-def _learn(preset: str, run: Path, shards: Path, steps: int | None) -> tuple[TrainSummary, EvalReport]:
+def _learn(preset: str, changes: Sequence[str], run: Path, shards: Path) -> tuple[TrainSummary, EvalReport]:
     """Trains a preset, or goes on where it was, and prints its scores on the unseen scenes."""
     from cli.evaluate import evaluate_with_bar
     from cli.model import train_with_bar
     from cli.score_table import print_report
     from protoocc import read_preset
 
-    changes = [] if steps is None else [f"schedule.steps={steps}"]
     summary = train_with_bar(read_preset(preset, changes), shards, run, resume=True)
     report = evaluate_with_bar(run, shards, "val")
     print_report(report)

@@ -42,7 +42,7 @@ class Usual:
 
 USUAL: Final[dict[Format, Usual]] = {
     "nuscenes": Usual("", "demo"),
-    "semantickitti": Usual(" --depth", "symphonies-demo-protoocc"),
+    "semantickitti": Usual(" --depth", "voxformer-demo"),
 }
 
 

@@ -77,7 +77,7 @@ def test_what_comes_next_on_semantickitti(work: Path, tmp_path: Path) -> None:
         (work / name / "plan.json").unlink()
     rows = stage_rows(work, "kitti", runs=[tmp_path / "runs"], dataset=dataset)
     assert rows[4].next_command == "protoocc pack --masks seeds --depth --dataset kitti"
-    assert rows[5].next_command == "protoocc train --preset symphonies-demo-protoocc --dataset kitti"
+    assert rows[5].next_command == "protoocc train --preset voxformer-demo --dataset kitti"
 
 
 def test_half_done_stage(work: Path, tmp_path: Path) -> None:

@@ -78,4 +78,7 @@ def _check_depth(config: TrainConfig, shards: ShardSet) -> None:
 def _check_grid(config: TrainConfig, shards: ShardSet) -> None:
     grid, labels = config.model.grid, shards.dataset.grid
     if grid != labels:
-        raise ConfigError(f"the network's grid is ({grid}), the labels in {shards.folder} have ({labels})")
+        raise ConfigError(
+            f"the network's grid is ({grid}), the labels in {shards.folder} have ({labels}). Choose a preset for this "
+            "grid (SemanticKITTI's have voxformer-demo, symphonies-demo and others, docs/networks.md), or set model.grid"
+        )

@@ -37,7 +37,9 @@ class VoxelsConfig(Frozen):
 
     kind: Literal["voxels"] = Field("voxels", description="Source: the voxel files of the dataset.")
     labels: Path | None = Field(
-        None, description="Folder with <sequence>/voxels; null for the `sequences` of the dataset itself."
+        None,
+        description="Folder with <sequence>/voxels, with `sequences`, or a root like the dataset's; null for the "
+        "`sequences` of the dataset itself.",
     )
     repair: bool = Field(
         True, description="Whether voxels of release v1.0 are moved down into their place; otherwise kept as they are."
@@ -81,8 +83,11 @@ def class_numbers(dataset: DatasetSpec) -> UInt8[np.ndarray, " 65536"]:
 
 
 def voxels_folder(dataset: DatasetSpec, config: VoxelsConfig) -> Path:
-    """The folder of the sequences."""
-    return config.labels or dataset.root / dataset.version / SEQUENCES
+    """The folder of the sequences: the dataset's, or where they lie in a folder of others."""
+    if config.labels is None:
+        return dataset.root / dataset.version / SEQUENCES
+    inside = (config.labels / dataset.version / SEQUENCES, config.labels / SEQUENCES)
+    return next((folder for folder in inside if folder.is_dir()), config.labels)
 
 
 def voxel_name(keyframe: RecordEntry | SampleRecord, suffix: str) -> str:

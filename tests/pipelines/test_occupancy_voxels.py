@@ -104,6 +104,11 @@ def test_a_store_agrees_with_the_files_that_it_holds(dataset: DatasetSpec, sync_
     (other / "velodyne").symlink_to(dataset.root / "dataset/sequences/00/velodyne")
     write_voxels(other, 0, raw, invalid, moved=1)
     comparison = compare_with_voxels(dataset, dataset.work, other.parent, scheduler=sync_runtime.scheduler)
+    for place in ("written/sequences", "raw/dataset/sequences"):
+        (dataset.root / place).parent.mkdir(parents=True)
+        (dataset.root / place).symlink_to(other.parent)
+        root = dataset.root / place.partition("/")[0]
+        assert compare_with_voxels(dataset, dataset.work, root, scheduler=sync_runtime.scheduler) == comparison
     assert comparison.keyframes == 1
     assert comparison.figures == pytest.approx(
         {

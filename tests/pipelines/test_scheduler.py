@@ -39,6 +39,17 @@ def test_worker_processes_leave_the_environment_alone(monkeypatch: pytest.Monkey
     assert "OMP_NUM_THREADS" not in os.environ
 
 
+def kept_bytes_here(unit: Unit) -> str:
+    return os.environ["MALLOC_TRIM_THRESHOLD_"] + " " + os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.slow
+def test_local_workers_keep_freed_arrays() -> None:
+    """By Dask's own 64 KiB, each image of the masks stage was mapped anew."""
+    results = run_tasks(kept_bytes_here, UNITS, Scheduler(workers=2))
+    assert {text for _, text in results} == {f"{1 << 28} 1"}
+
+
 def number_here(unit: Unit) -> int:
     """Slow enough for every worker to get a task."""
     time.sleep(0.5)

@@ -18,7 +18,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.settings import override
 from tests.protoocc.test_run_facts import make_run
 
-TABLES = ("table4", "table5", "table6", "table7")
+TABLES = ("table2", "table4", "table5", "table6", "table7")
 
 
 def config_of(row: Ablation) -> TrainConfig:

@@ -80,5 +80,5 @@ def _check_grid(config: TrainConfig, shards: ShardSet) -> None:
     if grid != labels:
         raise ConfigError(
             f"the network's grid is ({grid}), the labels in {shards.folder} have ({labels}). Choose a preset for this "
-            "grid (SemanticKITTI's have voxformer-demo, symphonies-demo and others, docs/networks.md), or set model.grid"
+            "grid (SemanticKITTI's have voxformer-demo, symphonies-demo, docs/networks.md), or set model.grid"
         )

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pipelines.masks import SamConfig
     from pipelines.masks.bench_sam import SamBench
 
-SAM_TYPES: Final = ("vit_b", "vit_l", "vit_h", "vit_t")
 LIMITS: Final = {"seeds_ratio": 0.85, "sam_times_after_encoder": 2.0, "sam_least_iou": 0.999}
 """What is wanted: the stage against bare OpenCV, and Segment Anything against the library on a CPU, with its masks."""
 
@@ -59,9 +58,10 @@ def masks(
     from cli.sources import mask_generator
     from pipelines.bench_masks import bench_masks
     from pipelines.masks import SamConfig, SeedsConfig
+    from pipelines.masks.sam_checkpoint import PUBLISHED
 
-    if random is not None and random not in SAM_TYPES:
-        raise expected("--sam-random", random, SAM_TYPES)
+    if random is not None and random not in PUBLISHED:
+        raise expected("--sam-random", random, PUBLISHED)
     apart = ["box_nms_thresh=1"] if random else []
     config = mask_generator("sam", checkpoint=checkpoint, device=device, changes=[*apart, *(changes or ())])
     if not isinstance(config, SamConfig):

@@ -13,7 +13,7 @@ import typer
 from cli.given import add_command, set_places
 from cli.options import expected, sized
 from cli.say import name_of, say
-from cli.world import DATASETS, World, make_shards, make_world
+from cli.world import DATASETS, KITTI_WORLD, World, make_shards, make_world
 
 if TYPE_CHECKING:
     from protoocc.evaluate import EvalReport
@@ -42,7 +42,7 @@ class Demo:
 DEMOS: Final = {
     "nuscenes": Demo(World({"train": 16, "val": 3}, keyframes=5, width=288, seed=0), "demo", "plain"),
     "semantickitti": Demo(
-        World({"train": 14, "val": 3}, keyframes=4, width=620, seed=0, format="semantickitti"),
+        KITTI_WORLD,
         "voxformer-demo",
         "proposals",
         ("model.prototype_mapping=true", "model.prototype_optimisation=true"),

@@ -84,7 +84,7 @@ def export(
         source = shard_source(folder, split, config, False)
     else:
         source = record_source(load_dataset(datasets, name, None), split, depth_maps, config, False)
-    network, config = load_network(checkpoint)
+    network, _ = load_network(checkpoint)
     sample = to_batch(source.moments[:1], [source.read(0)], network.config.frames)
     options = ExportOptions(cameras=source.cameras, calibration=rig)
     summary = export_onnx(network, config, sample, onnx, options, lambda step: say(f"export: {step} ..."))

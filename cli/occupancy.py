@@ -157,7 +157,7 @@ def occupancy(
         from pipelines.occupancy import PRESET_OF_FORMAT, SOURCE_OF_FORMAT, make_occupancy
 
         config = occupancy_source(
-            source or SOURCE_OF_FORMAT[dataset.format],
+            source or SOURCE_OF_FORMAT[dataset.format].kind,
             thresholds or PRESET_OF_FORMAT[dataset.format],
             labels=labels,
             resample=resample,

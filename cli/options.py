@@ -64,7 +64,6 @@ Changes = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON for programs.")]
 
-
 DATASETS_YAML = Path("datasets.yaml")
 SCHEDULERS: Final = ("processes", "threads", "sync")
 

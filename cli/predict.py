@@ -146,7 +146,7 @@ def predict(
     else:
         source = record_source(load_dataset(datasets, name, None), split, depth_maps, config, single_frame)
     _choose(source, samples, limit)
-    network, config = load_network(checkpoint)
+    network, _ = load_network(checkpoint)
     with progress_bar("predict") as update:
         summary = write_predictions(network.to(default_device()), config, source, predictions, options, update)
     if submission:

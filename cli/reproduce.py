@@ -15,7 +15,7 @@ import typer
 from cli.given import add_command, refuse, set_places
 from cli.options import Changes, Json, expected, sized
 from cli.say import name_of, say
-from cli.world import DATASETS, World, make_shards, make_world
+from cli.world import DATASETS, KITTI_WORLD, World, make_shards, make_world
 
 if TYPE_CHECKING:
     from protoocc.ablations import Ablation, Masks
@@ -28,10 +28,7 @@ SPLITS = ("test", "val")
 TRAIN = "train"
 MASKS: tuple[Masks, ...] = ("seeds-299", "seeds-91", "sam")
 WORLD = World({TRAIN: 16, "val": 4, "test": 8}, keyframes=5, width=288, seed=0)
-KITTI_WORLD = World({TRAIN: 14, "val": 3, "test": 5}, keyframes=4, width=620, seed=0, format="semantickitti")
-"""The world of table 2."""
 NEEDS_SAM = "it needs --sam-checkpoint, the published weights of Segment Anything"
-
 
 TrainScenes = Annotated[int | None, sized("--train-scenes", 1, "Scenes to train on, 16 by default; table2: 14.")]
 ValScenes = Annotated[int | None, sized("--val-scenes", 1, "Unseen scenes for --split val, 4 by default; table2: 3.")]

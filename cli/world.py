@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pipelines.masks import SamConfig, SeedsConfig
-    from pipelines.occupancy import OccupancyConfig
     from schemas.datasets import DatasetSpec, Format
 
 DATASETS = "datasets.yaml"
@@ -34,9 +33,13 @@ class World:
     format: Format = "nuscenes"
 
     def resized(self, scenes: Mapping[str, int | None], keyframes: int | None, width: int | None, seed: int) -> World:
-        """The same in the sizes that were asked for; None leaves one as it is."""
+        """The splits that are asked for, in the sizes that are asked for; None leaves one as it is."""
         counts = {split: count or self.scenes[split] for split, count in scenes.items()}
         return World(counts, keyframes or self.keyframes, width or self.width, seed, self.format)
+
+
+KITTI_WORLD: Final = World({"train": 14, "val": 3, "test": 5}, keyframes=4, width=620, seed=0, format="semantickitti")
+"""In SemanticKITTI's form, with sequences 00 to 21; `World.resized` leaves out splits that are not asked for."""
 
 
 def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str, DatasetSpec]:
@@ -91,24 +94,18 @@ def make_shards(dataset: DatasetSpec, masks: SeedsConfig | SamConfig) -> Path:
     from cli.data import run_with_bar
     from cli.progress import make_scheduler
     from pipelines.masks import generator_name, make_masks
-    from pipelines.occupancy import make_occupancy
+    from pipelines.occupancy import SOURCE_OF_FORMAT, make_occupancy
     from pipelines.pack import PackConfig, pack
     from pipelines.prepare import prepare
     from schemas.workfolder import WorkFolder
 
-    work, labels = dataset.work, _exact_labels(dataset.format)
+    work, labels = dataset.work, SOURCE_OF_FORMAT[dataset.format]
     config = PackConfig(masks=generator_name(masks), depth=dataset.format == "semantickitti")
     run_with_bar("prepare", lambda runtime: prepare(dataset, work, runtime), scheduler=make_scheduler("sync"))
     run_with_bar("occupancy", lambda runtime: make_occupancy(dataset, work, labels, runtime))
     run_with_bar("masks", lambda runtime: make_masks(dataset, work, masks, runtime))
     run_with_bar("pack", lambda runtime: pack(dataset, work, config, runtime))
     return WorkFolder(work).shards
-
-
-def _exact_labels(world_format: Format) -> OccupancyConfig:
-    from pipelines.occupancy import Occ3dConfig, VoxelsConfig
-
-    return VoxelsConfig() if world_format == "semantickitti" else Occ3dConfig()
 
 
 def _check_splits(path: Path, world: World, works: Mapping[str, str]) -> None:

@@ -34,7 +34,7 @@ RETRIES: Final = 1
 """How often a task whose local worker process died is tried again, by itself; a cluster has a setting of its own."""
 ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": 1 << 25, "MALLOC_TRIM_THRESHOLD_": 1 << 28}
 """Environment of local workers, bytes: glibc keeps freed arrays up to these sizes. By Dask's own setting, 64 KiB, each
-image is mapped and given back anew, which takes a fifth of the time of a mask; 32 MiB is the most that glibc takes."""
+image is mapped and given back anew, which takes a fifth of the time of a mask."""
 FILES: Final = 32
 FILES_OF_A_WORKER: Final = 12
 """Descriptors that this process opens for local workers; measured: 20 and 10 for each."""
@@ -352,7 +352,7 @@ def _connect(scheduler: Scheduler, workers: int) -> Client:
         try:
             environment = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **ALLOCATOR}
             with _unchanged_environment(), dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
-                return Client(n_workers=workers, threads_per_worker=1, **_memory(scheduler, workers), **local)
+                return Client(n_workers=workers, threads_per_worker=1, **_worker_settings(scheduler, workers), **local)
         except RuntimeError as error:
             raise StageError(
                 f"the {workers} worker processes could not start, or died at once ({error}), which nearly always means "
@@ -381,8 +381,8 @@ def _lost_connection(scheduler: Scheduler) -> Iterator[None]:
         ) from error
 
 
-def _memory(scheduler: Scheduler, workers: int) -> dict[str, Any]:
-    """Dask's settings: how often a task may kill its worker, and that a worker never waits for free memory.
+def _worker_settings(scheduler: Scheduler, workers: int) -> dict[str, Any]:
+    """Dask's settings: how often a task may kill its worker, that a worker never waits for free memory, no profiler.
 
     Tasks return small reports, so a worker that is nearly full has nothing to spill and would wait for ever.
     """

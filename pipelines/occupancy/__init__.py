@@ -8,16 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.label_counts import useless_counts
-from pipelines.occupancy.config import (
-    LIDAR_PRESETS,
-    PRESET_OF_FORMAT,
-    SOURCE_OF_FORMAT,
-    ImageLabels,
-    LidarConfig,
-    Occ3dConfig,
-)
+from pipelines.occupancy.config import LIDAR_PRESETS, PRESET_OF_FORMAT, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.importing import import_scene, scene_records
-from pipelines.occupancy.inputs import files_of_scene, source_options
+from pipelines.occupancy.inputs import SOURCE_OF_FORMAT, files_of_scene, source_options
 from pipelines.occupancy.label_sets import ImportConfig, check_grid
 from pipelines.occupancy.layouts import LAYOUTS
 from pipelines.occupancy.occ3d import labels_from, labels_from_occ3d

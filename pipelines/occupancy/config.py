@@ -146,8 +146,6 @@ class LidarConfig(Frozen):
     )
 
 
-SOURCE_OF_FORMAT: Final[dict[Format, str]] = {"nuscenes": "occ3d", "semantickitti": "voxels"}
-"""Where labels of each format come from, unless another source is asked for."""
 PRESET_OF_FORMAT: Final[dict[Format, str]] = {"nuscenes": "default", "semantickitti": "semantickitti"}
 """Preset for raw data of each format, unless another one is asked for."""
 LIDAR_PRESETS: Final[dict[str, LidarConfig]] = {

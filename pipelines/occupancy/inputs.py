@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from pipelines.occupancy.config import LIDAR_PRESETS, PRESET_OF_FORMAT, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig
@@ -14,6 +15,12 @@ from pipelines.occupancy.voxel_files import VoxelsConfig
 from schemas.datasets import DatasetSpec, Format
 from schemas.names import folder_of
 from schemas.records import SampleRecord
+
+SOURCE_OF_FORMAT: Final[dict[Format, Occ3dConfig | VoxelsConfig]] = {
+    "nuscenes": Occ3dConfig(),
+    "semantickitti": VoxelsConfig(),
+}
+"""Where labels of each format come from, unless another source is asked for; the exact ones of a generated world."""
 
 
 def files_of_scene(dataset: DatasetSpec, config: LidarConfig, records: Sequence[SampleRecord]) -> Iterator[Path]:

@@ -155,7 +155,7 @@ def test_a_network_names_an_unseen_world(tmp_path: Path) -> None:
     """The demo's image features, trained on worlds of other seeds, in place of point labels."""
     runtime = Runtime(scheduler=Scheduler("sync"))
     root = tmp_path / "world"
-    generate_world(root, SynthConfig(scenes=1, keyframes=6, seed=3, image_width=288, workers=1))
+    generate_world(root, SynthConfig(scenes=1, keyframes=6, seed=3, image_width=288), runtime)
     shutil.rmtree(root / "lidarseg")
     (root / "v1.0-synth" / "lidarseg.json").unlink()
     dataset = DatasetSpec(

@@ -23,6 +23,7 @@ from schemas.files import write_bytes
 from schemas.names import folder_of
 from schemas.network_images import encode_image
 from schemas.records import RecordEntry, SampleRecord, read_index, read_records
+from schemas.settings import set_options
 from schemas.workfolder import WorkFolder
 
 _AT_ONCE = 16
@@ -53,7 +54,8 @@ def make_class_images(dataset: DatasetSpec, work: Path, config: ClassModelConfig
 
 def _stage(dataset: DatasetSpec, work: WorkFolder, config: ClassModelConfig, on_error: OnError) -> Stage:
     check_class_model(config, dataset.classes)
-    command = ["protoocc", "masks", "--generator", "classes", "--model", str(config.model), "--dataset", dataset.name]
+    options = ["--model", str(config.model), *set_options(config, without=["model"])]
+    command = ["protoocc", "masks", "--generator", "classes", *options, "--dataset", dataset.name]
     return Stage(
         name="class-images",
         folder=work.class_images,

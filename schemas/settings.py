@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -72,6 +72,18 @@ def override(config: Settings, assignments: Sequence[str]) -> Settings:
             values = _validated(config, values).model_dump(mode="json")
         _assign(values, path, _value(text))
     return _validated(config, values)
+
+
+def set_options(config: BaseModel, *, without: Iterable[str] = ()) -> list[str]:
+    """The `--set path=value` of all fields that differ from their defaults, words that `override` reads back.
+
+    Args:
+        config: settings.
+        without: fields that another option gives.
+    """
+    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
+    words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed.items()]
+    return [option for word in words for option in ("--set", word)]
 
 
 def _validated(config: Settings, values: Mapping[str, Any]) -> Settings:

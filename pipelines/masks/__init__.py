@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +25,7 @@ from pipelines.zarr_io import create_store, store_layout, write_record
 from schemas.datasets import DatasetSpec
 from schemas.errors import DataError
 from schemas.records import SampleRecord, read_index, read_records
-from schemas.settings import Frozen
+from schemas.settings import Frozen, set_options
 from schemas.workfolder import WorkFolder
 
 __all__ = [
@@ -103,10 +102,8 @@ def masks_stage(dataset: DatasetSpec, work: WorkFolder, config: Frozen, on_error
 
 def _command(dataset: DatasetSpec, config: Frozen) -> str:
     """The command that makes these masks: what differs from the defaults is set."""
-    changed = config.model_dump(mode="json", exclude_defaults=True)
-    words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed.items()]
-    options = [option for word in words for option in ("--set", word)]
-    return shlex.join(["protoocc", "masks", "--generator", generator_name(config), *options, "--dataset", dataset.name])
+    words = ["protoocc", "masks", "--generator", generator_name(config), *set_options(config)]
+    return shlex.join([*words, "--dataset", dataset.name])
 
 
 def segment_unit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 
 from pipelines.class_images import make_class_images
 from pipelines.class_model import ClassModelConfig, class_segmenter
+from pipelines.manifests import planned_command
 from pipelines.occupancy import ImageLabels, LidarConfig, make_occupancy
 from pipelines.occupancy.compare_folder import compare_with_folder
 from pipelines.occupancy.painting import paint_points
@@ -31,6 +33,7 @@ from schemas.errors import CheckpointError, ConfigError, DataError, ProtoOccErro
 from schemas.geometry import invert_rigid, transform_points
 from schemas.images import ImageSpec
 from schemas.records import SampleRecord, read_index, read_records
+from schemas.settings import override
 
 ROAD, SIDEWALK, MANMADE, VEGETATION, IGNORED = 11, 13, 15, 16, 255
 NAMES = ("manmade", "-", "driveable_surface")
@@ -139,8 +142,13 @@ def test_the_stage_writes_an_image_for_each_camera(
     work = tmp_path / "work"
     shutil.copytree(prepared / "records", work / "records")
     dataset = world_dataset.model_copy(update={"work": work})
-    config = ClassModelConfig(model=write_network(tmp_path / "a.onnx", size=(16, 9)))
+    own_list = ("sidewalk", "vegetation", "-")
+    config = ClassModelConfig(model=write_network(tmp_path / "a.onnx", size=(16, 9)), classes=own_list)
     summary = make_class_images(dataset, work, config, sync_runtime)
+    words = shlex.split(planned_command(summary.folder))
+    given = {option: words[i + 1] for i, option in enumerate(words) if option.startswith("--")}
+    again = override(ClassModelConfig(model=Path(given["--model"])), [given["--set"]])
+    assert again == config, "the command that a message names makes the same images"
     records = read_records(work / "records", read_index(work / "records"))
     files = sorted(path.relative_to(summary.folder) for path in summary.folder.glob("*/*/*.png"))
     assert files == sorted(Path(r.scene, r.token, f"{name}.png") for r in records for name in dataset.cameras)

@@ -63,15 +63,27 @@ def override(config: Settings, assignments: Sequence[str]) -> Settings:
     Raises:
         ConfigError: no such field (names the known ones), or a value that the field does not take.
     """
-    values = config.model_dump(mode="json")
+    values = _every_field(config)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {assignment}: expected path=value, such as optimizer.lr=1e-3")
         if _lies_in_a_word(values, path):
-            values = _validated(config, values).model_dump(mode="json")
+            values = _every_field(_validated(config, values))
         _assign(values, path, _value(text))
     return _validated(config, values)
+
+
+def _every_field(config: BaseModel) -> dict[str, Any]:
+    """The settings as JSON has them, with the fields that are not stored while they have their defaults."""
+    values = config.model_dump(mode="json")
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            values[name] = _every_field(value)
+        elif name not in values:
+            values[name] = value
+    return values
 
 
 def set_options(config: BaseModel, *, without: Iterable[str] = ()) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -86,15 +86,25 @@ def _every_field(config: BaseModel) -> dict[str, Any]:
     return values
 
 
-def set_options(config: BaseModel, *, without: Iterable[str] = ()) -> list[str]:
-    """The `--set path=value` of all fields that differ from their defaults, words that `override` reads back.
+def changed_fields(config: Settings, over: Settings | None = None) -> dict[str, Any]:
+    """The fields, as JSON has them, in which settings differ from others, or from their defaults."""
+    usual = {
+        name: field.get_default(call_default_factory=True) if over is None else getattr(over, name)
+        for name, field in type(config).model_fields.items()
+    }
+    return {name: value for name, value in _every_field(config).items() if getattr(config, name) != usual[name]}
+
+
+def set_options(config: Settings, over: Settings | None = None, *, without: Sequence[str] = ()) -> list[str]:
+    """The `--set path=value` of all fields that `changed_fields` names, words that `override` reads back.
 
     Args:
         config: settings.
+        over: the settings that they change; None for the defaults.
         without: fields that another option gives.
     """
-    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
-    words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed.items()]
+    changed = [(name, value) for name, value in changed_fields(config, over).items() if name not in without]
+    words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed]
     return [option for word in words for option in ("--set", word)]
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pipelines.occupancy.config import LIDAR_PRESETS, PRESET_OF_FORMAT, LidarConfig, Occ3dConfig
+from pipelines.occupancy.config import LIDAR_PRESETS, PRESET_OF_FORMAT, ImageLabels, LidarConfig, Occ3dConfig
 from pipelines.occupancy.label_sets import ImportConfig
 from pipelines.occupancy.refine import class_folder
 from pipelines.occupancy.voxel_files import VoxelsConfig
 from schemas.datasets import DatasetSpec, Format
 from schemas.names import folder_of
 from schemas.records import SampleRecord
+from schemas.settings import changed_fields, set_options
 
 SOURCE_OF_FORMAT: Final[dict[Format, Occ3dConfig | VoxelsConfig]] = {
     "nuscenes": Occ3dConfig(),
@@ -49,7 +49,7 @@ def source_options(source: Occ3dConfig | LidarConfig | ImportConfig | VoxelsConf
         options += ["--labels", str(source.labels), *(["--resample"] if source.resample else [])]
     elif isinstance(source, VoxelsConfig):
         options += [] if source.labels is None else ["--labels", str(source.labels)]
-        options += [] if source.repair else ["--set", "repair=false"]
+        options += set_options(source, without=["labels"])
     elif isinstance(source, LidarConfig):
         options += _lidar_options(source, PRESET_OF_FORMAT[name])
     return shlex.join(options)
@@ -57,17 +57,12 @@ def source_options(source: Occ3dConfig | LidarConfig | ImportConfig | VoxelsConf
 
 def _lidar_options(config: LidarConfig, usual: str) -> list[str]:
     """The preset that differs least, and what differs from it; ``usual`` is the one that needs no option."""
-    plain = config.model_copy(update={"image_labels": None}).model_dump(mode="json")
-    presets = {name: preset.model_dump(mode="json") for name, preset in LIDAR_PRESETS.items()}
-    changed = {
-        name: [key for key in plain if plain[key] != preset.get(key, LidarConfig.model_fields[key].default)]
-        for name, preset in presets.items()
-    }
-    lost = {name: len(changed[name]) + len(preset.keys() - plain.keys()) for name, preset in presets.items()}
-    nearest = min(presets, key=lambda name: (lost[name], name != usual))
+    lost = {name: len(changed_fields(config, preset)) for name, preset in LIDAR_PRESETS.items()}
+    nearest = min(lost, key=lambda name: (lost[name], name != usual))
+    preset = LIDAR_PRESETS[nearest]
     options = [] if nearest == usual else ["--thresholds", nearest]
     if config.image_labels is not None:
-        options += ["--image-labels", config.image_labels.folder]
-    for key in changed[nearest]:
-        options += ["--set", f"{key}={json.dumps(plain[key])}"]
-    return options
+        images = ImageLabels(folder=config.image_labels.folder)
+        options += ["--image-labels", images.folder]
+        preset = preset.model_copy(update={"image_labels": images})
+    return options + set_options(config, preset)

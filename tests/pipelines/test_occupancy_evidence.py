@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.occupancy import LIDAR_PRESETS
+from pipelines.occupancy import LIDAR_PRESETS, ImageLabels
 from pipelines.occupancy.check import Check, check_keyframe
 from pipelines.occupancy.compare import compare_occupancy
 from pipelines.occupancy.inputs import source_options
@@ -116,6 +117,27 @@ def test_the_preset_is_a_word_of_the_command_line() -> None:
     assert source_options(evidence, "nuscenes") == "--source lidar --thresholds evidence"
     changed = override(evidence, ["evidence.ratio=0.3"])
     assert changed.evidence == EvidenceConfig(ratio=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        (["visibility=cameras"], "--source lidar --set visibility=cameras"),
+        (["free_above=3"], "--source lidar --set free_above=3"),
+        (['image_labels={"folder": "images"}'], "--source lidar --image-labels images"),
+        (['image_labels={"folder": "images", "min_rays": 5}'], None),
+    ],
+)
+def test_the_options_of_changed_settings_are_read_back(changes: list[str], options: str | None) -> None:
+    """Also of a field that is not stored while it has its default, which is not that of the preset."""
+    preset = LIDAR_PRESETS["semantickitti"]
+    config = override(preset, changes)
+    words = source_options(config, "semantickitti")
+    assert options is None or words == options
+    given = dict(zip(shlex.split(words)[::2], shlex.split(words)[1::2], strict=True))
+    if "--image-labels" in given:
+        preset = preset.model_copy(update={"image_labels": ImageLabels(folder=given["--image-labels"])})
+    assert override(preset, [given["--set"]] if "--set" in given else []) == config
 
 
 def real_scene(root: Path, work: Path, scene: str) -> DatasetSpec:

@@ -26,20 +26,33 @@ def cell_segments(
 
 
 def mask_contrast(
-    features: Float[Tensor, "n d"], segments: Int64[Tensor, " n"], temperature: float
-) -> Float[Tensor, " n"]:
-    """L_cls of each cell of one image, equation (3): -log softmax over masks of <M_s, X> / tau at the cell's own mask.
+    features: Float[Tensor, "n D d"], segments: Int64[Tensor, "n D"], counted: Bool[Tensor, "n D"], temperature: float
+) -> Float[Tensor, " cells"]:
+    """L_cls of the cells that count, image after image, equation (3).
+
+    -log softmax over the masks of its image of <M_s, X> / tau at the cell's own mask.
 
     Args:
-        features: X at the cells that count.
-        segments: pseudo mask of each cell, any numbers.
+        features: X of n images.
+        segments: pseudo mask of each cell, numbers from 0 on in every image.
+        counted: cells that count; a mask without one does not exist.
         temperature: tau_cls.
     """
-    names, mask = torch.unique(segments, return_inverse=True)
-    sums = features.new_zeros(len(names), features.shape[1]).index_add(0, mask, features)
-    centroids = sums / torch.bincount(mask, minlength=len(names))[:, None]
-    similarity = functional.normalize(features, dim=-1) @ functional.normalize(centroids, dim=-1).T
-    return functional.cross_entropy(similarity / temperature, mask, reduction="none")
+    image, _ = counted.nonzero(as_tuple=True)
+    own, cells = segments[counted], features[counted]
+    if len(own) == 0:
+        return features.new_zeros(0)
+    span = own.max() + 1
+    names, mask = torch.unique(image * span + own, return_inverse=True)
+    masks = torch.bincount(torch.div(names, span, rounding_mode="floor"), minlength=len(features))
+    column = mask - (masks.cumsum(0) - masks)[image]
+    width = int(masks.max())
+    sums = features.new_zeros(len(features) * width, features.shape[2]).index_add(0, image * width + column, cells)
+    centroids = functional.normalize(sums, dim=-1).unflatten(0, (-1, width))
+    similarity = functional.normalize(features, dim=-1) @ centroids.mT
+    exists = torch.arange(width, device=masks.device) < masks[:, None]
+    logits = torch.where(exists[:, None], similarity / temperature, -torch.inf)
+    return functional.cross_entropy(logits[counted], column, reduction="none")
 
 
 def contrastive_loss(
@@ -57,14 +70,6 @@ def contrastive_loss(
         segments: pseudo mask of each cell; `NO_SEGMENT` carries no loss.
         temperature: tau_cls.
     """
-    counted = seen & (segments != NO_SEGMENT)
-    losses = torch.cat(
-        [
-            mask_contrast(image[keep], mask[keep], temperature)
-            for image, keep, mask in zip(features, counted, segments, strict=True)
-            if bool(keep.any())
-        ]
-        or [features.new_zeros(0)]
-    )
+    losses = mask_contrast(features, segments, seen & (segments != NO_SEGMENT), temperature)
     total = losses.sum()
     return total, total / max(len(losses), 1)

@@ -57,10 +57,10 @@ def place_waves(query_shape: tuple[int, int, int], channels: int) -> Float[Tenso
 
 @dataclass(frozen=True)
 class MappingTrace:
-    """What the last layer leaves for equation (2): per camera P_vox (M, d) and A (M, K), and where the hits looked."""
+    """What the last layer leaves for equation (2): P_vox of each camera, and A and where it looked of each hit."""
 
-    voxel_prototypes: list[Float[Tensor, "M d"]]
-    similarity: list[Float[Tensor, "M _"]]
+    voxel_prototypes: Float[Tensor, "cameras M d"]
+    similarity: Float[Tensor, "n M"]
     sampling: Sampling
 
 
@@ -130,35 +130,24 @@ def look(
     """
     features, prototypes, hits, depth = views
     hit_rows = rows.index_select(0, hits.row)
-    mapped = hit_rows
-    voxel_prototypes, similarity = [], []
+    mapped, told = hit_rows, ()
     if mapping is not None and prototypes is not None:
-        cameras = zip(prototypes, mapped.split(hits.counts), hits.reference[:, 0].split(hits.counts), strict=True)
-        parts = [mapping(*camera) for camera in cameras]
-        mapped = torch.cat([part[0] for part in parts])
-        voxel_prototypes, similarity = [part[1] for part in parts], [part[2] for part in parts]
+        mapped, *told = mapping(prototypes, hit_rows, hits.reference[:, 0], hits.counts)
     placed = mapped + positions.index_select(0, hits.query)
     images = (features, hits) if depth is None else (features, hits, depth)
     sampled, sampling = cross_attention(placed, *images)
     seen = cross_attention.combine(mean_of_cameras(sampled, hits, len(rows)))
     dispatched = mean_of_cameras(mapped - hit_rows, hits, len(rows))
-    trace = MappingTrace(voxel_prototypes, similarity, sampling) if voxel_prototypes else None
-    return dispatched, seen, trace
+    return dispatched, seen, MappingTrace(*told, sampling) if told else None
 
 
 def read_back(
     pixel_features: PixelFeatures, trace: MappingTrace, hits: HitQueries, grid_size: tuple[int, int]
 ) -> tuple[Float[Tensor, "cameras D d"], Bool[Tensor, "cameras D"]]:
     """X of equation (2) for every camera on the grid (h', w'), and whether a query looked at each cell."""
-    locations = trace.sampling.locations.split(hits.counts)
-    weights = trace.sampling.weights.split(hits.counts)
-    cells, seen = [], []
-    for camera, similarity in enumerate(trace.similarity):
-        attention = attention_map(Sampling(locations[camera], weights[camera]), grid_size)
-        features, looked = pixel_features(attention, similarity, trace.voxel_prototypes[camera])
-        cells.append(features)
-        seen.append(looked)
-    return torch.stack(cells), torch.stack(seen)
+    attention = attention_map(trace.sampling, grid_size)
+    cells: tuple[Tensor, Tensor] = pixel_features(attention, trace.similarity, trace.voxel_prototypes, hits.counts)
+    return cells
 
 
 class Encoder(nn.Module):

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from protoocc.model.attention import Sampling
-from protoocc.model.prototypes import START_SCALE, START_SHIFT
+from protoocc.model.prototypes import START_SCALE, START_SHIFT, sum_products, sum_rows, times_own
 
 
 @torch.no_grad()
-def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> Float[Tensor, "D K"]:
-    """G: the attention weights of all sampling points of one camera, scattered bilinearly on the grid h' x w'.
+def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> Float[Tensor, "n D"]:
+    """G: the attention weights of all sampling points of each hit, scattered bilinearly on the grid h' x w'.
 
     Heads are averaged and levels share the one grid. The map is a fixed bridge between voxels and pixels: it carries no
     gradient, as in Sparse DETR.
 
     Args:
-        sampling: K hit queries of one camera.
+        sampling: n hit queries, of any cameras.
         grid_size: (h', w').
 
     Returns:
-        (D, K) with D = h' * w', at least 0; a column sums to 1 unless points leave the image.
+        (n, D) with D = h' * w', at least 0; a row sums to 1 unless points leave the image. The paper's G is the
+        transpose of the rows of a camera.
     """
     height, width = grid_size
     hits, heads = sampling.weights.shape[:2]
@@ -41,7 +44,7 @@ def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> Float[Tenso
         padded.scatter_add_(1, first + step, side * (1.0 - right_share))
         padded.scatter_add_(1, first + step + 1, side * right_share)
     inner = padded.view(hits, height + 3, row_length)[:, 1 : height + 1, 1 : width + 1]
-    return inner.reshape(hits, height * width).T
+    return inner.reshape(hits, height * width)
 
 
 class PixelFeatures(nn.Module):
@@ -55,22 +58,24 @@ class PixelFeatures(nn.Module):
 
     def forward(
         self,
-        attention: Float[Tensor, "D K"],
-        similarity: Float[Tensor, "M K"],
-        voxel_prototypes: Float[Tensor, "M d"],
-    ) -> tuple[Float[Tensor, "D d"], Bool[Tensor, " D"]]:
-        """Features of the grid cells of one camera.
+        attention: Float[Tensor, "n D"],
+        similarity: Float[Tensor, "n M"],
+        voxel_prototypes: Float[Tensor, "cameras M d"],
+        counts: Sequence[int],
+    ) -> tuple[Float[Tensor, "cameras D d"], Bool[Tensor, "cameras D"]]:
+        """Features of the grid cells of all cameras.
 
         Args:
-            attention: G, see `attention_map`.
-            similarity: A, the affinity of prototypes and hit queries.
+            attention: G, see `attention_map`, of the hits of all cameras, one camera after the other.
+            similarity: A, the affinity of these hits and the prototypes of their camera.
             voxel_prototypes: P_vox.
+            counts: how many hits each camera has.
 
         Returns:
             X, zero where no query looked, and whether any query looked at a cell.
         """
         assignment = torch.sigmoid(self.scale * similarity + self.shift)
-        total = attention.sum(dim=1, keepdim=True)
-        seen = total[:, 0] > 0
-        shares = attention / torch.where(total > 0, total, 1.0)
-        return shares @ (assignment.mT @ voxel_prototypes), seen
+        told = times_own(assignment, voxel_prototypes, counts)
+        total = sum_rows(attention, counts)
+        seen = total > 0
+        return sum_products(attention, told, counts) / torch.where(seen, total, 1.0)[..., None], seen

@@ -170,13 +170,21 @@ class PlaneLayer(nn.Module):
         """Prototypes of each camera mapped onto all cells that it hits, those of the three planes together."""
         if self.mapping is None or views.prototypes is None:
             return list(rows)
-        queries = zip(*(part.split(hits.counts) for part, hits in zip(rows, views.hits, strict=True)), strict=True)
-        places = zip(*(seen_place(hits).split(hits.counts) for hits in views.hits), strict=True)
-        mapped = []
-        for prototypes, query, place in zip(views.prototypes, queries, places, strict=True):
-            made, _, _ = self.mapping(prototypes, torch.cat(query), torch.cat(place))
-            mapped.append(made.split([len(part) for part in query]))
-        return [torch.cat(parts) for parts in zip(*mapped, strict=True)]
+        counts = [hits.counts for hits in views.hits]
+        by_camera = [count for camera in zip(*counts, strict=True) for count in camera]
+        queries = _camera_after_camera(rows, counts)
+        places = _camera_after_camera([seen_place(hits) for hits in views.hits], counts)
+        mapped, _, _ = self.mapping(views.prototypes, queries, places, [sum(own) for own in zip(*counts, strict=True)])
+        parts = mapped.split(by_camera)
+        return [torch.cat(parts[plane :: len(counts)]) for plane in range(len(counts))]
+
+
+def _camera_after_camera(
+    planes: Sequence[Float[Tensor, "_ c"]], counts: Sequence[Sequence[int]]
+) -> Float[Tensor, "n c"]:
+    """Rows of the hits of all planes of the first camera, then those of the second one, and so on."""
+    cameras = zip(*(rows.split(list(own)) for rows, own in zip(planes, counts, strict=True)), strict=True)
+    return torch.cat([part for camera in cameras for part in camera])
 
 
 def seen_place(hits: HitQueries) -> Float[Tensor, "n 2"]:

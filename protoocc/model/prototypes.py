@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -67,27 +69,56 @@ def cluster(
     return prototypes
 
 
-def standardised(similarity: Float[Tensor, "M K"]) -> Float[Tensor, "M K"]:
+def times_own(
+    rows: Float[Tensor, "n a"], matrices: Float[Tensor, "cameras a b"], counts: Sequence[int]
+) -> Float[Tensor, "n b"]:
+    """Each row times the matrix of its camera; rows stand camera after camera, ``counts`` says how many each has."""
+    return torch.cat([own @ matrix for own, matrix in zip(rows.split(list(counts)), matrices, strict=True)])
+
+
+def sum_products(
+    left: Float[Tensor, "n a"], right: Float[Tensor, "n b"], counts: Sequence[int]
+) -> Float[Tensor, "cameras a b"]:
+    """left^T @ right of each camera; rows stand camera after camera, ``counts`` says how many each has."""
+    pairs = zip(left.split(list(counts)), right.split(list(counts)), strict=True)
+    return torch.stack([one.mT @ other for one, other in pairs])
+
+
+def sum_rows(rows: Float[Tensor, "n a"], counts: Sequence[int]) -> Float[Tensor, "cameras a"]:
+    """Sum of the rows of each camera."""
+    return torch.stack([own.sum(dim=0) for own in rows.split(list(counts))])
+
+
+def standardised(similarity: Float[Tensor, "n M"]) -> Float[Tensor, "n M"]:
     """The affinity of each query less its mean over the prototypes, over its deviation."""
-    centred = similarity - similarity.mean(dim=0, keepdim=True)
-    return centred / (centred.square().mean(dim=0, keepdim=True) + 1e-8).sqrt()
+    centred = similarity - similarity.mean(dim=1, keepdim=True)
+    return centred / (centred.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()
 
 
-def affinity(prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"]) -> Float[Tensor, "M K"]:
-    """A: pairwise cosine similarity of prototypes and hit queries, -1..1."""
-    return functional.normalize(prototypes, dim=-1) @ functional.normalize(queries, dim=-1).T
+def affinity(
+    prototypes: Float[Tensor, "cameras M d"], queries: Float[Tensor, "n d"], counts: Sequence[int]
+) -> Float[Tensor, "n M"]:
+    """A: cosine similarity of each hit query with the prototypes of its camera, -1..1."""
+    return times_own(functional.normalize(queries, dim=-1), functional.normalize(prototypes, dim=-1).mT, counts)
 
 
 def aggregate(
-    prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"], assignment: Float[Tensor, "M K"]
-) -> Float[Tensor, "M d"]:
+    prototypes: Float[Tensor, "cameras M d"],
+    queries: Float[Tensor, "n d"],
+    assignment: Float[Tensor, "n M"],
+    counts: Sequence[int],
+) -> Float[Tensor, "cameras M d"]:
     """P_vox = (P_img + sigma(A) . Q') / R, equation (1a), with R = 1 + the sum of the similarities of a prototype."""
-    total = 1.0 + assignment.sum(dim=1, keepdim=True)
-    return (prototypes + assignment @ queries) / total
+    total = 1.0 + sum_rows(assignment, counts)
+    return (prototypes + sum_products(assignment, queries, counts)) / total[..., None]
 
 
 class PrototypeMapping(nn.Module):
-    """Aggregation and dispatch between the prototypes of one camera and its hit queries, equation (1)."""
+    """Aggregation and dispatch between the prototypes of each camera and its hit queries, equation (1).
+
+    A (M, K) of the paper is stored with a row for each hit, all cameras one after the other: what is done row by row is
+    done for all cameras at once, so that a GPU is not kept waiting by small operations.
+    """
 
     def __init__(self, channels: int) -> None:
         """Three linear maps of (d, d) and a learned scale and shift of the affinity."""
@@ -100,14 +131,19 @@ class PrototypeMapping(nn.Module):
         self.shift = nn.Parameter(torch.tensor(START_SHIFT))
 
     def forward(
-        self, prototypes: Float[Tensor, "M d"], queries: Float[Tensor, "K d"], places: Float[Tensor, "K 2"]
-    ) -> tuple[Float[Tensor, "K d"], Float[Tensor, "M d"], Float[Tensor, "M K"]]:
-        """Maps the prototypes P_img of one camera onto its hit queries Q'.
+        self,
+        prototypes: Float[Tensor, "cameras M d"],
+        queries: Float[Tensor, "n d"],
+        places: Float[Tensor, "n 2"],
+        counts: Sequence[int],
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "cameras M d"], Float[Tensor, "n M"]]:
+        """Maps the prototypes P_img of each camera onto its hit queries Q'.
 
         Args:
             prototypes: of features with their place, see `placed`.
-            queries: Q'.
+            queries: Q' of all cameras, one camera after the other.
             places: (u, v) where each lands, shares of the padded image; its waves join the affinity alone.
+            counts: how many queries each camera hits.
 
         Returns:
             The prototype-aware query of equation (1b), the voxel prototypes P_vox of (1a), and the standardised
@@ -115,7 +151,8 @@ class PrototypeMapping(nn.Module):
         """
         lifted = self.lift(prototypes)
         looking = normalised(queries) + image_waves(places, queries.shape[-1]).to(queries.dtype)
-        similarity = standardised(affinity(lifted, looking))
+        similarity = standardised(affinity(lifted, looking, counts))
         assignment = torch.sigmoid(self.scale * similarity + self.shift)
-        voxel_prototypes = aggregate(lifted, queries, assignment)
-        return queries + self.dispatch(assignment.T @ voxel_prototypes), voxel_prototypes, similarity
+        voxel_prototypes = aggregate(lifted, queries, assignment, counts)
+        mapped = queries + self.dispatch(times_own(assignment, voxel_prototypes, counts))
+        return mapped, voxel_prototypes, similarity

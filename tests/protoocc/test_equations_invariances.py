@@ -150,7 +150,7 @@ def test_one_prototype(config: ProtoOccConfig) -> None:
     batch = random_batch(config.grid)
     calls = record(network.encoder.layers[-1].mapping)
     output, losses, gradients = train_step(network, batch)
-    assert all(call[0][0].shape[0] == 1 for call in calls)
+    assert [call[0][0].shape[:2] for call in calls] == [(3, 1)]
     assert output.pixel_features is not None and output.pixel_seen is not None and batch.segment_id is not None
     expected, cells = 0.0, 0
     for camera in range(3):

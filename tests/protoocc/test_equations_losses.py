@@ -64,9 +64,21 @@ def test_cells_take_the_pixel_at_their_centre(grid: tuple[int, int], stride: int
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_mask_contrast(masks: int, temperature: float) -> None:
     """Equation (3) cell by cell; a single mask costs nothing."""
-    features, segments = normal(12, 4), integers(masks, 12) + 40
-    expected = literal.contrast(features.tolist(), segments.tolist(), temperature)
-    assert_agrees(mask_contrast(features, segments, temperature), [expected[cell] for cell in range(12)])
+    features, segments = normal(1, 12, 4), integers(masks, 1, 12) + 40
+    expected = literal.contrast(features[0].tolist(), segments[0].tolist(), temperature)
+    counted = torch.ones(1, 12, dtype=torch.bool)
+    assert_agrees(mask_contrast(features, segments, counted, temperature), [expected[cell] for cell in range(12)])
+
+
+def test_masks_of_other_images_mean_nothing() -> None:
+    """Images with one, three and no masks, the same numbers in both: cell after cell as each image has it alone."""
+    features, segments = normal(3, 6, 4), torch.tensor([[7] * 6, [7, 0, 2, 7, 2, 0], [1] * 6])
+    counted = torch.tensor([[True] * 6, [True, True, True, True, False, True], [False] * 6])
+    losses = mask_contrast(features, segments, counted, 0.5)
+    alone = [mask_contrast(features[[i]], segments[[i]], counted[[i]], 0.5) for i in range(3)]
+    assert [len(part) for part in alone] == [6, 5, 0]
+    assert_agrees(alone[0], [0.0] * 6)
+    torch.testing.assert_close(losses, torch.cat(alone))
 
 
 def test_contrastive_loss() -> None:

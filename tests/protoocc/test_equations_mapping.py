@@ -50,10 +50,18 @@ def test_cluster_gradient() -> None:
     assert gradcheck(lambda features: cluster(features, 2, 3), (normal(1, 3, 3, 4).requires_grad_(),))
 
 
+def transposed(matrix: list[list[float]], columns: int) -> list[list[float]]:
+    """A matrix of so many columns, which it has also without rows."""
+    return [[row[column] for row in matrix] for column in range(columns)]
+
+
 def test_affinity() -> None:
-    """Pairwise cosines."""
-    prototypes, queries = normal(3, 4), normal(5, 4, seed=1)
-    assert_agrees(affinity(prototypes, queries), mapping.affinity(prototypes.tolist(), queries.tolist()))
+    """Pairwise cosines of the queries and prototypes of each camera; the second one sees nothing."""
+    prototypes, queries, counts = normal(3, 3, 4), normal(7, 4, seed=1), [5, 0, 2]
+    expected = []
+    for camera, hits in zip(prototypes, queries.split(counts), strict=True):
+        expected += transposed(mapping.affinity(camera.tolist(), hits.tolist()), len(hits))
+    assert_agrees(affinity(prototypes, queries, counts), expected)
 
 
 @pytest.mark.parametrize("channels", [4, 10])
@@ -72,36 +80,43 @@ def test_placed() -> None:
 
 
 def test_aggregate() -> None:
-    """Equation (1a) on its own, gradient included."""
-    prototypes, queries = normal(3, 4), normal(5, 4, seed=1)
-    assignment = normal(3, 5, seed=2).sigmoid()
-    expected = mapping.aggregate(prototypes.tolist(), queries.tolist(), assignment.tolist())
-    assert_agrees(aggregate(prototypes, queries, assignment), expected)
+    """Equation (1a) on its own, gradient included; the second camera sees nothing."""
+    prototypes, queries, counts = normal(3, 3, 4), normal(7, 4, seed=1), [5, 0, 2]
+    assignment = normal(7, 3, seed=2).sigmoid()
+    cameras = zip(prototypes, queries.split(counts), assignment.split(counts), strict=True)
+    expected = [mapping.aggregate(p.tolist(), q.tolist(), a.T.tolist()) for p, q, a in cameras]
+    assert_agrees(aggregate(prototypes, queries, assignment, counts), expected)
     inputs = tuple(x.requires_grad_() for x in (prototypes, queries, assignment))
-    assert gradcheck(aggregate, inputs)
+    assert gradcheck(lambda *parts: aggregate(*parts, counts), inputs)
 
 
-@pytest.mark.parametrize(("prototypes", "queries"), [(3, 7), (1, 7), (3, 1), (1, 1), (3, 0), (1, 0)])
-def test_mapping(prototypes: int, queries: int) -> None:
+@pytest.mark.parametrize("prototypes", [3, 1])
+@pytest.mark.parametrize("counts", [[7], [1], [0], [4, 0, 2], [1, 5]])
+def test_mapping(prototypes: int, counts: list[int]) -> None:
     """Equations (1a) and (1b); with one prototype, with one hit, and for a camera that sees nothing."""
     module = make_mapping()
-    images, hits = normal(prototypes, 4), normal(queries, 4, seed=1)
-    places = normal(queries, 2, seed=2).sigmoid()
-    literal = mapping.map_prototypes(module, images.tolist(), hits.tolist(), places.tolist())
-    for actual, expected in zip(module(images, hits, places), literal, strict=True):
-        assert_agrees(actual, expected)
+    images, hits = normal(len(counts), prototypes, 4), normal(sum(counts), 4, seed=1)
+    places = normal(sum(counts), 2, seed=2).sigmoid()
+    mapped, voxel_prototypes, similarity = module(images, hits, places, counts)
+    rows = zip(*(part.split(counts) for part in (hits, places, mapped, similarity)), strict=True)
+    for camera, (own, place, query, alike) in enumerate(rows):
+        literal = mapping.map_prototypes(module, images[camera].tolist(), own.tolist(), place.tolist())
+        assert_agrees(query, literal[0])
+        assert_agrees(voxel_prototypes[camera], literal[1])
+        assert_agrees(alike.T, literal[2])
 
 
-@pytest.mark.parametrize(("prototypes", "queries"), [(3, 4), (1, 3), (2, 0)])
-def test_mapping_gradient(prototypes: int, queries: int) -> None:
+@pytest.mark.parametrize(("prototypes", "counts"), [(3, [4]), (1, [3]), (2, [0]), (2, [2, 0, 1])])
+def test_mapping_gradient(prototypes: int, counts: list[int]) -> None:
     """Of Q~, P_vox and A to prototypes, queries and all parameters."""
     module = make_mapping(3)
     names = [name for name, _ in module.named_parameters()]
-    inputs = [normal(prototypes, 3), normal(queries, 3, seed=1), *(p.detach().clone() for p in module.parameters())]
+    images, hits = normal(len(counts), prototypes, 3), normal(sum(counts), 3, seed=1)
+    inputs = [images, hits, *(p.detach().clone() for p in module.parameters())]
 
     def run(images: torch.Tensor, hits: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        places = normal(queries, 2, seed=2).sigmoid()
-        outputs = functional_call(module, dict(zip(names, parameters, strict=True)), (images, hits, places))
+        places = normal(sum(counts), 2, seed=2).sigmoid()
+        outputs = functional_call(module, dict(zip(names, parameters, strict=True)), (images, hits, places, counts))
         return tuple(output for output in outputs if output.numel())
 
     assert gradcheck(run, tuple(x.requires_grad_() for x in inputs))
@@ -115,5 +130,5 @@ def test_one_prototype_is_the_mean_of_all_pixels() -> None:
 
 def test_blind_camera_keeps_its_lifted_prototypes() -> None:
     """Without hits R is 1 and nothing is added: P_vox = P_img lifted."""
-    module, images = make_mapping(), normal(3, 4)
-    torch.testing.assert_close(module(images, normal(0, 4), normal(0, 2))[1], module.lift(images))
+    module, images = make_mapping(), normal(1, 3, 4)
+    torch.testing.assert_close(module(images, normal(0, 4), normal(0, 2), [0])[1], module.lift(images))

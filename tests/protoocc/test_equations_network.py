@@ -39,17 +39,18 @@ def test_every_layer_maps_the_clustered_features(config: ProtoOccConfig) -> None
     cameras = batch.camera_from_ego.flatten(0, 1).tolist(), batch.image_from_camera.flatten(0, 1).tolist()
     hits = geometry.hits(anchors, *cameras, (40, 70), padded_size(40, 70))
     for module, layer_calls in zip(modules, calls, strict=True):
-        assert len(layer_calls) == 6
-        for camera, ((prototypes, queries, places), results) in enumerate(layer_calls):
-            assert_agrees(prototypes, grouped[camera])
-            assert len(queries) == sum(hit.camera == camera for hit in hits) > 0
-            assert_agrees(places, [list(hit.places[0] or ()) for hit in hits if hit.camera == camera])
-            for actual, expected in zip(
-                results,
-                mapping.map_prototypes(module, grouped[camera], queries.tolist(), places.tolist()),
-                strict=True,
-            ):
-                assert_agrees(actual, expected)
+        ((prototypes, queries, places, counts), (mapped, voxel_prototypes, similarity)) = layer_calls[0]
+        assert len(layer_calls) == 1
+        assert counts == [sum(hit.camera == camera for hit in hits) for camera in range(6)]
+        assert min(counts) > 0
+        assert_agrees(prototypes, grouped)
+        rows = zip(*(part.split(counts) for part in (queries, places, mapped, similarity)), strict=True)
+        for camera, (own, place, query, alike) in enumerate(rows):
+            assert_agrees(place, [list(hit.places[0] or ()) for hit in hits if hit.camera == camera])
+            literal = mapping.map_prototypes(module, grouped[camera], own.tolist(), place.tolist())
+            assert_agrees(query, literal[0])
+            assert_agrees(voxel_prototypes[camera], literal[1])
+            assert_agrees(alike.T, literal[2])
 
 
 @torch.no_grad()
@@ -60,16 +61,17 @@ def test_pixel_features_come_from_the_last_layer(config: ProtoOccConfig) -> None
     mapped, looked = record(last.mapping), record(last.cross_attention)
     output = network(batch)
     sampling = looked[0][1][1]
-    counts = [len(call[0][1]) for call in mapped]
+    ((_, (_, voxel_prototypes, similarity)),) = mapped
+    counts = mapped[0][0][3]
     places, weights = sampling.locations.split(counts), sampling.weights.split(counts)
     assert network.encoder.pixel_features is not None
     scale, shift = network.encoder.pixel_features.scale.item(), network.encoder.pixel_features.shift.item()
     assert output.pixel_features is not None and output.pixel_seen is not None
     height, width = output.pixel_features.shape[2:4]
-    for camera, (_, (_, voxel_prototypes, similarity)) in enumerate(mapped):
+    for camera, alike in enumerate(similarity.split(counts)):
         attention = pixels.attention_map(places[camera].tolist(), weights[camera].tolist(), height, width)
         expected, seen = pixels.pixel_features(
-            attention, similarity.tolist(), voxel_prototypes.tolist(), scale=scale, shift=shift
+            attention, alike.T.tolist(), voxel_prototypes[camera].tolist(), scale=scale, shift=shift
         )
         assert_agrees(output.pixel_features[0, camera].flatten(0, 1), expected)
         assert output.pixel_seen[0, camera].flatten().tolist() == seen

@@ -34,12 +34,12 @@ def make_features() -> PixelFeatures:
 
 
 def random_case(prototypes: int, hits: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """G with empty columns and rows, A and P_vox."""
+    """G with cells that no hit looks at, A and P_vox of one camera."""
     generator = torch.Generator().manual_seed(1)
-    attention = torch.rand(cells, hits, generator=generator, dtype=torch.float64)
-    attention[1::3] = 0.0
-    similarity = torch.rand(prototypes, hits, generator=generator, dtype=torch.float64) * 2.0 - 1.0
-    return attention, similarity, torch.randn(prototypes, 4, generator=generator, dtype=torch.float64)
+    attention = torch.rand(hits, cells, generator=generator, dtype=torch.float64)
+    attention[:, 1::3] = 0.0
+    similarity = torch.rand(hits, prototypes, generator=generator, dtype=torch.float64) * 2.0 - 1.0
+    return attention, similarity, torch.randn(1, prototypes, 4, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (1, 1)])
@@ -48,7 +48,7 @@ def test_attention_map(hits: int, height: int, width: int) -> None:
     """Every sampling point of every head and level on the grid, also of a camera that sees nothing."""
     sampling = make_sampling(hits)
     expected = pixels.attention_map(sampling.locations.tolist(), sampling.weights.tolist(), height, width)
-    assert_agrees(attention_map(sampling, (height, width)), expected)
+    assert_agrees(attention_map(sampling, (height, width)).T, expected)
 
 
 def test_attention_map_on_exact_places() -> None:
@@ -58,20 +58,37 @@ def test_attention_map_on_exact_places() -> None:
     locations = torch.stack([u, v], dim=-1).view(-1, 1, 1, 1, 2)
     sampling = Sampling(locations, torch.ones(len(locations), 1, 1, 1, dtype=torch.float64))
     expected = pixels.attention_map(locations.tolist(), sampling.weights.tolist(), 4, 4)
-    assert torch.equal(attention_map(sampling, (4, 4)), torch.tensor(expected, dtype=torch.float64))
+    assert torch.equal(attention_map(sampling, (4, 4)).T, torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("prototypes", "hits"), [(3, 5), (1, 5), (3, 1), (3, 0)])
 def test_pixel_features(prototypes: int, hits: int) -> None:
     """Equation (2): with one prototype, one hit, cells that no hit looks at, and a camera that sees nothing."""
     module, case = make_features(), random_case(prototypes, hits, 7)
-    features, seen = module(*case)
+    features, seen = module(*case, [hits])
+    attention, similarity, voxel_prototypes = case
     expected, expected_seen = pixels.pixel_features(
-        *(part.tolist() for part in case), scale=module.scale.item(), shift=module.shift.item()
+        attention.T.tolist(),
+        similarity.T.tolist(),
+        voxel_prototypes[0].tolist(),
+        scale=module.scale.item(),
+        shift=module.shift.item(),
     )
-    assert_agrees(features, expected)
-    assert seen.tolist() == expected_seen
+    assert_agrees(features[0], expected)
+    assert seen[0].tolist() == expected_seen
     assert seen.sum() == (5 if hits else 0)
+
+
+def test_pixel_features_of_cameras_stand_alone() -> None:
+    """Three cameras at once, the second of which sees nothing, are each as they are alone."""
+    module, counts = make_features(), [4, 0, 2]
+    attention, similarity, _ = random_case(3, sum(counts), 7)
+    voxel_prototypes = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    together = module(attention, similarity, voxel_prototypes, counts)
+    cameras = zip(attention.split(counts), similarity.split(counts), voxel_prototypes, counts, strict=True)
+    for camera, (looked, alike, told, hits) in enumerate(cameras):
+        for whole, alone in zip(together, module(looked, alike, told[None], [hits]), strict=True):
+            torch.testing.assert_close(whole[camera], alone[0])
 
 
 @pytest.mark.parametrize(("prototypes", "hits"), [(3, 4), (1, 2)])
@@ -79,12 +96,12 @@ def test_pixel_features_gradient(prototypes: int, hits: int) -> None:
     """Of X to G, A, P_vox and both scalars of H; G is positive, so that no cell changes between seen and unseen."""
     module = make_features()
     _, similarity, voxel_prototypes = random_case(prototypes, hits, 5)
-    attention = torch.rand(5, hits, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.1
+    attention = torch.rand(hits, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.1
     scalars = [parameter.detach().clone() for parameter in module.parameters()]
 
     def run(*inputs: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = functional_call(
-            module, dict(zip(("scale", "shift"), inputs[3:], strict=True)), inputs[:3]
+            module, dict(zip(("scale", "shift"), inputs[3:], strict=True)), (*inputs[:3], [hits])
         )[0]
         return features
 
@@ -102,9 +119,6 @@ def test_attention_map_carries_no_gradient() -> None:
 def test_scale_of_attention_means_nothing() -> None:
     """Each cell is normalised by its own sum: a cell at which all hits look twice as hard keeps its X."""
     module, (attention, similarity, voxel_prototypes) = make_features(), random_case(3, 5, 7)
-    cells = torch.arange(1, 8, dtype=torch.float64)[:, None]
-    one, other = (
-        module(attention, similarity, voxel_prototypes),
-        module(attention * cells, similarity, voxel_prototypes),
-    )
+    cells = torch.arange(1, 8, dtype=torch.float64)
+    one, other = (module(looked, similarity, voxel_prototypes, [5]) for looked in (attention, attention * cells))
     torch.testing.assert_close(one, other)

@@ -51,9 +51,10 @@ def make_output(choice: VoxelChoice, views: int = 3) -> NetworkOutput:
 
 def test_contrast_by_hand() -> None:
     """Orthogonal masks of one cell each: -log(e^(1/tau) / (e^(1/tau) + 1)) with tau 1; a single mask costs nothing."""
-    two = mask_contrast(torch.eye(2), torch.tensor([0, 1]), 1.0)
+    both = torch.ones(1, 2, dtype=torch.bool)
+    two = mask_contrast(torch.eye(2)[None], torch.tensor([[0, 1]]), both, 1.0)
     torch.testing.assert_close(two, torch.full((2,), math.log(1 + math.exp(-1))))
-    assert mask_contrast(torch.eye(2), torch.tensor([5, 5]), 1.0).sum() == 0
+    assert mask_contrast(torch.eye(2)[None], torch.tensor([[5, 5]]), both, 1.0).sum() == 0
 
 
 def test_contrast_counts_only_seen_cells_with_a_mask() -> None:
@@ -62,7 +63,7 @@ def test_contrast_counts_only_seen_cells_with_a_mask() -> None:
     segments = torch.tensor([[0, 0, 1, 1, NO_SEGMENT, 1]])
     seen = torch.tensor([[True, True, True, True, True, False]])
     summed, mean = contrastive_loss(features, seen, segments, temperature=0.1)
-    alone = mask_contrast(features[0, :4], segments[0, :4], 0.1)
+    alone = mask_contrast(features[:, :4], segments[:, :4], seen[:, :4], 0.1)
     torch.testing.assert_close(summed, alone.sum())
     torch.testing.assert_close(mean, alone.mean())
     summed, mean = contrastive_loss(features, torch.zeros(1, 6, dtype=torch.bool), segments, temperature=0.1)

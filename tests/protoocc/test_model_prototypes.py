@@ -45,35 +45,35 @@ def test_cluster_separates_two_halves() -> None:
 
 def test_aggregate_by_hand() -> None:
     """One prototype 2, queries 1 and 3 with similarities 0.5 and 0.25: (2 + 0.5 + 0.75) / (1 + 0.75)."""
-    result = aggregate(torch.tensor([[2.0]]), torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5, 0.25]]))
-    torch.testing.assert_close(result, torch.tensor([[3.25 / 1.75]]))
+    result = aggregate(torch.tensor([[[2.0]]]), torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [0.25]]), [2])
+    torch.testing.assert_close(result, torch.tensor([[[3.25 / 1.75]]]))
 
 
 def test_mapping_without_hits() -> None:
     """A camera that sees nothing keeps its lifted prototypes."""
     mapping = PrototypeMapping(4)
-    mapped, voxel_prototypes, similarity = mapping(torch.ones(3, 4), torch.zeros(0, 4), torch.zeros(0, 2))
+    mapped, voxel_prototypes, similarity = mapping(torch.ones(1, 3, 4), torch.zeros(0, 4), torch.zeros(0, 2), [0])
     assert mapped.shape == (0, 4)
-    assert similarity.shape == (3, 0)
-    torch.testing.assert_close(voxel_prototypes, mapping.lift(torch.ones(3, 4)))
+    assert similarity.shape == (0, 3)
+    torch.testing.assert_close(voxel_prototypes, mapping.lift(torch.ones(1, 3, 4)))
 
 
 def test_affinity_ignores_length() -> None:
     """Cosine similarity: (3, 4) and (0, 2) give 4 / 5."""
-    result = affinity(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0], [-6.0, -8.0]]))
-    torch.testing.assert_close(result, torch.tensor([[0.8, -1.0]]))
+    result = affinity(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[0.0, 2.0], [-6.0, -8.0]]), [2])
+    torch.testing.assert_close(result, torch.tensor([[0.8], [-1.0]]))
 
 
 def test_attention_map_by_hand() -> None:
     """One head and point on a 1 x 2 grid: u = 0.375 lies at 0.25 between the centres 0.25 and 0.75."""
     sampling = Sampling(torch.tensor([0.375, 0.5]).view(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1))
-    torch.testing.assert_close(attention_map(sampling, (1, 2)), torch.tensor([[0.75], [0.25]]))
+    torch.testing.assert_close(attention_map(sampling, (1, 2)), torch.tensor([[0.75, 0.25]]))
 
 
 def test_attention_map_drops_what_leaves_the_image() -> None:
     """A point on the outer corner keeps a quarter, a point far outside nothing."""
     corner = Sampling(torch.zeros(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1))
-    torch.testing.assert_close(attention_map(corner, (2, 2)), torch.tensor([[0.25], [0.0], [0.0], [0.0]]))
+    torch.testing.assert_close(attention_map(corner, (2, 2)), torch.tensor([[0.25, 0.0, 0.0, 0.0]]))
     outside = Sampling(torch.full((1, 1, 1, 1, 2), 7.0), torch.ones(1, 1, 1, 1))
     assert attention_map(outside, (2, 2)).sum() == 0
-    assert attention_map(Sampling(torch.zeros(0, 1, 1, 1, 2), torch.zeros(0, 1, 1, 1)), (2, 2)).shape == (4, 0)
+    assert attention_map(Sampling(torch.zeros(0, 1, 1, 1, 2), torch.zeros(0, 1, 1, 1)), (2, 2)).shape == (0, 4)

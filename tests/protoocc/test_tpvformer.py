@@ -163,22 +163,23 @@ def test_place_of_a_hit_is_the_mean_of_the_anchors_that_are_seen() -> None:
 
 
 def test_prototypes_meet_the_cells_of_all_planes_together() -> None:
-    """The layer's mapping of a camera is `PrototypeMapping` on the hits of xy, xz and yz one after the other."""
+    """What is mapped are the hits of xy, xz and yz of a camera, and then those of the next one; each gets its own."""
     torch.manual_seed(0)
     network, batch = TpvFormer(tiny(prototype_mapping=True)).eval(), random_batch()
     layer = network.layers[0]
     calls: list[tuple[Tensor, ...]] = []
-    layer.mapping.register_forward_pre_hook(lambda _, arguments: calls.append(arguments))
+    layer.mapping.register_forward_hook(lambda _, arguments, results: calls.append((*arguments, results[0])))
     network(batch)
     hits = network.find_hits((40, 70), batch.image_from_camera, batch.camera_from_ego)
     planes = [hits, hits.cells, hits.cells.cells]
-    assert [len(call[1]) for call in calls] == [sum(one.counts[camera] for one in planes) for camera in range(3)]
+    ((prototypes, _, places, counts, mapped),) = calls
+    assert counts == [sum(one.counts[camera] for one in planes) for camera in range(3)]
     assert min(min(one.counts) for one in planes) > 0
     second = torch.cat([seen_place(one).split(one.counts)[1] for one in planes])
-    torch.testing.assert_close(calls[1][2], second)
+    torch.testing.assert_close(places.split(counts)[1], second)
     features = network.image_features(batch.images.flatten(0, 1))[0]
     normal = torch.nn.functional.layer_norm(features.movedim(1, -1), [16]).movedim(-1, 1)
-    torch.testing.assert_close(calls[1][0], cluster(placed(normal), 2, 3)[1])
+    torch.testing.assert_close(prototypes, cluster(placed(normal), 2, 3))
 
 
 def test_prototypes_change_the_planes_and_cost_three_maps_a_layer() -> None:

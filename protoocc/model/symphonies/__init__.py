@@ -156,18 +156,21 @@ class Symphonies(GroupingNetwork):
         samples, queries = len(batch.tokens), len(self.centers_ego)
         flat = self.scene_queries.flatten(0, 2).repeat(samples, 1)
         chosen = self.proposals(batch, hits).flatten()
-        trace_parts: list[tuple[Tensor, Tensor]] = []
+        told: tuple[Tensor, Tensor] | None = None
         if self.mapping is not None:
-            kept = chosen.index_select(0, hits.row).split(hits.counts)
-            flat, trace_parts = self._map(flat, hits, self.group(self.clustered(features)), kept)
+            before = flat.index_select(0, hits.row)
+            prototypes = self.group(self.clustered(features))
+            mapped, *told = self.mapping(prototypes, before, hits.reference[:, 0], hits.counts)
+            flat = flat + mean_of_cameras(mapped - before, hits, len(flat))
         rows = chosen.nonzero().squeeze(1)
         own = among(hits, rows, samples * queries)
         looking, where = flat.index_select(0, rows), positions.flatten(0, 2).index_select(0, rows % queries)
         looked, sampling = self.proposal(looking, where, scales, own)
         scene = flat.index_copy(0, rows, looked).view(samples, *self.config.query_shape, -1)
         trace = None
-        if trace_parts:
-            trace = MappingTrace([part[0] for part in trace_parts], [part[1] for part in trace_parts], sampling)
+        if told is not None:
+            kept = chosen.index_select(0, hits.row)
+            trace = MappingTrace(told[0], told[1][kept], sampling)
         return Proposed(scene, trace, own)
 
     def proposals(self, batch: Batch, hits: HitQueries) -> Bool[Tensor, "B h w z"]:
@@ -201,23 +204,6 @@ class Symphonies(GroupingNetwork):
         head = self.head
         logits: Tensor = head.original(scene, voxels)[0] if isinstance(head, Decoder) else head(scene, voxels)
         return logits
-
-    def _map(
-        self,
-        flat: Float[Tensor, "rows d"],
-        hits: HitQueries,
-        prototypes: Float[Tensor, "cameras M d"],
-        kept: Sequence[Bool[Tensor, " _"]],
-    ) -> tuple[Float[Tensor, "rows d"], list[tuple[Tensor, Tensor]]]:
-        """Prototype-aware queries, and for each camera P_vox and the affinity of its kept hits."""
-        if self.mapping is None:
-            return flat, []
-        before = flat.index_select(0, hits.row)
-        cameras = zip(prototypes, before.split(hits.counts), hits.reference[:, 0].split(hits.counts), strict=True)
-        parts = [self.mapping(*camera) for camera in cameras]
-        change = torch.cat([part[0] for part in parts]) - before
-        trace = [(part[1], part[2][:, keep]) for part, keep in zip(parts, kept, strict=True)]
-        return flat + mean_of_cameras(change, hits, len(flat)), trace
 
     def _places(self, batch: Batch, hits: HitQueries, positions: Float[Tensor, "h w z d"]) -> Places:
         """Where queries in view and instances lie."""

@@ -7,18 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.given import add_command, refuse
-from cli.model import Preset, Shards, find_shards
-from cli.options import DATASETS_YAML, Dataset, Datasets, Json, load_dataset
-from cli.predict import (
-    DepthMaps,
-    Run,
-    check_depth_maps,
-    find_checkpoint_of,
-    photo_source,
-    record_source,
-    shard_source,
-)
+from cli.given import add_command
+from cli.model import Preset, Shards
+from cli.network_input import DepthMaps, NetworkInput, Run
+from cli.options import DATASETS_YAML, Dataset, Datasets, Json
 from cli.say import answers, name_of, say
 
 
@@ -70,20 +62,10 @@ def export(
     from protoocc.export import ExportOptions, export_onnx
     from protoocc.predictions_source import to_batch
 
-    photos = "--calibration names the rig already"
-    refuse(("name", "datasets", "shards", "split", "records", "preset"), calibration is not None, photos)
-    refuse(("shards",), records, "--records reads raw images, not shards")
-    refuse(("preset",), run is not None, "--run names the run already, which knows its network")
-    folder = None if calibration is not None or records else find_shards(shards, datasets, name)
-    checkpoint = find_checkpoint_of(run, preset, folder, datasets, name)
+    given = NetworkInput(calibration, None, records, depth_maps, split, preset, name, datasets, shards, run)
+    checkpoint = given.checkpoint
     config = load_config(checkpoint)
-    check_depth_maps(depth_maps, config, reads_shards=folder is not None)
-    if calibration is not None:
-        source = photo_source(calibration, None, depth_maps, config)
-    elif folder is not None:
-        source = shard_source(folder, split, config, False)
-    else:
-        source = record_source(load_dataset(datasets, name, None), split, depth_maps, config, False)
+    source = given.open(config, single_frame=False)
     network, _ = load_network(checkpoint)
     sample = to_batch(source.moments[:1], [source.read(0)], network.config.frames)
     options = ExportOptions(cameras=source.cameras, calibration=rig)

@@ -7,38 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.given import add_command, is_typed, refuse
-from cli.model import Preset, Shards, find_run, find_shards
-from cli.options import DATASETS_YAML, Dataset, Datasets, Json, expected, load_dataset
+from cli.given import add_command, refuse
+from cli.model import Preset, Shards
+from cli.network_input import DepthMaps, NetworkInput, Run
+from cli.options import DATASETS_YAML, Dataset, Datasets, Json, expected
 from cli.progress import progress_bar
 from cli.say import name_of, say
 
 if TYPE_CHECKING:
-    from protoocc.config import TrainConfig
     from protoocc.predictions import Kind, PredictionSummary
     from protoocc.predictions_source import Source
     from protoocc.submission import Benchmark
-    from schemas.datasets import DatasetSpec
     from schemas.geometry import VoxelGrid
-
-Run = Annotated[
-    Path | None,
-    typer.Option(
-        "--run",
-        help="Run folder or one checkpoint; with --shards or --dataset `runs/<dataset>-<preset>` by default.",
-        show_default=False,
-    ),
-]
-
-DepthMaps = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--depth-maps",
-        help="Networks that read depth: folder with a .npy (metres) or 16-bit .png (metres * 256) for each photo or "
-        "camera file, at its path; repeated as --images is. By default --records takes the LiDAR's points.",
-        show_default=False,
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -127,24 +107,18 @@ def predict(
     from protoocc.predictions import PredictionOptions, write_predictions
     from protoocc.submission import benchmark_of, check_submission
 
-    _refuse_what_does_not_apply(calibration is not None, records, run is not None)
+    refuse(("images",), calibration is None, "it holds the photos of a --calibration file")
     refuse(("write", "samples", "limit", "calibration"), submission, "--submission takes a whole split in its own form")
     kinds = _kinds(write or [])
-    folder = None if calibration is not None or records else find_shards(shards, datasets, name)
-    checkpoint = find_checkpoint_of(run, preset, folder, datasets, name)
+    given = NetworkInput(calibration, images, records, depth_maps, split, preset, name, datasets, shards, run)
+    checkpoint = given.checkpoint
     config = load_config(checkpoint)
     benchmark = benchmark_of(config.classes)
     kinds = kinds or (("npz", "pictures") if calibration is not None else (benchmark,))
     options = PredictionOptions(kinds=kinds, batch=batch, single_frame=single_frame)
     if submission:
         check_submission(benchmark, config.classes, config.model.grid)
-    check_depth_maps(depth_maps, config, reads_shards=folder is not None)
-    if calibration is not None:
-        source = photo_source(calibration, images, depth_maps, config)
-    elif folder is not None:
-        source = shard_source(folder, split, config, single_frame)
-    else:
-        source = record_source(load_dataset(datasets, name, None), split, depth_maps, config, single_frame)
+    source = given.open(config, single_frame=single_frame)
     _choose(source, samples, limit)
     network, _ = load_network(checkpoint)
     with progress_bar("predict") as update:
@@ -166,14 +140,6 @@ def _bundle(folder: Path, benchmark: Benchmark, source: Source, grid: VoxelGrid)
         say(f"the server takes the sequences 11 to 21 at once; {', '.join(lacking)} are not in this split", "yellow")
 
 
-def _refuse_what_does_not_apply(has_photos: bool, records: bool, has_run: bool) -> None:
-    photos = "--calibration names your own photos"
-    refuse(("name", "datasets", "shards", "split", "records", "preset"), has_photos, photos)
-    refuse(("images",), not has_photos, "it holds the photos of a --calibration file")
-    refuse(("shards",), records, "--records reads raw images, not shards")
-    refuse(("preset",), has_run, "--run names the run already, which knows its network")
-
-
 def _kinds(words: list[str]) -> tuple[Kind, ...]:
     from protoocc.predictions import KINDS
 
@@ -181,80 +147,6 @@ def _kinds(words: list[str]) -> tuple[Kind, ...]:
         if word not in KINDS:
             raise expected("--write", word, KINDS)
     return tuple(kind for kind in KINDS if kind in words)
-
-
-def find_checkpoint_of(run: Path | None, preset: str, shards: Path | None, datasets: Path, name: str | None) -> Path:
-    """The run folder or checkpoint: given, or `runs/<dataset>-<preset>`.
-
-    Raises:
-        ConfigError: own photos name no dataset whose run could be meant.
-    """
-    from schemas.errors import ConfigError
-
-    if run is not None:
-        return run
-    if shards is not None:
-        return find_run(None, shards, preset)
-    if is_typed("calibration"):
-        raise ConfigError("--calibration needs --run, the run or checkpoint of the network")
-    return Path("runs") / f"{load_dataset(datasets, name, None).name}-{preset}"
-
-
-def shard_source(folder: Path, split: str, config: TrainConfig, single_frame: bool) -> Source:
-    """A split of packed shards that fit the network."""
-    import protoocc
-    from protoocc.compatibility import check_shards
-    from protoocc.predictions_source import ShardSource
-
-    opened = protoocc.open_shards(folder, split)
-    check_shards(config, opened)
-    return ShardSource(opened, config.model, single_frame=single_frame)
-
-
-def check_depth_maps(maps: list[Path] | None, config: TrainConfig, *, reads_shards: bool) -> None:
-    """Refuses depth maps that nobody would read.
-
-    Raises:
-        ConfigError: shards are read, which hold their depth, or the network reads none.
-    """
-    refuse(("depth_maps",), reads_shards, "shards hold the depth that they were packed with")
-    refuse(("depth_maps",), maps is not None and not config.model.reads_depth, "this network reads no depth")
-
-
-def record_source(
-    dataset: DatasetSpec, split: str, depth_maps: list[Path] | None, config: TrainConfig, single_frame: bool
-) -> Source:
-    """The raw images of a split; says so where their size is not that of the training images.
-
-    Raises:
-        ConfigError: several folders of depth maps.
-    """
-    from cli.predict_sources import RecordSource
-    from schemas.errors import ConfigError
-
-    if depth_maps is not None and len(depth_maps) > 1:
-        raise ConfigError(f"--depth-maps was given {len(depth_maps)} times: --records has one folder for all keyframes")
-    maps = None if depth_maps is None else depth_maps[0]
-    source = RecordSource(dataset, split, config.model, depth_maps=maps, single_frame=single_frame)
-    if config.image_shape not in (None, source.image_shape):
-        say(
-            f"the images of {source.name} have {source.image_shape} rows and columns, the network was trained with "
-            f"{config.image_shape}",
-            "yellow",
-        )
-    return source
-
-
-def photo_source(
-    calibration: Path, images: list[Path] | None, depth_maps: list[Path] | None, config: TrainConfig
-) -> Source:
-    """Photos with a calibration file; says what happened to each."""
-    from cli.predict_sources import PhotoSource
-
-    source = PhotoSource(calibration, images or [calibration.parent], depth_maps, config)
-    for line in source.report:
-        say(line)
-    return source
 
 
 def _choose(source: Source, samples: list[str] | None, limit: int | None) -> None:

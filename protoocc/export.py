@@ -35,7 +35,6 @@ OPSET: Final = 20
 LARGEST_DIFFERENCE: Final = 1e-3
 """Of a logit, between onnxruntime and PyTorch."""
 _PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-_UNTRANSLATED: Final = ("voxformer", "symphonies")
 _TURN_RAD: Final = 0.05
 """Where the calibration is an input, the check also turns all cameras by so much: other queries are hit then."""
 
@@ -84,8 +83,8 @@ def export_onnx(
         CheckpointError: onnxruntime and PyTorch differ by more than `LARGEST_DIFFERENCE`.
         DataError: the file cannot be written.
     """
-    _check_packages()
     _check_kind(config)
+    _check_packages()
     model = ExportedNetwork(network, sample, has_calibration=options.calibration == "input").eval()
     partial = out.with_name(out.name + PARTIAL)
     with torch.no_grad(), model.own_hits(), disk_errors(out):
@@ -129,12 +128,11 @@ def _check_kind(config: TrainConfig) -> None:
     Raises:
         ConfigError: the number of queries that look at the images follows from depth.
     """
-    kind = config.model.kind
-    if kind in _UNTRANSLATED:
+    if not config.model.has_fixed_queries:
         raise ConfigError(
-            f"a network of kind '{kind}' cannot be written as ONNX: how many of its queries look at the images follows "
-            "from what it is given, which the export does not support. Networks of other kinds can be exported; "
-            "`protoocc predict` runs this one."
+            f"a network of kind '{config.model.kind}' cannot be written as ONNX: how many of its queries look at the "
+            "images follows from what it is given, which the export does not support. Networks of other kinds can be "
+            "exported; `protoocc predict` runs this one."
         )
 
 

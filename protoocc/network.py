@@ -48,6 +48,11 @@ class NetworkConfig(Frozen):
         """Whether the network reads ``Batch.input_depth_m``."""
         return False
 
+    @property
+    def has_fixed_queries(self) -> bool:
+        """Whether a rig alone decides which queries look at the images, as an exported graph needs it."""
+        return True
+
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained, each with its remedy; empty where it can.
 

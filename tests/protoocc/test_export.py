@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from protoocc.export import ExportOptions, export_onnx
+from protoocc.hosts import build_network
+from protoocc.presets import read_preset
+from schemas.errors import ConfigError
+from tests.protoocc.reference.rigs import random_batch
+
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
@@ -46,6 +52,15 @@ def run(shards: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str
 
 
 SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("preset", ["voxformer-demo", "symphonies-demo"])
+def test_networks_that_propose_queries_are_refused_before_any_work(tmp_path: Path, preset: str) -> None:
+    config = read_preset(preset, [])
+    network, sample = build_network(config.model), random_batch(config.model.grid)
+    with pytest.raises(ConfigError, match=f"kind '{config.model.kind}' cannot be written as ONNX"):
+        export_onnx(network, config, sample, tmp_path / "x.onnx", ExportOptions(cameras=()))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,11 @@ class SymphoniesConfig(PartsConfig):
         """Whether batches must hold depth."""
         return self.proposals == "depth"
 
+    @property
+    def has_fixed_queries(self) -> bool:
+        """No: queries that look at the images are proposed."""
+        return False
+
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained: norms that keep their statistics need some that mean something."""
         found = super().obstacles(has_masks=has_masks, has_weights=has_weights)

@@ -77,6 +77,11 @@ class VoxFormerConfig(PartsConfig):
         """Whether batches must hold depth."""
         return self.proposals != "all"
 
+    @property
+    def has_fixed_queries(self) -> bool:
+        """No: queries that look at the images are proposed."""
+        return False
+
     def obstacles(self, *, has_masks: bool, has_weights: bool) -> list[str]:
         """Why this network cannot be trained: a network that proposes needs weights."""
         found = super().obstacles(has_masks=has_masks, has_weights=has_weights)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from protoocc.model.attention import Sampling
-from protoocc.model.prototypes import START_SCALE, START_SHIFT, sum_products, sum_rows, times_own
+from protoocc.model.prototypes import START_SCALE, START_SHIFT, membership, sum_products, sum_rows, times_own
 
 
 @torch.no_grad()
@@ -48,10 +48,10 @@ def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> Float[Tenso
 
 
 class PixelFeatures(nn.Module):
-    """X = {G . H(A)} . P_vox, equation (2), read as X = G_hat^T (sigma(H(A))^T P_vox)."""
+    """X = {G . H(A)} . P_vox, equation (2), read as X = G_hat^T (H(A)^T P_vox)."""
 
     def __init__(self) -> None:
-        """H is a linear map of the affinity with two scalars, a scale and a shift."""
+        """H is `membership` with a scale and a shift of its own."""
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(START_SCALE))
         self.shift = nn.Parameter(torch.tensor(START_SHIFT))
@@ -74,7 +74,7 @@ class PixelFeatures(nn.Module):
         Returns:
             X, zero where no query looked, and whether any query looked at a cell.
         """
-        assignment = torch.sigmoid(self.scale * similarity + self.shift)
+        assignment = membership(similarity, self.scale, self.shift)
         told = times_own(assignment, voxel_prototypes, counts)
         total = sum_rows(attention, counts)
         seen = total > 0

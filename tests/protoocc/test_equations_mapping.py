@@ -129,6 +129,6 @@ def test_one_prototype_is_the_mean_of_all_pixels() -> None:
 
 
 def test_blind_camera_keeps_its_lifted_prototypes() -> None:
-    """Without hits R is 1 and nothing is added: P_vox = P_img lifted."""
+    """Without hits nothing is added: P_vox = P_img lifted."""
     module, images = make_mapping(), normal(1, 3, 4)
-    torch.testing.assert_close(module(images, normal(0, 4), normal(0, 2), [0])[1], module.lift(images))
+    torch.testing.assert_close(module(images, normal(0, 4), normal(0, 2), [0])[1], module.project(images))

@@ -172,7 +172,7 @@ def test_mask_loss_trains_prototypes_and_backbone() -> None:
     choice = choose_voxels(batch, LossConfig(), OCC3D)
     compute_losses(model(batch, choice.all), batch, choice, LossConfig())["cls"].backward()
     last = model.encoder.layers[-1].mapping
-    assert last.lift.weight.grad.abs().sum() > 0
+    assert last.project.weight.grad.abs().sum() > 0
     assert model.image_features.resnet.conv1.weight.grad.abs().sum() > 0
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.decoder.parameters())
 

@@ -44,9 +44,9 @@ def test_cluster_separates_two_halves() -> None:
 
 
 def test_aggregate_by_hand() -> None:
-    """One prototype 2, queries 1 and 3 with similarities 0.5 and 0.25: (2 + 0.5 + 0.75) / (1 + 0.75)."""
+    """One prototype 2, queries 1 and 3 with similarities 0.5 and 0.25: 2 + (0.5 + 0.75) / (1 + 0.75)."""
     result = aggregate(torch.tensor([[[2.0]]]), torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [0.25]]), [2])
-    torch.testing.assert_close(result, torch.tensor([[[3.25 / 1.75]]]))
+    torch.testing.assert_close(result, torch.tensor([[[2.0 + 1.25 / 1.75]]]))
 
 
 def test_mapping_without_hits() -> None:
@@ -55,7 +55,7 @@ def test_mapping_without_hits() -> None:
     mapped, voxel_prototypes, similarity = mapping(torch.ones(1, 3, 4), torch.zeros(0, 4), torch.zeros(0, 2), [0])
     assert mapped.shape == (0, 4)
     assert similarity.shape == (0, 3)
-    torch.testing.assert_close(voxel_prototypes, mapping.lift(torch.ones(1, 3, 4)))
+    torch.testing.assert_close(voxel_prototypes, mapping.project(torch.ones(1, 3, 4)))
 
 
 def test_affinity_ignores_length() -> None:

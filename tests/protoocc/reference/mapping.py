@@ -47,14 +47,14 @@ def affinity(prototypes: Matrix, queries: Matrix) -> Matrix:
 
 
 def aggregate(prototypes: Matrix, queries: Matrix, assignment: Matrix) -> Matrix:
-    """(1a): P_vox[m] = (P_img[m] + sum_k s[m][k] Q'[k]) / R[m] with R[m] = 1 + sum_k s[m][k]."""
+    """(1a): P_vox[m] = P_img[m] + sum_k s[m][k] Q'[k] / R[m] with R[m] = 1 + sum_k s[m][k]."""
     result = []
     for prototype, shares in zip(prototypes, assignment, strict=True):
         gathered = [
-            value + sum(share * query[c] for share, query in zip(shares, queries, strict=True))
-            for c, value in enumerate(prototype)
+            sum(share * query[c] for share, query in zip(shares, queries, strict=True)) for c in range(len(prototype))
         ]
-        result.append([value / (1.0 + sum(shares)) for value in gathered])
+        total = 1.0 + sum(shares)
+        result.append([value + added / total for value, added in zip(prototype, gathered, strict=True)])
     return result
 
 
@@ -115,10 +115,10 @@ def map_prototypes(module: Any, prototypes: Matrix, queries: Matrix, places: Mat
     """(1a) and (1b) for one camera with the weights of a product's module: Q~, P_vox and A.
 
     A compares prototypes with normalised queries that carry the waves of their places, and is standardised; the sigmoid
-    has a learned scale and shift.
+    has a learned scale and shift, less the logarithm of the number of prototypes.
     """
     scale, shift = module.scale.item(), module.shift.item()
-    weight, bias = module.lift.weight.tolist(), module.lift.bias.tolist()
+    weight, bias = module.project.weight.tolist(), module.project.bias.tolist()
     lifted = [linear(weight, bias, prototype) for prototype in prototypes]
     channels = len(prototypes[0])
     looking = [
@@ -126,6 +126,6 @@ def map_prototypes(module: Any, prototypes: Matrix, queries: Matrix, places: Mat
         for query, (u, v) in zip(queries, places, strict=True)
     ]
     similarity = standardised(affinity(lifted, looking))
-    assignment = [[sigmoid(scale * a + shift) for a in row] for row in similarity]
+    assignment = [[sigmoid(scale * a + shift - math.log(len(prototypes))) for a in row] for row in similarity]
     voxel_prototypes = aggregate(lifted, queries, assignment)
     return dispatch(queries, assignment, voxel_prototypes, two_linears(module.dispatch)), voxel_prototypes, similarity

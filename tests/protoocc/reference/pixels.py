@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tests.protoocc.reference.arithmetic import Matrix, Vector, sigmoid
@@ -45,19 +46,19 @@ def pixel_features(
         attention: G.
         similarity: A.
         voxel_prototypes: P_vox.
-        scale: a of H(A) = sigmoid(a A + b).
+        scale: a of H(A) = sigmoid(a A + b - log M).
         shift: b.
 
     Returns:
         X, zero where no hit looked, and whether one did.
     """
-    cells, seen = [], []
+    cells, seen, log_count = [], [], math.log(len(voxel_prototypes))
     for shares in attention:
         total = sum(shares)
         feature: Vector = [0.0] * len(voxel_prototypes[0])
         for k, share in enumerate(shares):
             for m, prototype in enumerate(voxel_prototypes):
-                bridge = (share / total if total > 0 else 0.0) * sigmoid(scale * similarity[m][k] + shift)
+                bridge = (share / total if total > 0 else 0.0) * sigmoid(scale * similarity[m][k] + shift - log_count)
                 feature = [value + bridge * part for value, part in zip(feature, prototype, strict=True)]
         cells.append(feature)
         seen.append(total > 0)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 START_SCALE, START_SHIFT = 3.0, -2.5
-"""Start of the learned scale and shift of the standardised affinity: the memberships of a query sum to about two, most
-of it in the few prototypes that are more similar to it than the others by two deviations."""
+"""Start of the learned scale and shift of the standardised affinity: the memberships of a query sum to about two of 45
+prototypes and three of 350, most of it in the few that are more similar to it than the others by two deviations."""
 
 
 def normalised(features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
@@ -101,8 +101,7 @@ def membership(
 ) -> Float[Tensor, "n M"]:
     """How much each query belongs to each prototype, 0..1: sigma(scale . A + shift - log M).
 
-    With log M the memberships of a query sum to as much whether there are 45 prototypes or 1400, and so does what it is
-    sent.
+    Without log M the memberships of a query, and what it is sent, grow as the number of prototypes does.
     """
     return torch.sigmoid(scale * similarity + (shift - math.log(similarity.shape[1])))
 

@@ -62,7 +62,17 @@ def export(
     from protoocc.export import ExportOptions, export_onnx
     from protoocc.predictions_source import to_batch
 
-    given = NetworkInput(calibration, None, records, depth_maps, split, preset, name, datasets, shards, run)
+    given = NetworkInput(
+        calibration=calibration,
+        records=records,
+        depth_maps=depth_maps,
+        split=split,
+        preset=preset,
+        name=name,
+        datasets=datasets,
+        shards=shards,
+        run=run,
+    )
     checkpoint = given.checkpoint
     config = load_config(checkpoint)
     source = given.open(config, single_frame=False)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.given import is_typed, refuse
+from cli.given import refuse
 from cli.model import find_run, find_shards
 from cli.options import load_dataset
 from cli.say import say
+from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from protoocc.config import TrainConfig
@@ -38,13 +39,13 @@ DepthMaps = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkInput:
     """Options of a command that runs a trained network."""
 
     calibration: Path | None
     """File of the cameras of a user's photos."""
-    images: list[Path] | None
+    images: list[Path] | None = None
     """Folders of the photos of that file; None for its own."""
     records: bool
     """Raw images of the dataset, not its shards."""
@@ -76,14 +77,12 @@ class NetworkInput:
         Raises:
             ConfigError: own photos name no dataset whose run could be meant, or there are no shards.
         """
-        from schemas.errors import ConfigError
-
         shards = self._shards
         if self.run is not None:
             return self.run
         if shards is not None:
             return find_run(None, shards, self.preset)
-        if is_typed("calibration"):
+        if self.calibration is not None:
             raise ConfigError("--calibration needs --run, the run or checkpoint of the network")
         return Path("runs") / f"{load_dataset(self.datasets, self.name, None).name}-{self.preset}"
 
@@ -123,7 +122,6 @@ class NetworkInput:
     def _records(self, config: TrainConfig, *, single_frame: bool) -> Source:
         """The raw images of a split; says so where their size is not that of the training images."""
         from cli.predict_sources import RecordSource
-        from schemas.errors import ConfigError
 
         maps = self.depth_maps or ()
         if len(maps) > 1:

@@ -110,7 +110,18 @@ def predict(
     refuse(("images",), calibration is None, "it holds the photos of a --calibration file")
     refuse(("write", "samples", "limit", "calibration"), submission, "--submission takes a whole split in its own form")
     kinds = _kinds(write or [])
-    given = NetworkInput(calibration, images, records, depth_maps, split, preset, name, datasets, shards, run)
+    given = NetworkInput(
+        calibration=calibration,
+        images=images,
+        records=records,
+        depth_maps=depth_maps,
+        split=split,
+        preset=preset,
+        name=name,
+        datasets=datasets,
+        shards=shards,
+        run=run,
+    )
     checkpoint = given.checkpoint
     config = load_config(checkpoint)
     benchmark = benchmark_of(config.classes)

@@ -38,8 +38,8 @@ def mask_contrast(
         counted: cells that count; a mask without one does not exist.
         temperature: tau_cls.
     """
-    image, _ = counted.nonzero(as_tuple=True)
-    own, cells = segments[counted], features[counted]
+    place = counted.nonzero(as_tuple=True)
+    image, own, cells = place[0], segments[place], features[place]
     if len(own) == 0:
         return features.new_zeros(0)
     span = own.max() + 1
@@ -52,7 +52,7 @@ def mask_contrast(
     similarity = functional.normalize(features, dim=-1) @ centroids.mT
     exists = torch.arange(width, device=masks.device) < masks[:, None]
     logits = torch.where(exists[:, None], similarity / temperature, -torch.inf)
-    return functional.cross_entropy(logits[counted], column, reduction="none")
+    return functional.cross_entropy(logits[place], column, reduction="none")
 
 
 def contrastive_loss(

@@ -130,15 +130,16 @@ def look(
     """
     features, prototypes, hits, depth = views
     hit_rows = rows.index_select(0, hits.row)
-    mapped, told = hit_rows, ()
+    mapped, told = hit_rows, None
     if mapping is not None and prototypes is not None:
-        mapped, *told = mapping(prototypes, hit_rows, hits.reference[:, 0], hits.counts)
+        mapped, voxel_prototypes, similarity = mapping(prototypes, hit_rows, hits.reference[:, 0], hits.counts)
+        told = voxel_prototypes, similarity
     placed = mapped + positions.index_select(0, hits.query)
     images = (features, hits) if depth is None else (features, hits, depth)
     sampled, sampling = cross_attention(placed, *images)
     seen = cross_attention.combine(mean_of_cameras(sampled, hits, len(rows)))
     dispatched = mean_of_cameras(mapped - hit_rows, hits, len(rows))
-    return dispatched, seen, MappingTrace(*told, sampling) if told else None
+    return dispatched, seen, None if told is None else MappingTrace(*told, sampling)
 
 
 def read_back(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -61,7 +59,7 @@ class PixelFeatures(nn.Module):
         attention: Float[Tensor, "n D"],
         similarity: Float[Tensor, "n M"],
         voxel_prototypes: Float[Tensor, "cameras M d"],
-        counts: Sequence[int],
+        counts: list[int],
     ) -> tuple[Float[Tensor, "cameras D d"], Bool[Tensor, "cameras D"]]:
         """Features of the grid cells of all cameras.
 

@@ -170,20 +170,17 @@ class PlaneLayer(nn.Module):
         """Prototypes of each camera mapped onto all cells that it hits, those of the three planes together."""
         if self.mapping is None or views.prototypes is None:
             return list(rows)
-        counts = [hits.counts for hits in views.hits]
-        by_camera = [count for camera in zip(*counts, strict=True) for count in camera]
-        queries = _camera_after_camera(rows, counts)
-        places = _camera_after_camera([seen_place(hits) for hits in views.hits], counts)
-        mapped, _, _ = self.mapping(views.prototypes, queries, places, [sum(own) for own in zip(*counts, strict=True)])
-        parts = mapped.split(by_camera)
-        return [torch.cat(parts[plane :: len(counts)]) for plane in range(len(counts))]
+        cameras = list(zip(*(hits.counts for hits in views.hits), strict=True))
+        queries = _camera_after_camera(rows, views.hits)
+        places = _camera_after_camera([seen_place(hits) for hits in views.hits], views.hits)
+        mapped, _, _ = self.mapping(views.prototypes, queries, places, [sum(counts) for counts in cameras])
+        parts = mapped.split([count for counts in cameras for count in counts])
+        return [torch.cat(parts[plane :: len(rows)]) for plane in range(len(rows))]
 
 
-def _camera_after_camera(
-    planes: Sequence[Float[Tensor, "_ c"]], counts: Sequence[Sequence[int]]
-) -> Float[Tensor, "n c"]:
+def _camera_after_camera(planes: Sequence[Float[Tensor, "_ c"]], hits: Sequence[HitQueries]) -> Float[Tensor, "n c"]:
     """Rows of the hits of all planes of the first camera, then those of the second one, and so on."""
-    cameras = zip(*(rows.split(list(own)) for rows, own in zip(planes, counts, strict=True)), strict=True)
+    cameras = zip(*(rows.split(own.counts) for rows, own in zip(planes, hits, strict=True)), strict=True)
     return torch.cat([part for camera in cameras for part in camera])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -71,23 +70,23 @@ def cluster(
 
 
 def times_own(
-    rows: Float[Tensor, "n a"], matrices: Float[Tensor, "cameras a b"], counts: Sequence[int]
+    rows: Float[Tensor, "n a"], matrices: Float[Tensor, "cameras a b"], counts: list[int]
 ) -> Float[Tensor, "n b"]:
     """Each row times the matrix of its camera; rows stand camera after camera, ``counts`` says how many each has."""
-    return torch.cat([own @ matrix for own, matrix in zip(rows.split(list(counts)), matrices, strict=True)])
+    return torch.cat([own @ matrix for own, matrix in zip(rows.split(counts), matrices, strict=True)])
 
 
 def sum_products(
-    left: Float[Tensor, "n a"], right: Float[Tensor, "n b"], counts: Sequence[int]
+    left: Float[Tensor, "n a"], right: Float[Tensor, "n b"], counts: list[int]
 ) -> Float[Tensor, "cameras a b"]:
     """left^T @ right of each camera; rows stand camera after camera, ``counts`` says how many each has."""
-    pairs = zip(left.split(list(counts)), right.split(list(counts)), strict=True)
+    pairs = zip(left.split(counts), right.split(counts), strict=True)
     return torch.stack([one.mT @ other for one, other in pairs])
 
 
-def sum_rows(rows: Float[Tensor, "n a"], counts: Sequence[int]) -> Float[Tensor, "cameras a"]:
+def sum_rows(rows: Float[Tensor, "n a"], counts: list[int]) -> Float[Tensor, "cameras a"]:
     """Sum of the rows of each camera."""
-    return torch.stack([own.sum(dim=0) for own in rows.split(list(counts))])
+    return torch.stack([own.sum(dim=0) for own in rows.split(counts)])
 
 
 def standardised(similarity: Float[Tensor, "n M"]) -> Float[Tensor, "n M"]:
@@ -107,7 +106,7 @@ def membership(
 
 
 def affinity(
-    prototypes: Float[Tensor, "cameras M d"], queries: Float[Tensor, "n d"], counts: Sequence[int]
+    prototypes: Float[Tensor, "cameras M d"], queries: Float[Tensor, "n d"], counts: list[int]
 ) -> Float[Tensor, "n M"]:
     """A: cosine similarity of each hit query with the prototypes of its camera, -1..1."""
     return times_own(functional.normalize(queries, dim=-1), functional.normalize(prototypes, dim=-1).mT, counts)
@@ -117,7 +116,7 @@ def aggregate(
     prototypes: Float[Tensor, "cameras M d"],
     queries: Float[Tensor, "n d"],
     assignment: Float[Tensor, "n M"],
-    counts: Sequence[int],
+    counts: list[int],
 ) -> Float[Tensor, "cameras M d"]:
     """P_vox = P_img + sigma(A) . Q' / R, equation (1a), with R = 1 + the sum of the similarities of a prototype.
 
@@ -150,7 +149,7 @@ class PrototypeMapping(nn.Module):
         prototypes: Float[Tensor, "cameras M d"],
         queries: Float[Tensor, "n d"],
         places: Float[Tensor, "n 2"],
-        counts: Sequence[int],
+        counts: list[int],
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "cameras M d"], Float[Tensor, "n M"]]:
         """Maps the prototypes P_img of each camera onto its hit queries Q'.
 

@@ -18,7 +18,7 @@ from protoocc.data import open_shards
 from protoocc.evaluate import score
 from protoocc.inference import predict
 from protoocc.model.attention import ImageCrossAttention
-from protoocc.model.plane_attention import OWN_PLANE, HybridAttention, seen_place
+from protoocc.model.plane_attention import OWN_PLANE, HybridAttention, PlaneViews, seen_place
 from protoocc.model.planes import PLANES, on_planes, plane_points, sum_planes
 from protoocc.model.projection import OUTSIDE, HitQueries
 from protoocc.model.prototypes import cluster, placed
@@ -172,11 +172,17 @@ def test_prototypes_meet_the_cells_of_all_planes_together() -> None:
     network(batch)
     hits = network.find_hits((40, 70), batch.image_from_camera, batch.camera_from_ego)
     planes = [hits, hits.cells, hits.cells.cells]
-    ((prototypes, _, places, counts, mapped),) = calls
+    ((prototypes, queries, places, counts, mapped),) = calls
     assert counts == [sum(one.counts[camera] for one in planes) for camera in range(3)]
     assert min(min(one.counts) for one in planes) > 0
     second = torch.cat([seen_place(one).split(one.counts)[1] for one in planes])
     torch.testing.assert_close(places.split(counts)[1], second)
+    parts = queries.split([one.counts[camera] for camera in range(3) for one in planes])
+    rows = [torch.cat(parts[plane::3]) for plane in range(3)]
+    returned = layer._map(rows, PlaneViews([], planes, prototypes))
+    for camera, own in enumerate(mapped.split(counts)):
+        sent = [part.split(one.counts)[camera] for part, one in zip(returned, planes, strict=True)]
+        torch.testing.assert_close(torch.cat(sent), own)
     features = network.image_features(batch.images.flatten(0, 1))[0]
     normal = torch.nn.functional.layer_norm(features.movedim(1, -1), [16]).movedim(-1, 1)
     torch.testing.assert_close(prototypes, cluster(placed(normal), 2, 3))

@@ -156,21 +156,19 @@ class Symphonies(GroupingNetwork):
         samples, queries = len(batch.tokens), len(self.centers_ego)
         flat = self.scene_queries.flatten(0, 2).repeat(samples, 1)
         chosen = self.proposals(batch, hits).flatten()
-        told: tuple[Tensor, Tensor] | None = None
+        told = None
         if self.mapping is not None:
             before = flat.index_select(0, hits.row)
             prototypes = self.group(self.clustered(features))
-            mapped, *told = self.mapping(prototypes, before, hits.reference[:, 0], hits.counts)
+            mapped, voxel_prototypes, similarity = self.mapping(prototypes, before, hits.reference[:, 0], hits.counts)
+            told = voxel_prototypes, similarity[chosen.index_select(0, hits.row)]
             flat = flat + mean_of_cameras(mapped - before, hits, len(flat))
         rows = chosen.nonzero().squeeze(1)
         own = among(hits, rows, samples * queries)
         looking, where = flat.index_select(0, rows), positions.flatten(0, 2).index_select(0, rows % queries)
         looked, sampling = self.proposal(looking, where, scales, own)
         scene = flat.index_copy(0, rows, looked).view(samples, *self.config.query_shape, -1)
-        trace = None
-        if told is not None:
-            kept = chosen.index_select(0, hits.row)
-            trace = MappingTrace(told[0], told[1][kept], sampling)
+        trace = None if told is None else MappingTrace(*told, sampling)
         return Proposed(scene, trace, own)
 
     def proposals(self, batch: Batch, hits: HitQueries) -> Bool[Tensor, "B h w z"]:

@@ -29,6 +29,11 @@ class ProtoOccConfig(PartsConfig):
         1, ge=1, description="Heights at which a query looks for images: 1 for voxels, 8 for the pillars of BEVFormer."
     )
 
+    image_attention: bool = Field(
+        True,
+        description="Queries read images by deformable attention; false: through prototypes alone, which shows what "
+        "these carry. Pixel features need its sampling points, so set prototype_optimisation to false with it.",
+    )
     lifted_cells: tuple[int, int, int] | None = Field(
         None,
         description="Cells per query along x, y, z at whose centres image features are read: they start the queries "
@@ -61,6 +66,16 @@ class ProtoOccConfig(PartsConfig):
         parts = self.lifted_cells or (1, 1, 1)
         h, w, z = (queries * part for queries, part in zip(self.query_shape, parts, strict=True))
         return h, w, z
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> ProtoOccConfig:
+        if self.image_attention:
+            return self
+        if not self.prototype_mapping:
+            raise ValueError("image_attention or prototype_mapping: without both no query sees an image")
+        if self.prototype_optimisation or self.depth_attention:
+            raise ValueError("prototype_optimisation and depth_attention need image_attention: they read its points")
+        return self
 
     @model_validator(mode="after")
     def _check_shapes(self) -> ProtoOccConfig:

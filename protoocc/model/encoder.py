@@ -82,11 +82,13 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: ProtoOccConfig) -> None:
         """One layer; without ``config.prototype_mapping`` it is PanoOcc's."""
         super().__init__()
-        d = config.channels
+        d, levels = config.channels, len(config.strides)
         self.self_attention = VoxelSelfAttention(d, heads=config.heads, points=config.points)
         self.mapping = PrototypeMapping(d) if config.prototype_mapping else None
         attention = DepthCrossAttention if config.depth_attention else ImageCrossAttention
-        self.cross_attention = attention(d, heads=config.heads, levels=len(config.strides), points=config.points)
+        self.cross_attention = (
+            attention(d, heads=config.heads, levels=levels, points=config.points) if config.image_attention else None
+        )
         self.feed_forward = nn.Sequential(
             nn.Linear(d, config.ffn_channels), nn.ReLU(), nn.Linear(config.ffn_channels, d)
         )
@@ -110,7 +112,7 @@ class EncoderLayer(nn.Module):
 
 def look(
     mapping: PrototypeMapping | None,
-    cross_attention: ImageCrossAttention,
+    cross_attention: ImageCrossAttention | None,
     rows: Float[Tensor, "rows d"],
     positions: Float[Tensor, "q d"],
     views: CameraViews,
@@ -119,14 +121,14 @@ def look(
 
     Args:
         mapping: of this layer; None without prototypes.
-        cross_attention: of this layer.
+        cross_attention: of this layer; None where prototypes alone tell what the images show.
         rows: the queries that `HitQueries.row` counts.
         positions: positional embedding of the queries that `HitQueries.query` counts.
         views: what all cameras show.
 
     Returns:
         What mapping and what attention add to each query, means over the cameras that hit it, and what equation (2)
-        needs: None without prototypes.
+        needs: None without prototypes or attention.
     """
     features, prototypes, hits, depth = views
     hit_rows = rows.index_select(0, hits.row)
@@ -134,11 +136,13 @@ def look(
     if mapping is not None and prototypes is not None:
         mapped, voxel_prototypes, similarity = mapping(prototypes, hit_rows, hits.reference[:, 0], hits.counts)
         told = voxel_prototypes, similarity
+    dispatched = mean_of_cameras(mapped - hit_rows, hits, len(rows))
+    if cross_attention is None:
+        return dispatched, torch.zeros_like(dispatched), None
     placed = mapped + positions.index_select(0, hits.query)
     images = (features, hits) if depth is None else (features, hits, depth)
     sampled, sampling = cross_attention(placed, *images)
     seen = cross_attention.combine(mean_of_cameras(sampled, hits, len(rows)))
-    dispatched = mean_of_cameras(mapped - hit_rows, hits, len(rows))
     return dispatched, seen, None if told is None else MappingTrace(*told, sampling)
 
 

@@ -177,6 +177,15 @@ def test_mask_loss_trains_prototypes_and_backbone() -> None:
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.decoder.parameters())
 
 
+def test_images_reach_voxels_through_prototypes_alone() -> None:
+    """Without image attention there is none of its weights, and what the voxels say still follows the images."""
+    torch.manual_seed(0)
+    model, batch = ProtoOcc(tiny_model(image_attention=False, prototype_optimisation=False)).eval(), make_batch(0)
+    assert not any("cross_attention" in name for name, _ in model.named_parameters())
+    seen, dark = model(batch), model(dataclasses.replace(batch, images=torch.zeros_like(batch.images)))
+    assert (seen.logits - dark.logits).abs().max() > 1e-3
+
+
 def test_camera_order_means_nothing(network: ProtoOcc) -> None:
     """Permuting the cameras with their calibration permutes X and changes no logit."""
     batch, order = make_batch(), [2, 0, 1]
@@ -243,6 +252,7 @@ def test_predict_refuses_training_mode() -> None:
     [
         {"prototype_mapping": False, "prototype_optimisation": False},
         {"prototype_optimisation": False},
+        {"image_attention": False, "prototype_optimisation": False},
         {"multi_perspective": False},
         {"augmentations": ("transpose", "flip_x", "flip_y")},
         {"backbone": "resnet50", "strides": (4, 8, 16, 32, 64)},
@@ -271,6 +281,12 @@ def test_switches(changes: dict[str, object]) -> None:
         ({"clustering_stride": 4}, "clustering_stride 4"),
         ({"heads": 3}, "multiple of heads"),
         ({"prototype_mapping": False}, "needs prototype_mapping"),
+        ({"image_attention": False}, "need image_attention"),
+        ({"image_attention": False, "prototype_optimisation": False, "depth_attention": True}, "need image_attention"),
+        (
+            {"image_attention": False, "prototype_optimisation": False, "prototype_mapping": False},
+            "no query sees an image",
+        ),
         ({"upsample": ({"kernel": (3, 2, 2), "stride": (2, 2, 2), "channels": 8},)}, "must exceed stride"),
         ({"colour": 1}, "Extra inputs"),
         (

@@ -46,6 +46,10 @@ _LOAD_ERRORS = (SafetensorError, OSError, ValueError, RuntimeError, KeyError, Ty
 """What safetensors raises for damaged files."""
 
 
+class OtherNetworkError(CheckpointError):
+    """A whole checkpoint of another network or release; those before it in the run are no better."""
+
+
 def save_checkpoint(
     folder: Path, step: int, *, weights: Mapping[str, Tensor], config: TrainConfig, state: Mapping[str, Any]
 ) -> Path:
@@ -165,7 +169,8 @@ def load_network(path: Path) -> tuple[Network, TrainConfig]:
         path: a checkpoint, its `model.safetensors`, or a run folder (its last checkpoint).
 
     Raises:
-        CheckpointError: nothing there, damaged (names the one before), or weights and configuration do not fit.
+        CheckpointError: nothing there, or damaged (names the one before).
+        OtherNetworkError: weights and configuration do not fit, or it was written by another version of the program.
     """
     folder = find_checkpoint(path)
     with _naming_the_one_before(folder):
@@ -182,7 +187,8 @@ def load_config(path: Path) -> TrainConfig:
     """The configuration alone that `load_network` gives, to ask what a network needs before it is loaded.
 
     Raises:
-        CheckpointError: nothing there, damaged (names the one before), or written by another version of the program.
+        CheckpointError: nothing there, or damaged (names the one before).
+        OtherNetworkError: written by another version of the program.
     """
     folder = find_checkpoint(path)
     with _naming_the_one_before(folder):
@@ -194,6 +200,8 @@ def _naming_the_one_before(folder: Path) -> Iterator[None]:
     """Errors also say which checkpoint can be taken instead."""
     try:
         yield
+    except OtherNetworkError:
+        raise
     except CheckpointError as error:
         before = [other for other in list_checkpoints(folder.parent) if other.name < folder.name]
         if not before:
@@ -242,7 +250,8 @@ def read_config(path: Path) -> TrainConfig:
     """Reads a stored `config.json`.
 
     Raises:
-        CheckpointError: missing, damaged, or written by another version of the program.
+        CheckpointError: missing or damaged.
+        OtherNetworkError: written by another version of the program.
     """
     source = Source(str(path))
     try:
@@ -259,11 +268,11 @@ def check_version(path: Path, stored: Any) -> None:
     """Refuses networks from before they had a version: their weights would give other predictions without a word.
 
     Raises:
-        CheckpointError: says what to do.
+        OtherNetworkError: says what to do.
     """
     model = stored.get("model") if isinstance(stored, dict) else None
     if isinstance(model, dict) and model.get("kind", FIRST_KIND) == FIRST_KIND and "version" not in model:
-        raise CheckpointError(
+        raise OtherNetworkError(
             f"{path} describes a network of version 1, this program has version 2: it normalises image features and "
             "compares prototypes otherwise, so that the weights would predict something else. Train it again, or use "
             "protoocc before version 2 of the network"
@@ -310,7 +319,7 @@ def check_fit(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> No
     """Compares names and shapes of stored weights with a network's.
 
     Raises:
-        CheckpointError: they differ (lists where).
+        OtherNetworkError: they differ (lists where).
     """
     own = model.state_dict()
     lines = [f"missing: {name} {tuple(own[name].shape)}" for name in sorted(own.keys() - weights.keys())]
@@ -323,7 +332,11 @@ def check_fit(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> No
     if lines:
         shown = "\n".join(f"  {line}" for line in lines[:10])
         more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
-        raise CheckpointError(f"{path} does not fit the network in {len(lines)} places:\n{shown}{more}")
+        raise OtherNetworkError(
+            f"{path} does not fit the network in {len(lines)} places:\n{shown}{more}\nThese weights are of another "
+            "network than config.json describes, or of another release (CHANGELOG.md tells which networks changed): "
+            "train again, or use that release."
+        )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from protoocc.checkpoint import (
     STATE,
     WEIGHTS,
+    OtherNetworkError,
     check_fit,
     check_sums,
     link_best,
@@ -79,6 +80,7 @@ class RunState:
 
         Raises:
             CheckpointError: none of them is whole.
+            OtherNetworkError: the last one is whole and of another network or release.
             ConfigError: they were trained on other shards.
         """
         ranks = self.stepper.ranks
@@ -92,6 +94,8 @@ class RunState:
         for checkpoint in reversed(found):
             try:
                 self._load(checkpoint)
+            except OtherNetworkError:
+                raise
             except CheckpointError as error:
                 if checkpoint == found[0]:
                     raise CheckpointError(f"{error}\nRemove {checkpoint} to start this run again.") from error
@@ -106,7 +110,8 @@ class RunState:
         """Takes weights, optimiser and places from a checkpoint.
 
         Raises:
-            CheckpointError: it is damaged or not of this run.
+            CheckpointError: it is damaged.
+            OtherNetworkError: it is not of this network.
             ConfigError: it was trained on other shards.
         """
         check_sums(checkpoint)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from pydantic import Field
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from protoocc.batch import Batch
-from protoocc.checkpoint import load_network, read_config
+from protoocc.checkpoint import OtherNetworkError, list_checkpoints, load_network, read_config
 from protoocc.config import TrainConfig, WeightsConfig
 from protoocc.data import open_shards
 from protoocc.evaluate import score
@@ -132,6 +133,25 @@ def test_network_of_an_older_release_is_refused(shards: Path, tmp_path: Path) ->
     for use in (lambda: load_network(run), lambda: train(make_config(), shards, run, resume=True)):
         with pytest.raises(CheckpointError, match=r"config.json describes a network of version 1, .* Train it again"):
             use()
+
+
+def test_weights_of_another_release_are_refused_and_left_alone(shards: Path, tmp_path: Path) -> None:
+    """No checkpoint of the run is offered in place of the last one or set aside as damaged: all are of that release."""
+    run = tmp_path / "run"
+    config = override(make_config(), ["schedule.steps=2", "schedule.warmup_steps=0", "checkpoint_every=1"])
+    train(config, shards, run)
+    checkpoints = list_checkpoints(run / "checkpoints")
+    for folder in checkpoints:
+        weights = load_file(folder / "model.safetensors")
+        old = {name.replace(".mapping.project.", ".mapping.lift."): tensor for name, tensor in weights.items()}
+        save_file(old, folder / "model.safetensors")
+        (folder / "SHA256SUMS").unlink()
+    for use in (lambda: load_network(run), lambda: train(config, shards, run, resume=True)):
+        with pytest.raises(OtherNetworkError, match=r"unexpected: .*mapping.lift(.|\n)* of another release") as refused:
+            use()
+        assert "name it instead" not in str(refused.value)
+    assert len(checkpoints) == 2
+    assert list_checkpoints(run / "checkpoints") == checkpoints
 
 
 def test_configuration_without_class_table_is_read(tmp_path: Path) -> None:

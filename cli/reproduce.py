@@ -117,7 +117,7 @@ def reproduce(
 ) -> None:
     """Train the rows of a table of the paper on a generated world, at reduced size, and write the table.
 
-    Rows are changes of the preset `demo`, those of table2 presets of their own on generated sequences in
+    Rows are changes of the preset `protoocc-mini`, those of table2 presets of their own on generated sequences in
     SemanticKITTI's form: a training takes minutes, and there is one for each row and seed. The table has mean and
     standard deviation over the seeds beside the paper's figures: TABLE.md and TABLE.json in --out, written after each
     seed. Killed? Run it again: it continues where it was. Rows that mean the same in several tables are trained once.

@@ -31,6 +31,7 @@ class Ablation:
         published_miou: Occ3D-nuScenes val mIoU in the paper, percent; None where the printed table is unreadable.
         masks: of the shards that the row is trained on.
         preset: reduced network whose settings the row changes, see `protoocc.presets`.
+        reduced: its changes there, where they are others.
         steps: length of its training; None for that of the table.
         over: row of the same table that this one is compared with; None for the table's first one.
     """
@@ -38,9 +39,25 @@ class Ablation:
     changes: tuple[str, ...]
     published_miou: float | None
     masks: Masks = "seeds-299"
-    preset: str = "demo"
+    preset: str = "protoocc-mini"
     over: str | None = None
     steps: int | None = None
+    reduced: tuple[str, ...] | None = None
+
+    def changes_of(self, preset: str) -> tuple[str, ...]:
+        """What the row changes in a network: its reduced one, or any other."""
+        return self.changes if preset != self.preset or self.reduced is None else self.reduced
+
+
+_REDUCED_CELLS: Final = {2: 2, 4: 3, 6: 5, 8: 6}
+"""Edge r of a cell in the paper, and in `protoocc-mini` for about as many prototypes of its smaller images: 720, 336,
+120 and 84, where the paper has 1440, 350, 144 and 91."""
+
+
+def _cells(edge: int, published_miou: float, masks: Masks = "seeds-299") -> Ablation:
+    """A row with cells of r x r."""
+    change = "model.prototype_cell={}"
+    return Ablation((change.format(edge),), published_miou, masks, reduced=(change.format(_REDUCED_CELLS[edge]),))
 
 
 def _table_5() -> dict[str, Ablation]:
@@ -68,16 +85,16 @@ ABLATIONS: Final[dict[str, Ablation]] = {
     "table4-decoding": Ablation(_NO_MAPPING, 37.25),
     "table4-all": Ablation((), 37.80),
     **_table_5(),
-    "table6-r2": Ablation(("model.prototype_cell=2",), 36.90),
-    "table6-r4": Ablation(("model.prototype_cell=4",), 37.80),
-    "table6-r6": Ablation(("model.prototype_cell=6",), 36.95),
-    "table6-r8": Ablation(("model.prototype_cell=8",), 37.07),
+    "table6-r2": _cells(2, 36.90),
+    "table6-r4": _cells(4, 37.80),
+    "table6-r6": _cells(6, 36.95),
+    "table6-r8": _cells(8, 37.07),
     "table7-none": Ablation(_NO_MAPPING, 37.25),
     "table7-seeds-91": Ablation((), 37.14, "seeds-91"),
     "table7-seeds-299": Ablation((), 37.80),
     "table7-sam": Ablation((), 37.29, "sam"),
-    "table8-r8-seeds-299": Ablation(("model.prototype_cell=8",), 37.07),
-    "table8-r8-sam": Ablation(("model.prototype_cell=8",), 37.21, "sam"),
+    "table8-r8-seeds-299": _cells(8, 37.07),
+    "table8-r8-sam": _cells(8, 37.21, "sam"),
     "table8-r4-seeds-299": Ablation((), 37.80),
     "table8-r4-sam": Ablation((), 37.29, "sam"),
 }

@@ -162,6 +162,7 @@ PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "protoocc-base": lambda: published(model.protoocc_base()),
     "protoocc-small": lambda: published(model.protoocc_small()),
     "protoocc-tiny": lambda: published(model.protoocc_tiny()),
+    "protoocc-mini": lambda: like_demo(model.protoocc_mini()),
     "panoocc-base": lambda: published(model.panoocc_base()),
     "panoocc-small": lambda: published(model.panoocc_small()),
     "panoocc-small-dfa3d": lambda: published(model.panoocc_small_dfa3d()),
@@ -210,7 +211,7 @@ def read_preset(name: str, changes: Sequence[str] = (), *, ablation: str | None 
     if ablation is not None and ablation not in ABLATIONS:
         near = did_you_mean(ablation, ABLATIONS)
         raise ConfigError(f"no ablation '{ablation}': expected one of {', '.join(ABLATIONS)}.{near}")
-    row = ABLATIONS[ablation].changes if ablation is not None else ()
+    row = ABLATIONS[ablation].changes_of(name) if ablation is not None else ()
     preset = PRESETS[name]()
     return override(preset, [*_shorter_warm_up(preset.schedule, changes), *row, *changes])
 

@@ -22,8 +22,6 @@ from schemas.errors import CheckpointError, ConfigError, DataError
 from schemas.runs import EVALUATION, RunFolder
 from schemas.settings import Frozen
 
-PAPER_SETTINGS: Final = {"demo": ('model.augmentations=["dropout","gaussian"]', "model.prototype_cell=4")}
-"""Where a row leaves them, what the paper's networks have and a small preset may save, by preset: two views, r = 4."""
 _DECIDED: Final = ("seed", "schedule.steps", "schedule.epochs", "data.split")
 """Fields that belong to the table as a whole."""
 
@@ -60,7 +58,7 @@ def row_config(row: Ablation, *, steps: int, seed: int, changes: Sequence[str] =
         ConfigError: an unknown field, or a value that it does not take.
     """
     own = (f"schedule.steps={row.steps or steps}", f"seed={seed}")
-    return read_preset(row.preset, [*PAPER_SETTINGS.get(row.preset, ()), *changes, *row.changes, *own])
+    return read_preset(row.preset, [*changes, *row.changes_of(row.preset), *own])
 
 
 def check_changes(rows: Mapping[str, Ablation], changes: Sequence[str]) -> None:

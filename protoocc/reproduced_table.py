@@ -105,7 +105,7 @@ def _row(table: str, name: str, results: Mapping[str, Sequence[SeedResult]]) -> 
         name=name,
         masks=row.masks,
         preset=row.preset,
-        changes=row.changes,
+        changes=row.changes_of(row.preset),
         **spreads,
         over=over,
         difference=None if over is None else Spread.of([_minus(*pair) for pair in pairs]),

@@ -21,6 +21,7 @@ from protoocc.model import (
     demo,
     panoocc_small,
     protoocc_base,
+    protoocc_mini,
     protoocc_small,
     protoocc_tiny,
 )
@@ -99,6 +100,7 @@ def network() -> ProtoOcc:
         (bevformer_small(), 10_000),
         (bevformer_tiny(), 2_500),
         (demo(), 2_500),
+        (protoocc_mini(), 10_000),
     ],
 )
 def test_presets_build(config: ProtoOccConfig, queries: int) -> None:

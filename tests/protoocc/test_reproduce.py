@@ -13,6 +13,7 @@ from protoocc.config import TrainConfig
 from protoocc.data import open_shards
 from protoocc.hosts import build_network
 from protoocc.model.prototypes import cluster
+from protoocc.presets import read_preset
 from protoocc.reproduce import check_changes, check_settings, is_scored, is_trained, read_result, row_config, run_name
 from schemas.errors import ConfigError, DataError
 from schemas.settings import override
@@ -58,24 +59,33 @@ def test_rows_of_table_4_have_the_parts_that_they_name() -> None:
     assert views == {"none": 1, "mapping": 1, "mapping-optimisation": 1, "decoding": 3, "all": 3}
 
 
-def test_rows_have_the_settings_of_the_paper_where_the_small_preset_saves() -> None:
+def test_rows_have_the_views_of_the_paper_and_see_through_queries_alone() -> None:
     model = config_of(ABLATIONS["table4-all"]).model
-    assert (model.augmentations, model.prototype_cell) == (("dropout", "gaussian"), 4)
+    assert model.augmentations == ("dropout", "gaussian")
+    assert (model.voxel_detail, model.lifted_cells) == (False, None)
     single = config_of(ABLATIONS["table5-dropout"])
     assert (single.model.augmentations, single.loss.lambda_cons) == (("dropout",), 0)
     assert config_of(ABLATIONS["table5-dropout-consistent"]).loss.lambda_cons > 0
 
 
 def test_number_of_prototypes_of_table_6() -> None:
-    """Images of 160 x 288 with their padding have 20 x 36 cells of 8 pixels."""
-    cells = [config_of(row).model.prototype_cell for row in rows_of("table6").values()]
-    assert [cluster(torch.ones(1, 4, 20, 36), cell, 0).shape[1] for cell in cells] == [180, 45, 24, 15]
+    """Images of 160 x 288 with their padding have 40 x 72 cells of 4 pixels; the paper has 1440, 350, 144 and 91."""
+    models = [config_of(row).model for row in rows_of("table6").values()]
+    assert {model.clustering_stride for model in models} == {4}
+    numbers = [cluster(torch.ones(1, 4, 40, 72), model.prototype_cell, 0).shape[1] for model in models]
+    assert numbers == [720, 336, 120, 84]
+
+
+def test_rows_of_table_6_have_the_cells_of_the_paper_in_its_networks() -> None:
+    rows = [name for name in ABLATIONS if name.startswith("table6")]
+    assert [read_preset("protoocc-small", ablation=row).model.prototype_cell for row in rows] == [2, 4, 6, 8]
+    assert [read_preset("protoocc-mini", ablation=row).model.prototype_cell for row in rows] == [2, 3, 5, 6]
 
 
 def test_steps_seed_and_changes() -> None:
     config = row_config(ABLATIONS["table6-r8"], steps=40, seed=2, changes=["loss.lambda_cls=0.5"])
     assert (config.schedule.steps, config.schedule.warmup_steps, config.seed) == (40, 1, 2)
-    assert (config.loss.lambda_cls, config.model.prototype_cell) == (0.5, 8)
+    assert (config.loss.lambda_cls, config.model.prototype_cell) == (0.5, 6)
 
 
 @pytest.mark.parametrize(

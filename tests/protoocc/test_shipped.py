@@ -29,7 +29,7 @@ def test_the_card_says_how_it_was_made_and_how_good_it_is() -> None:
     assert card["data"]["source"] == "truth"
 
 
-@pytest.mark.parametrize("preset", ["demo", "plain", "monoscene-demo", "tpvformer-demo"])
+@pytest.mark.parametrize("preset", ["demo", "plain", "protoocc-mini", "monoscene-demo", "tpvformer-demo"])
 def test_it_fills_the_image_features_of_its_presets(preset: str) -> None:
     """Every parameter and statistic of the features, and the head for depth of the network that has one."""
     config = read_preset(preset)

@@ -17,7 +17,7 @@ from protoocc.model.attention import ImageCrossAttention, Sampling, VoxelSelfAtt
 from protoocc.model.config import ProtoOccConfig
 from protoocc.model.depth_attention import DepthCrossAttention, DepthHead
 from protoocc.model.lifting import mean_of_cameras
-from protoocc.model.pixel_features import PixelFeatures, attention_map
+from protoocc.model.pixel_features import PixelFeatures
 from protoocc.model.projection import HitQueries
 from protoocc.model.prototypes import PrototypeMapping
 
@@ -150,8 +150,9 @@ def read_back(
     pixel_features: PixelFeatures, trace: MappingTrace, hits: HitQueries, grid_size: tuple[int, int]
 ) -> tuple[Float[Tensor, "cameras D d"], Bool[Tensor, "cameras D"]]:
     """X of equation (2) for every camera on the grid (h', w'), and whether a query looked at each cell."""
-    attention = attention_map(trace.sampling, grid_size)
-    cells: tuple[Tensor, Tensor] = pixel_features(attention, trace.similarity, trace.voxel_prototypes, hits.counts)
+    cells: tuple[Tensor, Tensor] = pixel_features(
+        trace.sampling, grid_size, trace.similarity, trace.voxel_prototypes, hits.counts
+    )
     return cells
 
 

@@ -7,42 +7,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from protoocc.model.attention import Sampling
-from protoocc.model.prototypes import START_SCALE, START_SHIFT, membership, sum_products, sum_rows, times_own
+from protoocc.model.deformable.spread import spread
+from protoocc.model.prototypes import START_SCALE, START_SHIFT, membership, times_own
 
 
-@torch.no_grad()
-def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> Float[Tensor, "n D"]:
-    """G: the attention weights of all sampling points of each hit, scattered bilinearly on the grid h' x w'.
+def shares_of_cells(
+    rows: Float[Tensor, "n d"], sampling: Sampling, grid_size: tuple[int, int], counts: list[int]
+) -> Float[Tensor, "cameras D d"]:
+    """G . rows of each camera, with G (D, K) the attention weights of all sampling points, bilinearly on the grid.
 
-    Heads are averaged and levels share the one grid. The map is a fixed bridge between voxels and pixels: it carries no
-    gradient, as in Sparse DETR.
+    Heads are averaged and levels share the one grid. G is a fixed bridge between voxels and pixels: it carries no
+    gradient, as in Sparse DETR. A column of it sums to 1 unless points leave the image.
 
     Args:
-        sampling: n hit queries, of any cameras.
-        grid_size: (h', w').
-
-    Returns:
-        (n, D) with D = h' * w', at least 0; a row sums to 1 unless points leave the image. The paper's G is the
-        transpose of the rows of a camera.
+        rows: one for each hit, camera after camera.
+        sampling: where these hits looked.
+        grid_size: (h', w'), D = h' * w'.
+        counts: how many hits each camera has.
     """
-    height, width = grid_size
-    hits, heads = sampling.weights.shape[:2]
-    u = (sampling.locations[..., 0].flatten(1) * width - 0.5).clamp(-1.0, width)
-    v = (sampling.locations[..., 1].flatten(1) * height - 0.5).clamp(-1.0, height)
-    left, top = u.floor(), v.floor()
-    right_share, bottom_share = u - left, v - top
-    share = sampling.weights.flatten(1).to(u.dtype) / heads
-    lower = share * bottom_share
-    upper = share - lower
-    # One cell of border on the low side and two on the high side take what lies outside: no masks are needed.
-    row_length = width + 3
-    first = (top.long() + 1) * row_length + left.long() + 1
-    padded = share.new_zeros(hits, (height + 3) * row_length)
-    for step, side in ((0, upper), (row_length, lower)):
-        padded.scatter_add_(1, first + step, side * (1.0 - right_share))
-        padded.scatter_add_(1, first + step + 1, side * right_share)
-    inner = padded.view(hits, height + 3, row_length)[:, 1 : height + 1, 1 : width + 1]
-    return inner.reshape(hits, height * width)
+    heads = sampling.weights.shape[1]
+    return spread(rows, grid_size, sampling.locations.flatten(1, 3), sampling.weights.flatten(1) / heads, counts)
 
 
 class PixelFeatures(nn.Module):
@@ -56,7 +40,8 @@ class PixelFeatures(nn.Module):
 
     def forward(
         self,
-        attention: Float[Tensor, "n D"],
+        sampling: Sampling,
+        grid_size: tuple[int, int],
         similarity: Float[Tensor, "n M"],
         voxel_prototypes: Float[Tensor, "cameras M d"],
         counts: list[int],
@@ -64,7 +49,8 @@ class PixelFeatures(nn.Module):
         """Features of the grid cells of all cameras.
 
         Args:
-            attention: G, see `attention_map`, of the hits of all cameras, one camera after the other.
+            sampling: where the hits of all cameras looked, one camera after the other: G, see `shares_of_cells`.
+            grid_size: (h', w'), D = h' * w'.
             similarity: A, the affinity of these hits and the prototypes of their camera.
             voxel_prototypes: P_vox.
             counts: how many hits each camera has.
@@ -74,6 +60,8 @@ class PixelFeatures(nn.Module):
         """
         assignment = membership(similarity, self.scale, self.shift)
         told = times_own(assignment, voxel_prototypes, counts)
-        total = sum_rows(attention, counts)
+        looked = sampling.weights.new_ones(len(told), 1)
+        total = shares_of_cells(looked, sampling, grid_size, counts)
         seen = total > 0
-        return sum_products(attention, told, counts) / torch.where(seen, total, 1.0)[..., None], seen
+        cells = shares_of_cells(told, sampling, grid_size, counts)
+        return cells / torch.where(seen, total, 1.0), seen[..., 0]

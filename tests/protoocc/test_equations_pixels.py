@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from protoocc.model.attention import Sampling
-from protoocc.model.pixel_features import PixelFeatures, attention_map
+from protoocc.model.pixel_features import PixelFeatures, shares_of_cells
 from tests.protoocc.reference import pixels
 from tests.protoocc.reference.arithmetic import assert_agrees
 
@@ -33,13 +33,19 @@ def make_features() -> PixelFeatures:
     return module
 
 
-def random_case(prototypes: int, hits: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """G with cells that no hit looks at, A and P_vox of one camera."""
-    generator = torch.Generator().manual_seed(1)
-    attention = torch.rand(hits, cells, generator=generator, dtype=torch.float64)
-    attention[:, 1::3] = 0.0
+def attention_map(sampling: Sampling, grid_size: tuple[int, int]) -> torch.Tensor:
+    """G (D, K) of one camera: what each cell is given by each hit."""
+    hits = len(sampling.weights)
+    return shares_of_cells(torch.eye(hits, dtype=torch.float64), sampling, grid_size, [hits])[0]
+
+
+def random_case(prototypes: int, hits: int) -> tuple[Sampling, torch.Tensor, torch.Tensor]:
+    """Places of which none lies in the right half of the image, A and P_vox of one camera."""
+    generator, sampling = torch.Generator().manual_seed(1), make_sampling(hits)
+    left = sampling.locations * torch.tensor([0.3, 1.0], dtype=torch.float64)
     similarity = torch.rand(hits, prototypes, generator=generator, dtype=torch.float64) * 2.0 - 1.0
-    return attention, similarity, torch.randn(1, prototypes, 4, generator=generator, dtype=torch.float64)
+    told = torch.randn(1, prototypes, 4, generator=generator, dtype=torch.float64)
+    return Sampling(left, sampling.weights), similarity, told
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (1, 1)])
@@ -48,7 +54,7 @@ def test_attention_map(hits: int, height: int, width: int) -> None:
     """Every sampling point of every head and level on the grid, also of a camera that sees nothing."""
     sampling = make_sampling(hits)
     expected = pixels.attention_map(sampling.locations.tolist(), sampling.weights.tolist(), height, width)
-    assert_agrees(attention_map(sampling, (height, width)).T, expected)
+    assert_agrees(attention_map(sampling, (height, width)), expected)
 
 
 def test_attention_map_on_exact_places() -> None:
@@ -58,17 +64,16 @@ def test_attention_map_on_exact_places() -> None:
     locations = torch.stack([u, v], dim=-1).view(-1, 1, 1, 1, 2)
     sampling = Sampling(locations, torch.ones(len(locations), 1, 1, 1, dtype=torch.float64))
     expected = pixels.attention_map(locations.tolist(), sampling.weights.tolist(), 4, 4)
-    assert torch.equal(attention_map(sampling, (4, 4)).T, torch.tensor(expected, dtype=torch.float64))
+    assert_agrees(attention_map(sampling, (4, 4)), expected)
 
 
 @pytest.mark.parametrize(("prototypes", "hits"), [(3, 5), (1, 5), (3, 1), (3, 0)])
 def test_pixel_features(prototypes: int, hits: int) -> None:
     """Equation (2): with one prototype, one hit, cells that no hit looks at, and a camera that sees nothing."""
-    module, case = make_features(), random_case(prototypes, hits, 7)
-    features, seen = module(*case, [hits])
-    attention, similarity, voxel_prototypes = case
+    module, (sampling, similarity, voxel_prototypes) = make_features(), random_case(prototypes, hits)
+    features, seen = module(sampling, (3, 4), similarity, voxel_prototypes, [hits])
     expected, expected_seen = pixels.pixel_features(
-        attention.T.tolist(),
+        pixels.attention_map(sampling.locations.tolist(), sampling.weights.tolist(), 3, 4),
         similarity.T.tolist(),
         voxel_prototypes[0].tolist(),
         scale=module.scale.item(),
@@ -76,36 +81,34 @@ def test_pixel_features(prototypes: int, hits: int) -> None:
     )
     assert_agrees(features[0], expected)
     assert seen[0].tolist() == expected_seen
-    assert seen.sum() == (5 if hits else 0)
+    assert (0 < seen.sum() < 12) == (hits > 0)
 
 
 def test_pixel_features_of_cameras_stand_alone() -> None:
     """Three cameras at once, the second of which sees nothing, are each as they are alone."""
     module, counts = make_features(), [4, 0, 2]
-    attention, similarity, _ = random_case(3, sum(counts), 7)
+    sampling, similarity, _ = random_case(3, sum(counts))
     voxel_prototypes = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    together = module(attention, similarity, voxel_prototypes, counts)
-    cameras = zip(attention.split(counts), similarity.split(counts), voxel_prototypes, counts, strict=True)
-    for camera, (looked, alike, told, hits) in enumerate(cameras):
-        for whole, alone in zip(together, module(looked, alike, told[None], [hits]), strict=True):
+    together = module(sampling, (3, 4), similarity, voxel_prototypes, counts)
+    places, weights = sampling.locations.split(counts), sampling.weights.split(counts)
+    for camera, (alike, told, hits) in enumerate(zip(similarity.split(counts), voxel_prototypes, counts, strict=True)):
+        looked = Sampling(places[camera], weights[camera])
+        for whole, alone in zip(together, module(looked, (3, 4), alike, told[None], [hits]), strict=True):
             torch.testing.assert_close(whole[camera], alone[0])
 
 
 @pytest.mark.parametrize(("prototypes", "hits"), [(3, 4), (1, 2)])
 def test_pixel_features_gradient(prototypes: int, hits: int) -> None:
-    """Of X to G, A, P_vox and both scalars of H; G is positive, so that no cell changes between seen and unseen."""
-    module = make_features()
-    _, similarity, voxel_prototypes = random_case(prototypes, hits, 5)
-    attention = torch.rand(hits, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.1
+    """Of X to A, P_vox and both scalars of H."""
+    module, (sampling, similarity, voxel_prototypes) = make_features(), random_case(prototypes, hits)
     scalars = [parameter.detach().clone() for parameter in module.parameters()]
 
     def run(*inputs: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = functional_call(
-            module, dict(zip(("scale", "shift"), inputs[3:], strict=True)), (*inputs[:3], [hits])
-        )[0]
+        own = dict(zip(("scale", "shift"), inputs[2:], strict=True))
+        features: torch.Tensor = functional_call(module, own, (sampling, (3, 4), *inputs[:2], [hits]))[0]
         return features
 
-    assert gradcheck(run, tuple(x.requires_grad_() for x in (attention, similarity, voxel_prototypes, *scalars)))
+    assert gradcheck(run, tuple(x.requires_grad_() for x in (similarity, voxel_prototypes, *scalars)))
 
 
 def test_attention_map_carries_no_gradient() -> None:
@@ -117,8 +120,8 @@ def test_attention_map_carries_no_gradient() -> None:
 
 
 def test_scale_of_attention_means_nothing() -> None:
-    """Each cell is normalised by its own sum: a cell at which all hits look twice as hard keeps its X."""
-    module, (attention, similarity, voxel_prototypes) = make_features(), random_case(3, 5, 7)
-    cells = torch.arange(1, 8, dtype=torch.float64)
-    one, other = (module(looked, similarity, voxel_prototypes, [5]) for looked in (attention, attention * cells))
+    """Each cell is normalised by its own sum: hits that look twice as hard leave its X."""
+    module, (sampling, similarity, told) = make_features(), random_case(3, 5)
+    harder = Sampling(sampling.locations, sampling.weights * 2.0)
+    one, other = (module(looked, (3, 4), similarity, told, [5]) for looked in (sampling, harder))
     torch.testing.assert_close(one, other)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from protoocc.model.attention import Sampling
-from protoocc.model.pixel_features import attention_map
+from protoocc.model.pixel_features import shares_of_cells
 from protoocc.model.prototypes import PrototypeMapping, affinity, aggregate, cluster
 
 
@@ -64,16 +64,20 @@ def test_affinity_ignores_length() -> None:
     torch.testing.assert_close(result, torch.tensor([[0.8], [-1.0]]))
 
 
-def test_attention_map_by_hand() -> None:
-    """One head and point on a 1 x 2 grid: u = 0.375 lies at 0.25 between the centres 0.25 and 0.75."""
-    sampling = Sampling(torch.tensor([0.375, 0.5]).view(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1))
-    torch.testing.assert_close(attention_map(sampling, (1, 2)), torch.tensor([[0.75, 0.25]]))
+def given(u: float, v: float, grid_size: tuple[int, int]) -> list[float]:
+    """What each cell gets of one hit with one head and point at (u, v)."""
+    sampling = Sampling(torch.tensor([u, v]).view(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1))
+    return shares_of_cells(torch.ones(1, 1), sampling, grid_size, [1]).flatten().tolist()
 
 
-def test_attention_map_drops_what_leaves_the_image() -> None:
-    """A point on the outer corner keeps a quarter, a point far outside nothing."""
-    corner = Sampling(torch.zeros(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1))
-    torch.testing.assert_close(attention_map(corner, (2, 2)), torch.tensor([[0.25, 0.0, 0.0, 0.0]]))
-    outside = Sampling(torch.full((1, 1, 1, 1, 2), 7.0), torch.ones(1, 1, 1, 1))
-    assert attention_map(outside, (2, 2)).sum() == 0
-    assert attention_map(Sampling(torch.zeros(0, 1, 1, 1, 2), torch.zeros(0, 1, 1, 1)), (2, 2)).shape == (0, 4)
+def test_shares_of_cells_by_hand() -> None:
+    """u = 0.375 lies at 0.25 between the centres 0.25 and 0.75 of a 1 x 2 grid."""
+    assert given(0.375, 0.5, (1, 2)) == [0.75, 0.25]
+
+
+def test_shares_drop_what_leaves_the_image() -> None:
+    """A point on the outer corner keeps a quarter, a point far outside nothing; a camera may see nothing."""
+    assert given(0.0, 0.0, (2, 2)) == [0.25, 0.0, 0.0, 0.0]
+    assert given(7.0, 7.0, (2, 2)) == [0.0] * 4
+    nothing = Sampling(torch.zeros(0, 1, 1, 1, 2), torch.zeros(0, 1, 1, 1))
+    assert shares_of_cells(torch.zeros(0, 3), nothing, (2, 2), [0]).shape == (1, 4, 3)

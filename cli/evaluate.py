@@ -53,6 +53,7 @@ def evaluate(
     shards: Shards = None,
     run: Run = None,
     workers: Workers = None,
+    rays: Annotated[bool, typer.Option("--rays/--no-rays", help="Whether to compute RayIoU.")] = True,
     as_json: Json = False,
 ) -> None:
     """Score a trained network, or anybody's predictions, beside two baselines: mIoU, IoU and RayIoU.
@@ -79,11 +80,11 @@ def evaluate(
     kind = prediction_source(source)
     folder = find_shards(shards, datasets, name)
     if predictions is None:
-        report = evaluate_with_bar(find_run(run, folder, preset), folder, split, workers)
+        report = evaluate_with_bar(find_run(run, folder, preset), folder, split, eval_config(workers, rays=rays))
     else:
         entry = load_dataset(datasets, name, None) if shards is None else None
         files = open_files(predictions, folder, split, kind, entry)
-        report = score_with_bar(files, folder, split, workers)
+        report = score_with_bar(files, folder, split, eval_config(workers, rays=rays))
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
     else:
@@ -110,27 +111,27 @@ def open_files(
     return open_predictions(predictions, [sample for _, sample in opened.samples], opened.dataset, source, entry)
 
 
-def evaluate_with_bar(run: Path, shards: Path, split: str, workers: int | None = None) -> EvalReport:
-    """Scores a checkpoint under a progress bar; a run keeps its scores. ``workers`` None for all cores."""
+def evaluate_with_bar(run: Path, shards: Path, split: str, config: EvalConfig | None = None) -> EvalReport:
+    """Scores a checkpoint under a progress bar; a run keeps its scores. ``config`` None: with all cores and rays."""
     from protoocc.evaluate import score
 
     with progress_bar("eval") as update:
-        report = score(run, shards, split, eval_config(workers), on_progress=update)
+        report = score(run, shards, split, config or eval_config(None), on_progress=update)
     keep_scores(run, report, shards)
     return report
 
 
-def score_with_bar(files: PredictionFiles, shards: Path, split: str, workers: int | None) -> EvalReport:
-    """Scores files of predictions under a progress bar; ``workers`` None for all cores."""
+def score_with_bar(files: PredictionFiles, shards: Path, split: str, config: EvalConfig) -> EvalReport:
+    """Scores files of predictions under a progress bar."""
     from protoocc.evaluate import score_predictions
 
     with progress_bar("eval") as update:
-        return score_predictions(files, shards, split, eval_config(workers), on_progress=update)
+        return score_predictions(files, shards, split, config, on_progress=update)
 
 
-def eval_config(workers: int | None) -> EvalConfig:
-    """Settings of `--workers`."""
+def eval_config(workers: int | None, *, rays: bool = True) -> EvalConfig:
+    """Settings of `--workers`, None for all cores, and of `--rays`."""
     from pipelines.scheduler import available_cores
     from protoocc.evaluate import EvalConfig
 
-    return EvalConfig(workers=workers or available_cores())
+    return EvalConfig(workers=workers or available_cores(), rays=rays)

@@ -272,8 +272,8 @@ def train_rounds(
 
 
 def learn(training: Training, shards: Path, split: str) -> None:
-    """Trains and scores one row with one seed, as far as that is not done."""
-    from cli.evaluate import evaluate_with_bar
+    """Trains and scores one row with one seed, as far as that is not done; tables have no RayIoU."""
+    from cli.evaluate import eval_config, evaluate_with_bar
     from cli.model import train_with_bar
     from protoocc.data import open_shards
     from protoocc.reproduce import is_scored, is_trained
@@ -282,7 +282,7 @@ def learn(training: Training, shards: Path, split: str) -> None:
     if not is_trained(run, training.config, open_shards(shards, TRAIN)):
         train_with_bar(training.config, shards, run, resume=True)
     if not is_scored(run, split):
-        evaluate_with_bar(run, shards, split)
+        evaluate_with_bar(run, shards, split, eval_config(None, rays=False))
 
 
 def write_table(out: Path, table: ReproducedTable) -> None:

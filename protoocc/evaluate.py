@@ -67,7 +67,7 @@ def score(
     evaluated, voted = open_shards(shards, split), open_shards(shards, trained.data.split)
     check_shards(trained, evaluated)
     network = network.to(device or default_device())
-    scoring = Scoring.of(evaluated, voted, on_progress)
+    scoring = Scoring.of(evaluated, voted, config, on_progress)
 
     def jobs() -> Iterator[Callable[[], Tallies]]:
         for index, (keyframe, volume) in enumerate(predict(network, evaluated)):
@@ -102,7 +102,7 @@ def score_predictions(
     evaluated = open_shards(shards, split)
     has_baseline = any(shard.split == BASELINE_SPLIT for shard in evaluated.manifest.shardlist)
     voted = open_shards(shards, BASELINE_SPLIT) if has_baseline else None
-    scoring = Scoring.of(evaluated, voted, on_progress)
+    scoring = Scoring.of(evaluated, voted, config, on_progress)
     numbers = range(len(evaluated.samples))
     jobs = (partial(_count_file, scoring, predictions, number, scoring.truth(number)) for number in numbers)
     before = 0 if voted is None else len(voted.samples)

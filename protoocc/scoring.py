@@ -37,6 +37,7 @@ class EvalConfig(Frozen):
 
     absent: AbsentRule | None = Field(None, description="Which classes means leave out; null: as the benchmark.")
     workers: int = Field(1, ge=1, description="Threads that count voxels and cast rays.")
+    rays: bool = Field(True, description="Whether RayIoU is computed.")
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,17 @@ class Scoring:
     constants: Mapping[str, Volume]
     """Baselines that predict the same for every sample."""
     zones: Zones
-    places: RayPlaces
+    places: RayPlaces | None
+    """None: RayIoU was not asked for."""
 
     @classmethod
-    def of(cls, evaluated: ShardSet, voted: ShardSet | None, on_progress: Progress) -> Scoring:
+    def of(cls, evaluated: ShardSet, voted: ShardSet | None, config: EvalConfig, on_progress: Progress) -> Scoring:
         """Reads the poses of the evaluated split and the labels of the voting one.
 
         Args:
             evaluated: the split to score.
             voted: see above.
+            config: how to score.
             on_progress: called with finished and total samples, those to be evaluated among them.
 
         Raises:
@@ -71,7 +74,14 @@ class Scoring:
             frequent = frequent_class(ShardDataset(voted), lambda done, _: on_progress(done, total))
             constants = {"frequent_class": frequent, **constants}
         dataset = ShardDataset(evaluated)
-        return cls(dataset, voted, constants, Zones.of(grid), RayPlaces(dataset))
+        return cls(dataset, voted, constants, Zones.of(grid), RayPlaces(dataset) if config.rays else None)
+
+    @property
+    def without_rays(self) -> str | None:
+        """Why there is no RayIoU; None where there is."""
+        if self.places is None:
+            return "it was not asked for."
+        return None if self.places.missing is None else _no_rays(self.places.missing)
 
     def truth(self, index: int) -> Truth:
         """Labels of a sample.
@@ -99,7 +109,7 @@ class Scoring:
         tallies = {key: Tally(info.classes, self.zones) for key in volumes}
         for key, volume in volumes.items():
             tallies[key].add(volume, truth)
-        if self.places.missing is None:
+        if self.places is not None and self.places.missing is None:
             places_m = self.places.of(index)
             labels = np.where(truth.semantics == info.classes.ignored, np.uint8(info.classes.free), truth.semantics)
             expected = cast_rays(labels, places_m, info.classes, info.grid)
@@ -109,7 +119,7 @@ class Scoring:
 
     def report(self, tallies: Tallies, absent: AbsentRule | None) -> EvalReport:
         """Scores of everything that was counted; who predicted is to be filled in."""
-        shards, lacking = self.dataset.shards, self.places.missing
+        shards, without_rays = self.dataset.shards, self.without_rays
         rule = absent or benchmark_rule(shards.dataset.classes)
         return EvalReport(
             dataset=shards.dataset.name,
@@ -121,9 +131,9 @@ class Scoring:
             checkpoint=None,
             predictions=None,
             unknown_voxels=next(iter(tallies.values())).unknown,
-            without_rays=None if lacking is None else _no_rays(lacking),
+            without_rays=without_rays,
             code_version=code_version(),
-            rows=tuple(_row(name, tally, rule, has_rays=lacking is None) for name, tally in tallies.items()),
+            rows=tuple(_row(name, tally, rule, has_rays=without_rays is None) for name, tally in tallies.items()),
         )
 
 

@@ -120,6 +120,14 @@ def test_shards_without_the_lidar_have_all_scores_but_rays(shards: Path, shards_
     assert [row.masks for row in without.rows] == [row.masks for row in with_rays.rows]
 
 
+def test_rays_may_be_left_out(run: Path, shards: Path) -> None:
+    """All other scores are the same, and the report says that nobody asked."""
+    whole, without = (score(run, shards, "val", EvalConfig(rays=rays)) for rays in (True, False))
+    assert without.without_rays == "it was not asked for."
+    assert [row.rays for row in without.rows] == [None] * 3
+    assert [row.masks for row in without.rows] == [row.masks for row in whole.rows]
+
+
 def test_split_without_training_labels_has_no_baseline(tmp_path: Path, write_tiny_shards: Callable[..., Path]) -> None:
     folder = write_tiny_shards(tmp_path / "shards", {"val": [2]})
     report = score_predictions(Files(folder, "val"), folder, "val")

@@ -17,11 +17,16 @@ needs_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not instal
 TRACED = """
 import torch
 from protoocc.model.deformable import deformable_attention
+from protoocc.model.deformable.spread import spread
 
 torch.manual_seed(0)
 value, locations = torch.randn(2, 19, 2, 3), torch.rand(7, 2, 2, 3, 2)
 case = value.requires_grad_(), locations.requires_grad_(), torch.rand(7, 2, 2, 3)
-attend = lambda value, *points: deformable_attention(value, [(3, 5), (2, 2)], *points, [4, 3]).sin()
+
+def attend(value, locations, weights):
+    read = deformable_attention(value, [(3, 5), (2, 2)], locations, weights, [4, 3]).sin()
+    return spread(read.flatten(1), (3, 5), locations[:, 0, 0], weights[:, 0, 0], [4, 3]).sin()
+
 compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
 for function in (attend, compiled):
     result = function(*case)
@@ -35,11 +40,12 @@ from protoocc.model.deformable.layout import Layout
 
 generator = torch.Generator().manual_seed(0)
 layout = Layout(((3, 5), (2, 2)), (4, 0, 13))
-for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-    value = torch.randn(3, 19, 2, 3, generator=generator).to(dtype)
+for dtype, tolerance, channels in ((torch.float32, 1e-5, 3), (torch.bfloat16, 2e-2, 3), (torch.float32, 1e-5, 1)):
+    value = torch.randn(3, 19, 2, channels, generator=generator).to(dtype)
     locations = torch.rand(17, 2, 2, 3, 2, generator=generator) * 1.4 - 0.2
     locations[0, 0, 0, 0], locations[1, 0, 0, 0] = torch.nan, 1e30
-    weights, up = torch.rand(17, 2, 2, 3, generator=generator), torch.randn(17, 2, 3, generator=generator).to(dtype)
+    weights = torch.rand(17, 2, 2, 3, generator=generator)
+    up = torch.randn(17, 2, channels, generator=generator).to(dtype)
     exact = [tensor.double().requires_grad_() for tensor in (value, locations.nan_to_num(-9.0), weights)]
     wanted = deformable_attention(exact[0], layout.sizes, *exact[1:], layout.counts, implementation="reference")
     gradients = torch.autograd.grad(wanted, exact, up.double())
@@ -55,11 +61,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from protoocc.model.deformable import gpu
 
-for kernel, pointers in ((gpu._forward, 4), (gpu._backward, 7)):
+for kernel, pointers, channels in ((gpu._forward, 4, 32), (gpu._backward, 7, 32), (gpu._backward, 7, 1)):
     names = kernel.arg_names
     signature = dict.fromkeys(names[:pointers], "*fp32") | dict.fromkeys(names[pointers : pointers + 2], "*i32")
     signature |= dict.fromkeys(names[pointers + 2 : -3], "i32") | dict.fromkeys(names[-3:], "constexpr")
-    constants = {(len(names) - 3,): 32, (len(names) - 2,): 32, (len(names) - 1,): gpu.ROWS_AT_ONCE}
+    last = len(names) - 1
+    constants = {(last - 2,): channels, (last - 1,): channels, (last,): gpu.ROWS_AT_ONCE}
     source = ASTSource(kernel, signature=signature, constexprs=constants)
     assert "ld.global" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
 print("compiled")

@@ -57,7 +57,7 @@ def spread(
 def spread_op(rows: Tensor, locations: Tensor, weights: Tensor, size: Sequence[int], counts: Sequence[int]) -> Tensor:
     """What attention of one head and one level hands back to the values that it has read."""
     value, layout = _nothing(rows, size, counts)
-    return cpu.backward(rows[:, None], value, locations, weights, layout)[0][:, :, 0].clone()
+    return cpu.backward(rows[:, None], value, locations, weights, layout)[0].squeeze(2)
 
 
 @spread_op.register_kernel("cuda")
@@ -67,7 +67,7 @@ def _spread_on_gpu(
     from protoocc.model.deformable import gpu
 
     value, layout = _nothing(rows, size, counts)
-    return gpu.backward(rows[:, None], value, locations, weights, layout)[0][:, :, 0].clone()
+    return gpu.backward(rows[:, None], value, locations, weights, layout)[0].squeeze(2)
 
 
 def _nothing(rows: Tensor, size: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Layout]:

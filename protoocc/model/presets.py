@@ -106,13 +106,17 @@ def demo() -> ProtoOccConfig:
 def protoocc_mini() -> ProtoOccConfig:
     """ProtoOcc on the image features of `demo`, whose voxels see images through queries alone, as the paper's do.
 
-    Cells of 3 x 3 on the map of stride 4 make 336 prototypes of an image of 154 x 288, where the paper has 350: it
-    wants about as many as there are pseudo masks (section 4.4). At stride 8, r = 4 would leave 45.
+    A query starts as what the images show at its centre, weighed by depth: prototypes are chosen by likeness, and what
+    starts alike in every scene resembles none of them in particular. Cells of 3 x 3 on the map of stride 4 make 336
+    prototypes of an image of 154 x 288, where the paper has 350: it wants about as many as there are pseudo masks
+    (section 4.4). At stride 8, r = 4 would leave 45.
     """
     return ProtoOccConfig(
         **DEMO_FEATURES,
         frozen_features=True,
+        pixel_depth=True,
         query_shape=(50, 50, 4),
+        lifted_cells=(1, 1, 1),
         refinement_channels=64,
         encoder_layers=2,
         heads=4,

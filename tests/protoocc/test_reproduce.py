@@ -62,7 +62,7 @@ def test_rows_of_table_4_have_the_parts_that_they_name() -> None:
 def test_rows_have_the_views_of_the_paper_and_see_through_queries_alone() -> None:
     model = config_of(ABLATIONS["table4-all"]).model
     assert model.augmentations == ("dropout", "gaussian")
-    assert (model.voxel_detail, model.lifted_cells) == (False, None)
+    assert (model.voxel_detail, model.lifted_shape) == (False, model.query_shape)
     single = config_of(ABLATIONS["table5-dropout"])
     assert (single.model.augmentations, single.loss.lambda_cons) == (("dropout",), 0)
     assert config_of(ABLATIONS["table5-dropout-consistent"]).loss.lambda_cons > 0

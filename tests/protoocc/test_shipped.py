@@ -45,7 +45,7 @@ def test_it_fills_the_image_features_of_its_presets(preset: str) -> None:
         if n.startswith(parts) and v.equal(before[n]) and not n.endswith("num_batches_tracked")
     ]
     assert same == []
-    assert any(name.startswith("pixel_heads.depth") for name in after) == (preset == "demo")
+    assert any(name.startswith("pixel_heads.depth") for name in after) == (preset in ("demo", "protoocc-mini"))
 
 
 def test_another_network_is_told_how_to_go_without() -> None:

@@ -52,7 +52,9 @@ class Scoring:
     """Baselines that predict the same for every sample."""
     zones: Zones
     places: RayPlaces | None
-    """None: RayIoU was not asked for."""
+    """None: no RayIoU."""
+    without_rays: str | None
+    """Why there is none."""
 
     @classmethod
     def of(cls, evaluated: ShardSet, voted: ShardSet | None, config: EvalConfig, on_progress: Progress) -> Scoring:
@@ -74,14 +76,7 @@ class Scoring:
             frequent = frequent_class(ShardDataset(voted), lambda done, _: on_progress(done, total))
             constants = {"frequent_class": frequent, **constants}
         dataset = ShardDataset(evaluated)
-        return cls(dataset, voted, constants, Zones.of(grid), RayPlaces(dataset) if config.rays else None)
-
-    @property
-    def without_rays(self) -> str | None:
-        """Why there is no RayIoU; None where there is."""
-        if self.places is None:
-            return "it was not asked for."
-        return None if self.places.missing is None else _no_rays(self.places.missing)
+        return cls(dataset, voted, constants, Zones.of(grid), *_ray_places(dataset, config))
 
     def truth(self, index: int) -> Truth:
         """Labels of a sample.
@@ -109,7 +104,7 @@ class Scoring:
         tallies = {key: Tally(info.classes, self.zones) for key in volumes}
         for key, volume in volumes.items():
             tallies[key].add(volume, truth)
-        if self.places is not None and self.places.missing is None:
+        if self.places is not None:
             places_m = self.places.of(index)
             labels = np.where(truth.semantics == info.classes.ignored, np.uint8(info.classes.free), truth.semantics)
             expected = cast_rays(labels, places_m, info.classes, info.grid)
@@ -119,7 +114,7 @@ class Scoring:
 
     def report(self, tallies: Tallies, absent: AbsentRule | None) -> EvalReport:
         """Scores of everything that was counted; who predicted is to be filled in."""
-        shards, without_rays = self.dataset.shards, self.without_rays
+        shards = self.dataset.shards
         rule = absent or benchmark_rule(shards.dataset.classes)
         return EvalReport(
             dataset=shards.dataset.name,
@@ -131,15 +126,26 @@ class Scoring:
             checkpoint=None,
             predictions=None,
             unknown_voxels=next(iter(tallies.values())).unknown,
-            without_rays=without_rays,
+            without_rays=self.without_rays,
             code_version=code_version(),
-            rows=tuple(_row(name, tally, rule, has_rays=without_rays is None) for name, tally in tallies.items()),
+            rows=tuple(_row(name, tally, rule, has_rays=self.places is not None) for name, tally in tallies.items()),
         )
 
 
-def _no_rays(sample: str) -> str:
-    return (
-        f"the metadata of sample {sample} does not say where the LiDAR stands (ego_from_lidar), and rays start there. "
+def _ray_places(dataset: ShardDataset, config: EvalConfig) -> tuple[RayPlaces, None] | tuple[None, str]:
+    """Where rays start, or why there are none.
+
+    Raises:
+        DataError: a sample is damaged.
+    """
+    if not config.rays:
+        return None, "it was not asked for."
+    places = RayPlaces(dataset)
+    lacking = places.missing
+    if lacking is None:
+        return places, None
+    return None, (
+        f"the metadata of sample {lacking} does not say where the LiDAR stands (ego_from_lidar), and rays start there. "
         "Shards packed before that was stored get it with `protoocc pack --overwrite`; logs without a LiDAR have none."
     )
 

@@ -87,14 +87,14 @@ def _differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 deformable_op.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _products(value: Sequence[int], weights: Sequence[int]) -> int:
+def sampling_flops(channels: int, weights: Sequence[int]) -> int:
     """Four cells for each sampling point, one multiplication and one addition per channel."""
-    return 2 * 4 * value[3] * torch.Size(weights).numel()
+    return 2 * 4 * channels * torch.Size(weights).numel()
 
 
 @register_flop_formula(torch.ops.protoocc.deformable_attention)
 def _forward_flops(value: Sequence[int], locations: Sequence[int], weights: Sequence[int], *_: Any, **__: Any) -> int:
-    return _products(value, weights)
+    return sampling_flops(value[3], weights)
 
 
 @register_flop_formula(torch.ops.protoocc.deformable_attention_backward)
@@ -102,4 +102,4 @@ def _backward_flops(
     grad_out: Sequence[int], value: Sequence[int], locations: Sequence[int], weights: Sequence[int], *_: Any, **__: Any
 ) -> int:
     """Once for the gradients of locations and weights, once for the gradient of value."""
-    return 2 * _products(value, weights)
+    return 2 * sampling_flops(value[3], weights)

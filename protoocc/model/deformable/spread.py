@@ -12,7 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from protoocc.model.deformable import cpu, fastest
 from protoocc.model.deformable.layout import Layout
-from protoocc.model.deformable.op import deformable_op
+from protoocc.model.deformable.op import deformable_op, sampling_flops
 
 
 def spread(
@@ -98,8 +98,8 @@ spread_op.register_autograd(_differentiate, setup_context=_keep)
 
 @register_flop_formula(torch.ops.protoocc.spread)
 def _flops(rows: Sequence[int], locations: Sequence[int], weights: Sequence[int], *_: Any, **__: Any) -> int:
-    """Four cells for each sampling point, one multiplication and one addition per channel."""
-    return 2 * 4 * rows[1] * torch.Size(weights).numel()
+    """As many as reading takes."""
+    return sampling_flops(rows[1], weights)
 
 
 def _spread_by_index(

@@ -59,7 +59,6 @@ def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str
     """
     from cli.synth import synth
     from schemas.datasets import load_datasets
-    from schemas.files import write_bytes
 
     path = folder / DATASETS
     _check_splits(path, world, works)
@@ -75,8 +74,16 @@ def make_world(folder: Path, world: World, works: Mapping[str, str]) -> dict[str
         sweeps=None if is_kitti else 1,
         azimuths=512 if is_kitti else None,
     )
-    write_bytes(path, _datasets_yaml(world, works).encode())
+    _write_entries(path, _datasets_yaml(world, works).encode())
     return load_datasets(path)
+
+
+def _write_entries(path: Path, data: bytes) -> None:
+    """Writes `datasets.yaml` unless it is there as it should be: another process may read the same world."""
+    from schemas.files import write_bytes
+
+    if not path.is_file() or path.read_bytes() != data:
+        write_bytes(path, data)
 
 
 def make_shards(dataset: DatasetSpec, masks: SeedsConfig | SamConfig) -> Path:

@@ -217,6 +217,17 @@ def test_other_numbers_of_scenes_are_refused(tmp_path: Path, monkeypatch: pytest
         make_world(tmp_path, World({"train": 15, "val": 5, "test": 8}, 5, 288, 0), {"seeds-299": "work"})
 
 
+def test_a_finished_world_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tables share one world at the same time: two that write its entries anew get in each other's way."""
+    monkeypatch.setattr("cli.synth.synth", lambda *arguments, **options: None)
+    make_world(tmp_path, WORLD, {"seeds-299": "work"})
+    written = (tmp_path / "datasets.yaml").stat().st_ino
+    make_world(tmp_path, WORLD, {"seeds-299": "work"})
+    assert (tmp_path / "datasets.yaml").stat().st_ino == written
+    make_world(tmp_path, WORLD, {"seeds-299": "elsewhere"})
+    assert "elsewhere" in (tmp_path / "datasets.yaml").read_text()
+
+
 def protoocc(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cli.main", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -10,7 +10,7 @@ from protoocc import model
 from protoocc.ablations import ABLATIONS
 from protoocc.augment.config import AugmentConfig
 from protoocc.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, WeightsConfig
-from protoocc.losses.class_weights import SEMANTICKITTI_WEIGHTS, VOXFORMER_WEIGHTS
+from protoocc.losses.class_weights import SEMANTICKITTI_WEIGHTS, SHORT_WEIGHTS, VOXFORMER_WEIGHTS
 from protoocc.losses.config import LossConfig
 from protoocc.model.symphonies import presets as sym
 from protoocc.model.voxformer import presets as vox
@@ -57,6 +57,13 @@ def like_demo(network: NetworkConfig, loss: LossConfig | None = None) -> TrainCo
     """Another network on the image features of the demo, trained as the demo is, by its losses or by others."""
     settings = demo()
     return settings.model_copy(update={"model": network, "loss": settings.loss if loss is None else loss})
+
+
+def protoocc_mini() -> TrainConfig:
+    """The network of the reduced tables, with losses by which it finds rare classes within 400 samples."""
+    settings = like_demo(model.protoocc_mini())
+    loss = settings.loss.model_copy(update={"lambda_lovasz": 10.0, "class_weights": SHORT_WEIGHTS})
+    return settings.model_copy(update={"loss": loss})
 
 
 def _sampled(loss: LossConfig) -> LossConfig:
@@ -162,7 +169,7 @@ PRESETS: Final[dict[str, Callable[[], TrainConfig]]] = {
     "protoocc-base": lambda: published(model.protoocc_base()),
     "protoocc-small": lambda: published(model.protoocc_small()),
     "protoocc-tiny": lambda: published(model.protoocc_tiny()),
-    "protoocc-mini": lambda: like_demo(model.protoocc_mini()),
+    "protoocc-mini": protoocc_mini,
     "panoocc-base": lambda: published(model.panoocc_base()),
     "panoocc-small": lambda: published(model.panoocc_small()),
     "panoocc-small-dfa3d": lambda: published(model.panoocc_small_dfa3d()),

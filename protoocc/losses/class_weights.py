@@ -1,9 +1,11 @@
-"""Weights of SemanticKITTI's classes in the cross entropy, as MonoScene, Symphonies and VoxFormer published them."""
+"""Weights of classes in the cross entropy: SemanticKITTI's as published, and those of a short training."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
+
+from schemas.classes import OCC3D
 
 SEMANTICKITTI_VOXELS: Final = (
     *(5.41773033e9, 15_783_539.0, 125_136.0, 118_809.0, 646_799.0, 821_951.0, 262_978.0, 283_696.0, 204_750.0),
@@ -20,3 +22,13 @@ VOXFORMER_WEIGHTS: Final = (
     *(0.653, 0.568, 0.683, 0.560, 0.603, 0.530, 0.688, 0.574, 0.716, 0.786),
 )
 """10 / ln(voxels) to three decimals. VoxFormer divides by the voxels (``ce_mean``), so that here the scale counts."""
+
+_OF_STUFF: Final = {"other_flat": 4.0, "manmade": 3.0, "vegetation": 3.0}
+
+
+def _short(name: str) -> float:
+    return _OF_STUFF.get(name, 1.0 if name in OCC3D.stuff or name == OCC3D.names[OCC3D.free] else 10.0)
+
+
+SHORT_WEIGHTS: Final = tuple(map(_short, OCC3D.names))
+"""Occ3D's classes where a training sees some hundred samples: with equal weights it finds ground and walls only."""

@@ -19,11 +19,11 @@ from schemas.lock import lock_path
 from schemas.outside import Source as Origin
 from schemas.outside import parse_json, read_bytes
 from schemas.outside.limits import JSON_BYTES
+from schemas.runs import PREDICTIONS
 from schemas.settings import Frozen, describe_validation
 from schemas.store import FORMAT_VERSION
 from schemas.version import code_version
 
-PREDICTIONS: Final = "predictions.json"
 _REMEDY: Final = "Choose another folder with --predictions, or remove this one."
 
 

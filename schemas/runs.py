@@ -17,6 +17,8 @@ ENVIRONMENT: Final = "environment.json"
 """Code, libraries and device of the last start of the run."""
 EVALUATION: Final = "eval.json"
 """Last scores of the run, as `protoocc eval --json` prints them; lists and the report show them."""
+PREDICTIONS: Final = "predictions.json"
+"""What decided a folder of predictions, beside one folder of files for each form that was written."""
 REPORT: Final = "report.html"
 """The run on one page: settings, curves, scores, pictures."""
 

@@ -29,6 +29,7 @@ from schemas.outside import Source, read_bytes, read_npz, shorten
 from schemas.outside.arrays import zip_entries
 from schemas.outside.limits import MEMBER_FACTOR, MEMBER_SLACK
 from schemas.records import SampleRecord, read_index, read_records
+from schemas.runs import PREDICTIONS as WRITTEN_HERE
 from schemas.semantickitti import SEQUENCES
 from schemas.shards import DatasetInfo, SampleEntry
 from schemas.workfolder import WorkFolder
@@ -38,6 +39,8 @@ LISTS: Final[tuple[ListName, ...]] = get_args(ListName)
 """Sources whose files are lists of voxels in the LiDAR frame; they are brought into the grid of the shards."""
 ARRAYS: Final = ("arr_0", "pred")
 """Names that an array of classes may have beside that of labels."""
+_FORMS: Final = ("npz", "occ3d", "semantickitti")
+"""Folders of what `protoocc predict` writes that hold the same predictions."""
 _WIDEST: Final = 8
 """Bytes of a value."""
 _HELD: Final = 4
@@ -86,7 +89,7 @@ def open_predictions(
     """Finds the file of each sample.
 
     Args:
-        folder: of the files.
+        folder: of the files, or of `protoocc predict`, which has one of these for each form.
         samples: of the split.
         info: grid and class table of the shards.
         source: whose class numbers and files they are; None: classes are numbered as in the shards.
@@ -98,6 +101,7 @@ def open_predictions(
     """
     if not folder.is_dir():
         raise ConfigError(f"--predictions {folder}: no such folder; expected one with a file for each sample")
+    folder = _written(folder, _FORMS if source is None else (source,))
     if source is None and (folder / SEQUENCES).is_dir():
         return _label_files(folder, samples, info, entry)
     if source == "surroundocc" or source == "openoccupancy":
@@ -111,6 +115,12 @@ def open_predictions(
     _check_complete(folder, paths, found)
     shape = info.grid.shape
     return PredictionFiles(folder, paths, lambda path, sample: labels[_read_numbers(path, sample.token, layout, shape)])
+
+
+def _written(folder: Path, forms: Sequence[str]) -> Path:
+    """The first of some forms in a folder of `protoocc predict`; any other folder as it is."""
+    held = [folder / form for form in forms if (folder / form).is_dir()]
+    return held[0] if held and (folder / WRITTEN_HERE).is_file() else folder
 
 
 def _layout_of(classes: ClassTable) -> Layout:

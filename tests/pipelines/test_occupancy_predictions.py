@@ -65,6 +65,17 @@ def test_one_file_for_each_sample(tmp_path: Path, save: Callable[[Path, np.ndarr
         assert np.array_equal(files.read(sample), volume(frame))
 
 
+def test_a_folder_of_predict_is_its_files(tmp_path: Path) -> None:
+    """One folder for each form that was written; pictures are none."""
+    (tmp_path / "predictions.json").write_text("{}")
+    (tmp_path / "pictures").mkdir()
+    occ3d = write_flat(tmp_path / "occ3d", submission)
+    assert open_predictions(tmp_path, SAMPLES, INFO).folder == occ3d
+    npz = write_flat(tmp_path / "npz", own_arrays, name="key")
+    assert open_predictions(tmp_path, SAMPLES, INFO).folder == npz
+    assert open_predictions(tmp_path, SAMPLES, INFO, "occ3d").folder == occ3d
+
+
 @pytest.mark.parametrize("inner", ["gts/scene-1", "scene-1"])
 def test_arranged_as_labels_are(tmp_path: Path, inner: str) -> None:
     for frame, sample in enumerate(SAMPLES):

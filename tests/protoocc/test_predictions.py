@@ -18,11 +18,11 @@ from protoocc.hosts import build_network
 from protoocc.inference import predict
 from protoocc.network import Network
 from protoocc.predictions import PredictionOptions, seen_from, write_predictions
-from protoocc.predictions_folder import PREDICTIONS
 from protoocc.predictions_source import Moment, ShardSource, Shot, to_batch
 from protoocc.submission import benchmark_numbers
 from schemas.classes import OCC3D, ClassTable
 from schemas.errors import ConfigError, DataError
+from schemas.runs import PREDICTIONS
 from schemas.settings import override
 from tests.protoocc.conftest import KITTI
 

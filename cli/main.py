@@ -29,7 +29,7 @@ with quiet_start():
     )
     from cli.caches import ready_caches
     from cli.failures import failure_of
-    from cli.say import ready_streams
+    from cli.say import drop_unwritten, ready_streams
     from cli.threads import ready_threads
 
 app = typer.Typer(
@@ -103,6 +103,7 @@ def run() -> None:
     try:
         app(["--debug", *arguments] if debug else arguments)
     except Exception as error:
+        drop_unwritten()
         if debug:
             raise
         failure = failure_of(error)

@@ -32,6 +32,14 @@ def end_pipe() -> NoReturn:
     raise SystemExit(0)
 
 
+def drop_unwritten() -> None:
+    """Throws away what standard output could not take, over which the interpreter would fail again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def answers() -> Console:
     """Standard output for tables; in a file or pipe they are as wide as they need, so that no name is cut."""
     return _Answers(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)

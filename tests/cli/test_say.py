@@ -78,19 +78,22 @@ def test_ascii_output_is_no_bug() -> None:
     assert "gr\\xf6\\xdfe.yaml" in done.stderr
 
 
-def test_pipe_that_closes_and_closed_output_are_no_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_pipe_that_closes_and_closed_output_are_no_fault(tmp_path: Path, unbuffered: str) -> None:
     (tmp_path / "datasets.yaml").write_text(
         "d: {format: nuscenes, root: x, version: y, image: {resize: [16, 16], crop: [0, 0, 16, 16]}, "
         "splits: {train: {scenes: [a]}}}"
     )
     script = f"cd {tmp_path}; protoocc status | head -n 1 >&2; echo ${{PIPESTATUS[0]}}; protoocc status >&-; echo $?"
-    done = run(script)
+    done = run(script, PYTHONUNBUFFERED=unbuffered)
     assert done.stdout.split() == ["0", "0"], done.stderr
     assert "stage" in done.stderr
 
 
-def test_full_output_is_one_message() -> None:
-    done = run("protoocc --version >/dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_full_output_is_one_message(unbuffered: str) -> None:
+    """Also where Python keeps what it could not write, and would fail over it once more at its end."""
+    done = run("protoocc --version >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 2
     assert "the disk is full" in done.stderr
     assert "Traceback" not in done.stderr

@@ -28,7 +28,7 @@ class _Answers(Console):
 
 def end_pipe() -> NoReturn:
     """Ends the program when nobody reads its answer any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _discard_output()
     raise SystemExit(0)
 
 
@@ -37,7 +37,11 @@ def drop_unwritten() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard_output()
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def answers() -> Console:

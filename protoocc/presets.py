@@ -61,9 +61,8 @@ def like_demo(network: NetworkConfig, loss: LossConfig | None = None) -> TrainCo
 
 def protoocc_mini() -> TrainConfig:
     """The network of the reduced tables, with losses by which it finds rare classes within 400 samples."""
-    settings = like_demo(model.protoocc_mini())
-    loss = settings.loss.model_copy(update={"lambda_lovasz": 10.0, "class_weights": SHORT_WEIGHTS})
-    return settings.model_copy(update={"loss": loss})
+    loss = demo().loss.model_copy(update={"lambda_lovasz": 10.0, "class_weights": SHORT_WEIGHTS})
+    return like_demo(model.protoocc_mini(), loss)
 
 
 def _sampled(loss: LossConfig) -> LossConfig:

@@ -23,12 +23,6 @@ VOXFORMER_WEIGHTS: Final = (
 )
 """10 / ln(voxels) to three decimals. VoxFormer divides by the voxels (``ce_mean``), so that here the scale counts."""
 
-_OF_STUFF: Final = {"other_flat": 4.0, "manmade": 3.0, "vegetation": 3.0}
-
-
-def _short(name: str) -> float:
-    return _OF_STUFF.get(name, 1.0 if name in OCC3D.stuff or name == OCC3D.names[OCC3D.free] else 10.0)
-
-
-SHORT_WEIGHTS: Final = tuple(map(_short, OCC3D.names))
+_RARE: Final = dict.fromkeys(OCC3D.things, 10.0) | {"other_flat": 4.0, "manmade": 3.0, "vegetation": 3.0}
+SHORT_WEIGHTS: Final = tuple(_RARE.get(name, 1.0) for name in OCC3D.names)
 """Occ3D's classes where a training sees some hundred samples: with equal weights it finds ground and walls only."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from schemas.errors import disk_errors
+from schemas.lock import flock
 
 PARTIAL: Final = ".partial"
 """Ending of a file that is being written."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``path`` so that a reader or a crash sees either all of it or nothing.
+    """Writes ``path`` so that a reader or a crash sees either all of it or nothing; several writers take turns.
 
     Raises:
         DataError: the disk is full or the folder cannot be written; nothing is left behind.
@@ -27,11 +29,35 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
     temporary = path.with_name(path.name + PARTIAL)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        with _in_turn(temporary):
+            try:
+                with temporary.open("wb") as file:
+                    file.writelines(blocks)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+
+@contextmanager
+def _in_turn(temporary: Path) -> Iterator[None]:
+    """Makes the file and lets one writer of it work at a time; the turn ends with its process, however that ends."""
+    while True:
+        file = os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o666)
         try:
-            with temporary.open("wb") as file:
-                file.writelines(blocks)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            flock(file)
+            if _is_at(temporary, file):
+                yield
+                return
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(file)
+
+
+def _is_at(path: Path, file: int) -> bool:
+    """Whether an open file still lies at ``path``; whoever had the turn before has put it in place or given up."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False

@@ -78,6 +78,13 @@ def lock_path(folder: Path) -> Path:
     return folder / LOCK_SUFFIX
 
 
+def flock(file: int) -> None:
+    """Waits until this process alone holds an open file, where the file system knows how; closing it gives it back."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Holds the lock of a folder while the block runs.
@@ -158,9 +165,7 @@ def _one_at_a_time(parent: Path) -> Iterator[None]:
     """Lets one process at a time look at a dead process's lock and take it over, where the file system knows how."""
     file = os.open(parent, os.O_RDONLY) if fcntl is not None else -1
     try:
-        with suppress(OSError):
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
+        flock(file)
         yield
     finally:
         if file >= 0:

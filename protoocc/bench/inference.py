@@ -166,7 +166,7 @@ def measure_inference(
         rig: cameras.
         device: where to compute; onnxruntime computes on the CPU.
         choice: what to measure.
-        on_progress: called with finished and total runs.
+        on_progress: called with finished and total runs; the first of each warms up.
 
     Raises:
         ConfigError: unknown preset or a width without a whole height.
@@ -180,16 +180,20 @@ def measure_inference(
     image_size = (width * ASPECT[0] // ASPECT[1], width)
     left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="protoocc-bench-") as folder:
-        runs = [
+        planned = [
             run
             for number, name in enumerate(choice.models)
             for run in _plan(_Frame(name, rig, image_size, device), name, choice, Path(folder) / str(number))
         ]
-        runs = [run for run in runs if _warms_up(run, device, left_out)]
+        runs = []
+        for done, run in enumerate(planned, start=1):
+            if _warms_up(run, device, left_out):
+                runs.append(run)
+            on_progress(done, len(planned) + rounds * (len(planned) - len(left_out)))
         for turn in range(rounds):
-            for number, run in enumerate(runs):
+            for number, run in enumerate(runs, start=1):
                 run.measure(device)
-                on_progress(turn * len(runs) + number + 1, rounds * len(runs))
+                on_progress(len(planned) + turn * len(runs) + number, len(planned) + rounds * len(runs))
     rows = tuple(_row(run, runs[0]) for run in runs)
     return InferenceBench(
         device=device_name(device),

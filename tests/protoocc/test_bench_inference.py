@@ -17,7 +17,7 @@ def test_parts_add_up() -> None:
     calls: list[tuple[int, int]] = []
     choice = InferenceChoice(models=("demo",), ways=("eager",), width=200, rounds=1)
     result = measure_inference(generated_rig(), CPU, choice, lambda done, total: calls.append((done, total)))
-    assert result.image_size == (108, 200) and result.left_out == () and calls == [(1, 2), (2, 2)]
+    assert result.image_size == (108, 200) and result.left_out == () and calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [(row.way, row.dtype) for row in result.rows] == [("eager", "float32"), ("eager", "bfloat16")]
     assert result.rows[0].ratio == 1.0
     for row in result.rows:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from schemas.errors import disk_errors
-from schemas.lock import flock
+from schemas.lock import held_alone
 
 PARTIAL: Final = ".partial"
 """Ending of a file that is being written."""
@@ -45,14 +45,10 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
 def _in_turn(temporary: Path) -> Iterator[None]:
     """Makes the file and lets one writer of it work at a time; the turn ends with its process, however that ends."""
     while True:
-        file = os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o666)
-        try:
-            flock(file)
-            if _is_at(temporary, file):
+        with held_alone(temporary, os.O_CREAT | os.O_WRONLY) as file:
+            if file is None or _is_at(temporary, file):
                 yield
                 return
-        finally:
-            os.close(file)
 
 
 def _is_at(path: Path, file: int) -> bool:

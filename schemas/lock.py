@@ -78,11 +78,22 @@ def lock_path(folder: Path) -> Path:
     return folder / LOCK_SUFFIX
 
 
-def flock(file: int) -> None:
-    """Waits until this process alone holds an open file, where the file system knows how; closing it gives it back."""
-    if fcntl is not None:
+@contextmanager
+def held_alone(path: Path, flags: int) -> Iterator[int | None]:
+    """Opens a file or folder and waits until nobody else holds it so; None where the system has no such locks.
+
+    The lock ends with the block, and with the process. A file system without locks gives the open file all the same.
+    """
+    if fcntl is None:
+        yield None
+        return
+    file = os.open(path, flags, 0o666)
+    try:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
 
 
 @contextmanager
@@ -122,7 +133,7 @@ def release_all() -> None:
 def _take(folder: Path, path: Path) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        with _one_at_a_time(path.parent):
+        with held_alone(path.parent, os.O_RDONLY):  # one process at a time looks at a dead one's lock and takes it over
             if _create(path):
                 return
             holder = _read(path)
@@ -158,15 +169,3 @@ def _read(path: Path) -> Holder | None:
         return Holder(str(values["host"]), int(values["pid"]), str(values["start"]), str(values["since"]))
     except (DataError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextmanager
-def _one_at_a_time(parent: Path) -> Iterator[None]:
-    """Lets one process at a time look at a dead process's lock and take it over, where the file system knows how."""
-    file = os.open(parent, os.O_RDONLY) if fcntl is not None else -1
-    try:
-        flock(file)
-        yield
-    finally:
-        if file >= 0:
-            os.close(file)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas import lock
 from schemas.errors import DataError
 from schemas.files import PARTIAL, write_blocks, write_bytes
 
@@ -47,6 +48,12 @@ def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
     write_bytes(tmp_path / "eval.json", b"whole")
     assert (tmp_path / "eval.json").read_bytes() == b"whole"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_system_without_locks_of_files_writes_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "fcntl", None)
+    write_bytes(tmp_path / "eval.json", b"whole")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
 
 
 def test_a_failing_source_leaves_the_file_as_it_was(tmp_path: Path) -> None:
